@@ -1,0 +1,192 @@
+//! Configuration: one struct a room, with defaults and units. A value of `Config` is valid.
+//!
+//! **Owns** the file format: names, types, ranges, defaults, and the message of every error.
+//! **Uses** `mail`, `limits`.
+//! **Holds** that a `Config` is immutable; a reload makes a new one.
+//! **Start reading** at `Config`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything an operator can say. `Config::embedded()` is what runs without a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name in the greeting, EHLO and trace fields; the machine's host name by default.
+    pub hostname: String,
+    /// First group of every queue id, 0..=65535; differs between machines that share a log.
+    pub node: u16,
+    /// Journals, control socket. Created where missing.
+    pub data_dir: PathBuf,
+    /// User and group to become after binding; only for a start as root.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub shards: Shards,
+    pub listeners: Vec<Listener>,
+    pub reception: Reception,
+    pub journal: Journal,
+    pub queue: Queue,
+    pub delivery: Delivery,
+    /// Looked up by exact domain, then by the longest `*.suffix`.
+    pub routes: Vec<Route>,
+    /// Where mail goes for which no route matches; `None` refuses it at RCPT with 550 5.7.1... (no MX delivery yet).
+    pub smarthost: Option<NextHop>,
+    pub metrics: Metrics,
+    pub log: Log,
+}
+
+/// `[shards]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shards {
+    /// Cores to pin to, in order; shard i runs on cores[i mod n]. `None` is `"auto"`: all this process may use.
+    pub cores: Option<Vec<usize>>,
+    /// Shards; the number of cores by default, at most `limits::SHARDS_MAX`.
+    pub count: Option<usize>,
+    /// Core of the control thread; not pinned by default.
+    pub control_core: Option<usize>,
+    /// Longest time a stop may take before open sessions are cut.
+    pub drain: Duration,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub address: SocketAddr,
+}
+
+/// `[reception]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reception {
+    /// Networks that may relay to anywhere a route exists.
+    pub relay_networks: Vec<Network>,
+    pub message_bytes_max: u64,
+    pub recipients_max: usize,
+    /// Errors of one session before 421.
+    pub errors_max: u32,
+    /// Longest silence of a client (RFC 5321 §4.5.3.2.7 says at least five minutes).
+    pub idle_timeout: Duration,
+    /// Longest time from the first octet of content to its end.
+    pub content_timeout: Duration,
+    /// Sessions of all clients on one shard.
+    pub sessions_max: usize,
+    /// Sessions of one client address (IPv6: one /64) over all shards, exact.
+    pub sessions_per_client_max: usize,
+    /// Mail transactions of one session before 421.
+    pub messages_per_session_max: u32,
+    /// Received fields before 554 5.4.6.
+    pub received_fields_max: u32,
+    pub bare_newline: BareNewline,
+}
+
+/// What happens to a CR or LF that is not part of a CRLF in content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BareNewline {
+    /// 550 5.6.0 after end of data.
+    Refuse,
+    /// Each becomes CRLF. Only CRLF.CRLF ends data all the same.
+    Normalise,
+}
+
+/// `10.0.0.0/8`, `::1/128`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix_bits: u8,
+}
+
+/// `[journal]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Journal {
+    pub segment_bytes: u64,
+    /// Most disk one shard's journal may take.
+    pub bytes_max: u64,
+    /// Space of the file system that growth leaves free.
+    pub min_free_bytes: u64,
+    pub durability: Durability,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// One data sync a batch after its write.
+    Fdatasync,
+    /// Each write through to the medium (O_DSYNC).
+    Dsync,
+    /// Not durable; benchmarks only.
+    None,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    pub retry_wait_min: Duration,
+    pub retry_wait_max: Duration,
+    /// Time after which an undelivered recipient is Failed.
+    pub lifetime: Duration,
+    /// Fresh content a shard keeps in memory for the first attempt.
+    pub content_cache_bytes: usize,
+    /// Index entries a shard keeps; more answers 452 4.3.1.
+    pub messages_max: usize,
+}
+
+/// `[delivery]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// Name in EHLO; `hostname` by default.
+    pub ehlo_name: Option<String>,
+    /// Connections of one shard to one site.
+    pub connections_max: usize,
+    pub messages_per_connection_max: u32,
+    /// A connection without work is closed after this.
+    pub idle_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Greeting, MAIL, RCPT and the other commands (RFC 5321 §4.5.3.2).
+    pub command_timeout: Duration,
+    /// Between two writes of content.
+    pub content_timeout: Duration,
+    /// After end of data; below ten minutes duplicates follow (RFC 5321 §4.5.3.2.6).
+    pub end_of_data_timeout: Duration,
+}
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// `example.test`, `*.example.test`; lower case.
+    pub domain: String,
+    pub next_hop: NextHop,
+}
+
+/// `smtp://host:port` or `lmtp://host:port`; the host is an address literal or `localhost` (no DNS yet).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NextHop {
+    pub protocol: NextHopProtocol,
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NextHopProtocol {
+    Smtp,
+    Lmtp,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Where `GET /metrics` is answered; not at all by default.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// File that gets one line for each outcome; standard output by default.
+    pub path: Option<PathBuf>,
+    pub format: LogFormat,
+    /// Whether each recipient's outcome is logged.
+    pub outcomes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

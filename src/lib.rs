@@ -1,0 +1,17 @@
+//! ringpost keeps one complete mail system on every core.
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+pub mod control;
+pub mod delivery;
+pub mod journal;
+pub mod limits;
+pub mod mail;
+pub mod metrics;
+pub mod proto;
+pub mod queue;
+pub mod reception;
+pub mod routing;
+pub mod runtime;
+pub mod shard;

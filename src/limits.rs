@@ -1,0 +1,39 @@
+//! Every bound of the system, the unit in the name. Operators change the ones `config` offers;
+//! these are the hard ends behind them.
+
+// ---- runtime ----
+
+/// Read buffer a shard lends to whichever session reads next.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Resolution of every deadline and timer.
+pub const TIMER_TICK_MS: u64 = 10;
+/// Messages waiting in the inbox of a shard; a full inbox refuses, the sender keeps the message.
+pub const INBOX_MESSAGES_MAX: usize = 4096;
+/// Shards of one process.
+pub const SHARDS_MAX: usize = 256;
+
+// ---- mail and proto ----
+
+/// Longest command line including CRLF (RFC 5321 §4.5.3.1.4), with room for extensions.
+pub const COMMAND_LINE_BYTES_MAX: usize = 4096;
+/// Longest local-part (RFC 5321 §4.5.3.1.1).
+pub const LOCAL_PART_BYTES_MAX: usize = 64;
+/// Longest domain (RFC 5321 §4.5.3.1.2).
+pub const DOMAIN_BYTES_MAX: usize = 255;
+/// Longest path without its angle brackets (RFC 5321 §4.5.3.1.3 says 256 with them).
+pub const PATH_BYTES_MAX: usize = 254;
+/// Recipients of one mail transaction that a configuration may allow.
+pub const RECIPIENTS_MAX: usize = 5000;
+
+// ---- journal and queue ----
+
+/// Content up to this size stands beside its envelope in one frame.
+pub const INLINE_CONTENT_BYTES_MAX: usize = 64 * 1024;
+/// Longest chunk record of larger content.
+pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Longest frame, header and padding included.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+
+const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
+const _: () = assert!(INLINE_CONTENT_BYTES_MAX <= CHUNK_BYTES_MAX);
+const _: () = assert!(CHUNK_BYTES_MAX * 2 <= FRAME_BYTES_MAX);

@@ -1,0 +1,20 @@
+//! The nouns of mail: addresses, envelopes, replies, enhanced status codes, queue ids.
+//!
+//! **Owns** the types every other room speaks in. Values only: no state, no clock, no input or output.
+//! **Uses** nothing but `limits`.
+//! **Holds** that a value that exists is valid: what was parsed need not be checked again.
+//! **Start reading** at `envelope::Envelope`.
+
+pub mod address;
+pub mod envelope;
+pub mod outcome;
+pub mod queue_id;
+pub mod reply;
+pub mod status;
+
+pub use address::{AddressError, AddressRef, Utf8};
+pub use envelope::{Envelope, EnvelopeFlags, Recipient};
+pub use outcome::{Outcome, RecipientOutcome};
+pub use queue_id::QueueId;
+pub use reply::Reply;
+pub use status::EnhancedStatusCode;

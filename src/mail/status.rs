@@ -1,0 +1,110 @@
+//! Enhanced status codes (RFC 3463, registry of RFC 5248).
+
+use std::fmt;
+
+/// `class.subject.detail`, for instance `4.3.1`. Class is 2, 4 or 5; subject and detail are 0..=999.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EnhancedStatusCode {
+    pub class: u8,
+    pub subject: u16,
+    pub detail: u16,
+}
+
+impl EnhancedStatusCode {
+    pub const fn new(class: u8, subject: u16, detail: u16) -> Self {
+        assert!(class == 2 || class == 4 || class == 5);
+        assert!(subject <= 999);
+        assert!(detail <= 999);
+        Self { class, subject, detail }
+    }
+
+    /// Reads a code at the start of `text`; returns it and how many bytes it took.
+    ///
+    /// `None` when `text` does not begin with one followed by a space or the end (RFC 2034 §3).
+    pub fn parse_prefix(text: &[u8]) -> Option<(Self, usize)> {
+        let (class, rest) = match text {
+            [class @ (b'2' | b'4' | b'5'), b'.', rest @ ..] => (class - b'0', rest),
+            _ => return None,
+        };
+        let (subject, taken_subject) = digits(rest)?;
+        let rest = rest.get(taken_subject..)?;
+        let rest = rest.strip_prefix(b".")?;
+        let (detail, taken_detail) = digits(rest)?;
+        let rest = &rest[taken_detail..];
+        if !rest.is_empty() && rest[0] != b' ' {
+            return None;
+        }
+        Some((Self { class, subject, detail }, 2 + taken_subject + 1 + taken_detail))
+    }
+}
+
+/// One to three digits without a superfluous zero in front.
+fn digits(text: &[u8]) -> Option<(u16, usize)> {
+    let count = text.iter().take(3).take_while(|byte| byte.is_ascii_digit()).count();
+    if count == 0 || (count > 1 && text[0] == b'0') {
+        return None;
+    }
+    let value = text[..count].iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0'));
+    Some((value, count))
+}
+
+impl fmt::Display for EnhancedStatusCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $class:literal . $subject:literal . $detail:literal;)*) => {
+        $($(#[$doc])* pub const $name: EnhancedStatusCode =
+            EnhancedStatusCode::new($class, $subject, $detail);)*
+    };
+}
+
+codes! {
+    /// Success without more to say.
+    OK = 2 . 0 . 0;
+    OK_REVERSE_PATH = 2 . 1 . 0;
+    OK_RECIPIENT = 2 . 1 . 5;
+    OK_CONTENT = 2 . 6 . 0;
+    OTHER_TRANSIENT = 4 . 0 . 0;
+    BAD_MAILBOX = 5 . 1 . 1;
+    BAD_DESTINATION_SYNTAX = 5 . 1 . 3;
+    BAD_REVERSE_PATH_SYNTAX = 5 . 1 . 7;
+    /// A reply to VRFY that neither confirms nor denies.
+    CANNOT_VERIFY = 2 . 5 . 2;
+    MAIL_SYSTEM_FULL = 4 . 3 . 1;
+    SYSTEM_NOT_ACCEPTING = 4 . 3 . 2;
+    MESSAGE_TOO_BIG = 5 . 3 . 4;
+    /// The destination did not answer.
+    NO_ANSWER = 4 . 4 . 1;
+    /// The connection was lost or timed out.
+    BAD_CONNECTION = 4 . 4 . 2;
+    ROUTING_LOOP = 5 . 4 . 6;
+    /// The message's lifetime in the queue is over.
+    DELIVERY_TIME_EXPIRED = 4 . 4 . 7;
+    TOO_MANY_CONNECTIONS = 4 . 7 . 0;
+    BAD_COMMAND_SEQUENCE = 5 . 5 . 1;
+    SYNTAX_ERROR = 5 . 5 . 2;
+    TOO_MANY_RECIPIENTS = 4 . 5 . 3;
+    INVALID_ARGUMENTS = 5 . 5 . 4;
+    CONTENT_REFUSED = 5 . 6 . 0;
+    /// The address needs SMTPUTF8, which was not asked for (RFC 6531 §3.5).
+    NON_ASCII_ADDRESS = 5 . 6 . 7;
+    DELIVERY_NOT_AUTHORIZED = 5 . 7 . 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_read_only_where_a_whole_one_stands() {
+        let code = |text: &str| EnhancedStatusCode::parse_prefix(text.as_bytes());
+        assert_eq!(code("4.3.1 full"), Some((MAIL_SYSTEM_FULL, 5)));
+        assert_eq!(code("5.7.515"), Some((EnhancedStatusCode::new(5, 7, 515), 7)));
+        for text in ["", "4", "4.", "4.3", "4.3.", "3.0.0 x", "4.03.1", "4.3.1x", "4.3.1000 x"] {
+            assert_eq!(code(text), None, "{text:?}");
+        }
+    }
+}
