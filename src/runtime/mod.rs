@@ -1,1 +1,19 @@
-//! (room under construction)
+//! Everything that touches the kernel, behind thin names: executors, sockets, timers, inboxes,
+//! the log ring, threads, signals, privileges.
+//!
+//! **Owns** the only system calls and the only `unsafe` of the program, and the only mention of
+//! glommio, io-uring and libc.
+//! **Uses** `limits` and `config`'s types. Knows nothing of mail.
+//! **Holds** that a wait has a deadline, that a panic in a task stays in that task, and that an
+//! executor that stops making progress is seen by the watchdog.
+//! **Start reading** at `executor::spawn`, then `net::TcpStream`.
+#![allow(unsafe_code)]
+
+pub mod clock;
+pub mod executor;
+pub mod inbox;
+pub mod net;
+pub mod sync;
+pub mod task;
+pub mod thread;
+pub mod timer;

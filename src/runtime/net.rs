@@ -1,0 +1,363 @@
+//! TCP over the executor's ring.
+//!
+//! Reads and writes are tried at once and wait for readiness only when the socket is empty or
+//! full. So no buffer is lent to the kernel: idle sessions share one scratch buffer an executor,
+//! and dropping a future midway loses no octet.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::{AsyncRead, AsyncWrite};
+
+use super::timer::{self, Deadline};
+use crate::limits::READ_BUFFER_BYTES;
+
+/// A listening socket that no executor has yet: bound before privileges are dropped.
+pub struct BoundListener {
+    socket: OwnedFd,
+}
+
+impl BoundListener {
+    /// Binds with SO_REUSEPORT, so every shard has a listener of its own on one address.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = tcp_socket(address)?;
+        let on: libc::c_int = 1;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, on)?;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, on)?;
+        if address.is_ipv6() {
+            set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, on)?;
+        }
+        bind(&socket, address)?;
+        // SAFETY: the descriptor is open and ours.
+        check(unsafe { libc::listen(socket.as_raw_fd(), LISTEN_BACKLOG) })?;
+        Ok(Self { socket })
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let socket = self.socket.try_clone()?;
+        std::net::TcpListener::from(socket).local_addr()
+    }
+
+    /// Hands the socket to the calling executor.
+    pub fn attach(self) -> Listener {
+        let fd = self.socket.into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up the only owner.
+        Listener { fd, listener: unsafe { glommio::net::TcpListener::from_raw_fd(fd) } }
+    }
+}
+
+/// A listening socket of this executor.
+pub struct Listener {
+    fd: RawFd,
+    listener: glommio::net::TcpListener,
+}
+
+impl Listener {
+    /// Suspends until a client connects. Never drop this future midway: a connection may be lost.
+    ///
+    /// Waits itself while the process or the system is out of descriptors or memory; other errors
+    /// concern one connection and are skipped.
+    pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            let accepted = if is_readable(self.fd) {
+                accept_now(self.fd)
+            } else {
+                let accepted = self.listener.shared_accept().await;
+                accepted.map(|accepted| accepted.bind_to_executor()).map_err(io::Error::from)
+            };
+            match accepted.and_then(|stream| {
+                let peer = stream.peer_addr().map_err(io::Error::from)?;
+                Ok((TcpStream::new(stream)?, peer))
+            }) {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                    if error.raw_os_error().is_some_and(|code| exhausted.contains(&code)) {
+                        timer::sleep(ACCEPT_BACK_OFF).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connected socket of this executor. Closed when dropped.
+pub struct TcpStream {
+    stream: glommio::net::TcpStream,
+    deadline: Deadline,
+}
+
+impl TcpStream {
+    fn new(stream: glommio::net::TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, deadline: Deadline::default() })
+    }
+
+    /// Connects from `local` (any address where `None`) within `timeout`.
+    pub async fn connect(
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let socket = tcp_socket(remote)?;
+        if let Some(local) = local {
+            let on: libc::c_int = 1;
+            set_option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, on)?;
+            bind(&socket, SocketAddr::new(local, 0))?;
+        }
+        set_nonblocking(&socket)?;
+        let (address, address_bytes) = to_sockaddr(remote);
+        // SAFETY: `address` is a valid socket address of `address_bytes` bytes.
+        let result = check(unsafe {
+            libc::connect(socket.as_raw_fd(), (&raw const address).cast(), address_bytes)
+        });
+        if let Err(error) = result
+            && error.raw_os_error() != Some(libc::EINPROGRESS)
+        {
+            return Err(error);
+        }
+        // SAFETY: `into_raw_fd` gave up the only owner.
+        let stream = unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) };
+        let mut stream = Self::new(stream)?;
+        stream.set_deadline(Some(timeout));
+        // A write of nothing is refused until the handshake has ended.
+        poll_fn(|context| stream.poll_write(context, &[])).await?;
+        Ok(stream)
+    }
+
+    /// Bounds every wait from now on: past it reads and writes give `ErrorKind::TimedOut`.
+    pub fn set_deadline(&self, deadline: Option<Duration>) {
+        self.deadline.set(deadline);
+    }
+
+    /// Reads what is there, at least one octet; 0 at the end of the stream.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|context| self.poll_read(context, buffer)).await
+    }
+
+    /// Reads into the executor's scratch buffer and gives `consume` what came; nothing at the end
+    /// of the stream. No buffer is held while waiting. `consume` must not read another stream.
+    pub async fn read_scratch<R>(&mut self, consume: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        let mut consume = Some(consume);
+        poll_fn(|context| {
+            SCRATCH.with(|scratch| {
+                let mut scratch = scratch.borrow_mut();
+                let read = std::task::ready!(self.poll_read(context, &mut scratch))?;
+                let consume = consume.take().expect("polled once after completion");
+                Poll::Ready(Ok(consume(&scratch[..read])))
+            })
+        })
+        .await
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_vectored(&[bytes]).await
+    }
+
+    /// Writes all of `slices` in order, with one system call where the socket has room.
+    ///
+    /// Dropped midway, some prefix has been sent.
+    pub async fn write_all_vectored(&mut self, slices: &[&[u8]]) -> io::Result<()> {
+        let (mut index, mut offset) = (0, 0);
+        loop {
+            while index < slices.len() && offset == slices[index].len() {
+                (index, offset) = (index + 1, 0);
+            }
+            if index == slices.len() {
+                return Ok(());
+            }
+            let mut sent = match send_vectored(self.stream.as_raw_fd(), &slices[index..], offset) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let rest = &slices[index][offset..];
+                    poll_fn(|context| self.poll_write(context, rest)).await?
+                }
+                result => result?,
+            };
+            while sent > 0 {
+                let taken = sent.min(slices[index].len() - offset);
+                sent -= taken;
+                offset += taken;
+                if offset == slices[index].len() && index + 1 < slices.len() {
+                    (index, offset) = (index + 1, 0);
+                }
+            }
+        }
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.stream.peer_addr()?)
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+
+    /// Sends FIN after what was written; reading goes on.
+    pub async fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(self.stream.shutdown(std::net::Shutdown::Write).await?)
+    }
+
+    /// Closes with RST: the peer learns that what it did not get will not come.
+    pub fn abort(self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // A socket that has gone already needs no reset.
+        let _ = set_option(&self.stream, libc::SOL_SOCKET, libc::SO_LINGER, linger);
+    }
+
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Pending => self.poll_deadline(context),
+            ready => ready,
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Pending => self.poll_deadline(context),
+            ready => ready,
+        }
+    }
+
+    fn poll_deadline(&self, context: &Context<'_>) -> Poll<io::Result<usize>> {
+        if self.deadline.is_over() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.deadline.arm(context.waker());
+        Poll::Pending
+    }
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no memory is passed.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was made here and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let (address, address_bytes) = to_sockaddr(address);
+    // SAFETY: `address` is a valid socket address of `address_bytes` bytes.
+    let result =
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), address_bytes) };
+    check(result).map(drop)
+}
+
+fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+}
+
+fn set_option<T>(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: T,
+) -> io::Result<()> {
+    // SAFETY: `value` lives through the call and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Whether an accept would find a connection.
+fn is_readable(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry that lives through the call.
+    unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & libc::POLLIN != 0 }
+}
+
+/// Takes a connection that is there: this executor is the only one to accept from this socket.
+fn accept_now(fd: RawFd) -> io::Result<glommio::net::TcpStream> {
+    // SAFETY: null addresses are allowed; the descriptor is open.
+    let accepted = check(unsafe {
+        libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+    })?;
+    // SAFETY: the descriptor was made here and has no other owner.
+    Ok(unsafe { glommio::net::TcpStream::from_raw_fd(accepted) })
+}
+
+/// One gathering send from `offset` in the first slice; never waits.
+fn send_vectored(fd: RawFd, slices: &[&[u8]], offset: usize) -> io::Result<usize> {
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; VECTORS_MAX];
+    let mut count = 0;
+    for (vector, slice) in vectors.iter_mut().zip(slices) {
+        let slice = if count == 0 { &slice[offset..] } else { slice };
+        *vector = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        count += 1;
+    }
+    // SAFETY: a zeroed msghdr is an empty one; the vectors point into `slices`, which outlive the
+    // call, and the kernel only reads them.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = vectors.as_mut_ptr();
+        message.msg_iovlen = count;
+        libc::sendmsg(fd, &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all zeroes is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let bytes = match address {
+        SocketAddr::V4(address) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage is large and aligned enough for every socket address.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(address) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_scope_id: address.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, bytes as libc::socklen_t)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Connections the kernel keeps for us until they are accepted.
+const LISTEN_BACKLOG: libc::c_int = 4096;
+/// Pause when descriptors or memory have run out.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Slices of one gathering send; more take another call.
+const VECTORS_MAX: usize = 16;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice());
+}
