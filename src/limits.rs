@@ -23,7 +23,7 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// Longest path without its angle brackets (RFC 5321 §4.5.3.1.3 says 256 with them).
 pub const PATH_BYTES_MAX: usize = 254;
 /// Recipients of one mail transaction that a configuration may allow.
-pub const RECIPIENTS_MAX: usize = 5000;
+pub const RECIPIENTS_MAX: usize = 2000;
 
 // ---- journal and queue ----
 
