@@ -6,5 +6,6 @@
 //! otherwise than the same input in one piece.
 //! **Start reading** at `smtp::server::Server::next`, then `smtp::client::Client`.
 
+pub mod dsn;
 pub mod message;
 pub mod smtp;
