@@ -269,6 +269,11 @@ impl Queue {
         stats
     }
 
+    /// The public name of a message of this queue.
+    pub fn id_of(&self, message: u64) -> QueueId {
+        self.inner.queue_id(message)
+    }
+
     /// Numbers of at most `count_max` queued messages above `after`, ascending.
     pub fn list(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
         let index = self.inner.index.borrow();

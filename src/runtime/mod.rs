@@ -11,11 +11,16 @@
 
 pub mod aligned;
 pub mod clock;
+pub mod disk;
 pub mod executor;
 pub mod inbox;
 pub mod log_ring;
 pub mod net;
+pub mod privilege;
+pub mod probe;
+pub mod rlimit;
 pub mod segment_file;
+pub mod signal;
 pub mod sync;
 pub mod task;
 pub mod thread;

@@ -1,0 +1,173 @@
+//! What the control thread may ask of a shard, and the answers.
+//!
+//! Answers leave over a channel that never blocks the shard; an asker that has gone away is no
+//! error. The answer types are also the lines of the control socket.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::metrics::Snapshot;
+use crate::queue::codec::RecipientState;
+use crate::queue::{LoadError, MessageView, Queue, Stats, TaskState};
+
+/// A question or an order to one shard.
+pub enum Ask {
+    /// A copy of every counter and histogram.
+    Snapshot(Sender<Snapshot>),
+    QueueStats(Sender<QueueStats>),
+    /// At most `count_max` queued messages whose number is above `after`, ascending.
+    QueueList {
+        after: Option<u64>,
+        count_max: usize,
+        reply: Sender<Vec<QueuedMessage>>,
+    },
+    /// One message by its number; `None` when it is not (or no longer) queued here.
+    QueueShow {
+        message: u64,
+        reply: Sender<Option<QueuedMessage>>,
+    },
+    /// Take this configuration from now on. Sessions go on; what binds and pins needs a restart.
+    Reload(Arc<Config>),
+    /// Accept nothing new, finish what is open within `time_max`, make all durable, end.
+    Drain {
+        time_max: Duration,
+    },
+}
+
+/// One shard's queue in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStats {
+    pub messages: usize,
+    pub tasks: usize,
+    pub ready: usize,
+    pub in_flight: usize,
+    pub delayed: usize,
+    pub held: usize,
+    /// Content in memory for the first attempt.
+    pub kept_bytes: usize,
+    /// Unix milliseconds at which the oldest message was accepted.
+    pub oldest_ms: Option<u64>,
+}
+
+impl From<Stats> for QueueStats {
+    fn from(stats: Stats) -> Self {
+        let Stats { messages, tasks, ready, in_flight, delayed, held, kept_bytes, oldest_ms } =
+            stats;
+        Self { messages, tasks, ready, in_flight, delayed, held, kept_bytes, oldest_ms }
+    }
+}
+
+/// A queued message without its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedMessage {
+    /// The queue id as everybody writes it.
+    pub id: String,
+    /// Empty for the null reverse-path.
+    pub reverse_path: String,
+    pub content_bytes: u64,
+    /// Unix milliseconds.
+    pub accepted_ms: u64,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    pub tasks: Vec<QueuedTask>,
+    /// Why the message cannot be read back; everything but `id` is then empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
+}
+
+/// The recipients of one destination domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedTask {
+    /// Empty for a bare `Postmaster`.
+    pub destination: String,
+    /// `ready`, `in flight`, `delayed` or `held`.
+    pub state: String,
+    pub attempts: u32,
+    /// Unix milliseconds of the next attempt while delayed, else 0.
+    pub due_ms: u64,
+    pub recipients: Vec<QueuedRecipient>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedRecipient {
+    pub address: String,
+    /// `new` before the first attempt has ended.
+    pub state: String,
+    /// The last reply, empty before the first attempt.
+    pub reply: String,
+}
+
+/// Answers `Ask::QueueList`. Suspends for messages that must be read back from the journal.
+pub async fn list(queue: &Queue, after: Option<u64>, count_max: usize) -> Vec<QueuedMessage> {
+    let mut messages = Vec::new();
+    for message in queue.list(after, count_max) {
+        // Settled since the list was made: no longer queued.
+        if let Some(shown) = show(queue, message).await {
+            messages.push(shown);
+        }
+    }
+    messages
+}
+
+/// Answers `Ask::QueueShow`. Suspends when the message must be read back from the journal.
+pub async fn show(queue: &Queue, message: u64) -> Option<QueuedMessage> {
+    let id = queue.id_of(message).to_string();
+    Some(match queue.view(message).await? {
+        Ok(view) => readable(id, &view),
+        Err(error) => unreadable(id, &error),
+    })
+}
+
+fn readable(id: String, view: &MessageView) -> QueuedMessage {
+    let tasks = view.tasks.iter().map(|task| QueuedTask {
+        destination: task.destination.to_string(),
+        state: task_state(task.state).to_owned(),
+        attempts: task.attempts,
+        due_ms: task.due_ms,
+        recipients: task
+            .recipients
+            .iter()
+            .map(|recipient| QueuedRecipient {
+                address: recipient.address.to_string(),
+                state: recipient.state.map_or("new", recipient_state).to_owned(),
+                reply: recipient.reply.to_string(),
+            })
+            .collect(),
+    });
+    QueuedMessage {
+        id,
+        reverse_path: view.envelope.reverse_path.to_string(),
+        content_bytes: view.envelope.content_bytes,
+        accepted_ms: view.envelope.accepted_ms,
+        expires_ms: view.envelope.expires_ms,
+        tasks: tasks.collect(),
+        unreadable: None,
+    }
+}
+
+fn unreadable(id: String, error: &LoadError) -> QueuedMessage {
+    QueuedMessage { id, unreadable: Some(error.to_string()), ..QueuedMessage::default() }
+}
+
+fn task_state(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Ready => "ready",
+        TaskState::InFlight => "in flight",
+        TaskState::Delayed => "delayed",
+        TaskState::Held => "held",
+    }
+}
+
+fn recipient_state(state: RecipientState) -> &'static str {
+    match state {
+        RecipientState::Delayed => "delayed",
+        RecipientState::Held => "held",
+        RecipientState::Delivered => "delivered",
+        RecipientState::Relayed => "relayed",
+        RecipientState::Failed => "failed",
+    }
+}
