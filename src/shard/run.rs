@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use super::ask::{Ask, QueueStats, QueuedMessage};
+use super::ask::{self, Ask, QueueStats};
 use super::memo::Memo;
 use crate::config::{Config, Durability};
 use crate::delivery::{self, Delivery};
@@ -94,7 +95,7 @@ pub(super) async fn run(start: Start) {
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
-            Memo::Ask(Ask::Drain) => {
+            Memo::Ask(Ask::Drain { time_max }) => {
                 // Other shards may still need answers while this one drains.
                 let reception = this.reception.clone();
                 task::spawn(async move {
@@ -104,7 +105,7 @@ pub(super) async fn run(start: Start) {
                         }
                     }
                 });
-                return this.drain().await;
+                return this.drain(time_max).await;
             }
             Memo::Ask(ask) => this.on_ask(ask),
         }
@@ -126,34 +127,23 @@ impl Shard {
     /// Answers go to whoever asked, who may have given up waiting.
     fn on_ask(&mut self, ask: Ask) {
         match ask {
-            Ask::Snapshot(answer) => {
+            Ask::Snapshot(reply) => {
                 self.update_journal_numbers();
-                let _ = answer.send(Box::new(self.metrics.snapshot()));
+                let _ = reply.send(self.metrics.snapshot());
             }
-            Ask::QueueStats(answer) => {
-                let stats = self.queue.stats();
-                let _ = answer.send(QueueStats::new(self.shard, stats, self.journal.space()));
+            Ask::QueueStats(reply) => {
+                let _ = reply.send(QueueStats::from(self.queue.stats()));
             }
-            Ask::QueueList { after, count_max, answer } => {
+            Ask::QueueList { after, count_max, reply } => {
                 let queue = self.queue.clone();
                 task::spawn(async move {
-                    for id in queue.list(after, count_max) {
-                        let Some(view) = queue.view(id).await else { continue };
-                        let message = view.as_ref().map(QueuedMessage::new);
-                        if answer.send(message.map_err(|error| error.to_string())).is_err() {
-                            return;
-                        }
-                    }
+                    let _ = reply.send(ask::list(&queue, after, count_max).await);
                 });
             }
-            Ask::QueueShow { message, answer } => {
+            Ask::QueueShow { message, reply } => {
                 let queue = self.queue.clone();
                 task::spawn(async move {
-                    let view = queue.view(message).await;
-                    let shown = view.map(|view| {
-                        view.as_ref().map(QueuedMessage::new).map_err(|error| error.to_string())
-                    });
-                    let _ = answer.send(shown);
+                    let _ = reply.send(ask::show(&queue, message).await);
                 });
             }
             Ask::Reload(config) => {
@@ -162,13 +152,12 @@ impl Shard {
                 self.reception.reload(config.clone());
                 self.config = config;
             }
-            Ask::Drain => unreachable!("the dispatch loop ends at it"),
+            Ask::Drain { .. } => unreachable!("the dispatch loop ends at it"),
         }
     }
 
     /// No new transactions; replies to end of data are awaited; then everything is made durable.
-    async fn drain(self) {
-        let deadline = self.config.shards.drain;
+    async fn drain(self, deadline: Duration) {
         self.reception.drain();
         self.delivery.drain();
         let sessions_gone = self.reception.drained(deadline).await;
