@@ -1,1 +1,55 @@
-fn main() {}
+//! ringpost's load generator: a source and a sink of mail, and whole runs with an audit.
+//!
+//! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
+//! that nothing was lost; with `--peer` another server does the same work in the same run.
+#![deny(unsafe_code)]
+
+mod audit;
+mod failure;
+mod ids;
+mod latency;
+mod message;
+mod source;
+mod stop;
+mod units;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures mail servers.
+#[derive(Parser)]
+#[command(name = "ringpost-loadtest", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Source(source::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where the terminal is gone nobody can read it.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Source(options) => source::run(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ringpost-loadtest: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+const EX_USAGE: u8 = 64;
