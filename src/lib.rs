@@ -10,8 +10,6 @@ pub mod limits;
 pub mod mail;
 pub mod metrics;
 pub mod proto;
-pub mod queue;
 pub mod reception;
 pub mod routing;
 pub mod runtime;
-pub mod shard;

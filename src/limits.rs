@@ -23,17 +23,20 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// Longest path without its angle brackets (RFC 5321 §4.5.3.1.3 says 256 with them).
 pub const PATH_BYTES_MAX: usize = 254;
 /// Recipients of one mail transaction that a configuration may allow.
-pub const RECIPIENTS_MAX: usize = 5000;
+pub const RECIPIENTS_MAX: usize = 2000;
 
 // ---- journal and queue ----
 
-/// Content up to this size stands beside its envelope in one frame.
-pub const INLINE_CONTENT_BYTES_MAX: usize = 64 * 1024;
-/// Longest chunk record of larger content.
+/// Content up to this size stands beside its envelope in one frame; larger content becomes chunk
+/// records of this size.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Longest frame, header and padding included.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Frames being written at once; the next one fills meanwhile.
+pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
+/// Free segments kept ready.
+pub const SPARE_SLOTS_MIN: usize = 2;
 
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
-const _: () = assert!(INLINE_CONTENT_BYTES_MAX <= CHUNK_BYTES_MAX);
-const _: () = assert!(CHUNK_BYTES_MAX * 2 <= FRAME_BYTES_MAX);
+// An envelope with all its recipients and a whole buffer of content fit one frame.
+const _: () = assert!(CHUNK_BYTES_MAX + RECIPIENTS_MAX * (PATH_BYTES_MAX + 16) < FRAME_BYTES_MAX);

@@ -1,1 +1,23 @@
-//! (room under construction)
+//! Durable queue: from the first octet of content to the last settled recipient.
+//!
+//! **Owns** the index of messages at home on this shard, the schedule over it, and what the
+//! records ENVELOPE, CONTENT, STATE and RETIRED mean.
+//! **Uses** `journal`, `proto::dsn`, `metrics`, `event`. Never `reception` or `delivery`: they pull.
+//! **Holds** that a `QueueId` is handed out only after its frame is durable, that a recipient ends
+//! in one final state, and that Failed and its DSN commit in one frame.
+//! **Start reading** at `intake::Draft`, the only entrance, then `outcome`, the only way out.
+
+pub mod codec;
+pub mod index;
+mod intake;
+mod notification;
+mod outcome;
+mod recovery;
+pub mod schedule;
+mod store;
+
+pub use index::{Task, TaskState};
+pub use intake::{Draft, Refusal};
+pub use outcome::Attempt;
+pub use schedule::DestinationId;
+pub use store::{Content, LoadError, Message, MessageView, Queue, Stats};

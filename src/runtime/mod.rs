@@ -9,10 +9,13 @@
 //! **Start reading** at `executor::spawn`, then `net::TcpStream`.
 #![allow(unsafe_code)]
 
+pub mod aligned;
 pub mod clock;
 pub mod executor;
 pub mod inbox;
+pub mod log_ring;
 pub mod net;
+pub mod segment_file;
 pub mod sync;
 pub mod task;
 pub mod thread;

@@ -31,6 +31,12 @@ pub async fn sleep(duration: Duration) {
     .await;
 }
 
+/// Suspends for `duration` without the wheel's rounding. For a few tasks a shard: each call is a
+/// timer of its own in the ring.
+pub async fn sleep_exactly(duration: Duration) {
+    glommio::timer::sleep(duration).await;
+}
+
 /// Runs `future` for at most `duration`; dropping it midway is then what its own doc says.
 pub async fn timeout<T>(duration: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
     let deadline = Deadline::default();

@@ -1,0 +1,359 @@
+//! The journal of a shard: the core, its log thread, and those who wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::core::{
+    Append, AppendError, Appended, Core, Counters, Effect, Location, Space, Ticket, WriteTag,
+};
+use super::format::{BLOCK_BYTES, Record, RecordRef};
+use super::open::Maker;
+use crate::runtime::aligned::AlignedBuffer;
+use crate::runtime::inbox::Inbox;
+use crate::runtime::log_ring::{Command, Completion, LogRing};
+use crate::runtime::sync::{self, Notify};
+use crate::runtime::{clock, task, timer};
+
+/// The journal of this shard. Clones are the same journal.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    core: RefCell<Core>,
+    ring: LogRing,
+    /// Orders the log thread had no room for yet.
+    overflow: RefCell<VecDeque<Command>>,
+    maker: Maker,
+    /// Who waits for which seq; only a handful of seqs are open at a time.
+    waiters: RefCell<VecDeque<(u64, Vec<Waker>)>>,
+    /// Rung when a frame came back or a slot was made.
+    room: Notify,
+    submit: Notify,
+    patient: Notify,
+    reads: RefCell<HashMap<u64, sync::Sender<(AlignedBuffer, std::io::Result<()>)>>>,
+    next_read: Cell<u64>,
+    stopped: Cell<bool>,
+}
+
+/// Why a record cannot be given back.
+#[derive(Debug)]
+pub enum ReadError {
+    Io(std::io::Error),
+    /// What stands there is not what was written.
+    Checksum(Location),
+}
+
+/// A record in memory.
+pub struct RecordBuffer {
+    buffer: AlignedBuffer,
+    start: usize,
+    end: usize,
+}
+
+impl RecordBuffer {
+    pub fn payload(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+}
+
+impl Journal {
+    /// Starts the tasks of an opened journal on the calling executor.
+    pub(super) fn start(
+        core: Core,
+        ring: LogRing,
+        completions: Inbox<Completion>,
+        maker: Maker,
+    ) -> Journal {
+        let journal = Journal {
+            inner: Rc::new(Inner {
+                core: RefCell::new(core),
+                ring,
+                overflow: RefCell::default(),
+                maker,
+                waiters: RefCell::default(),
+                room: Notify::default(),
+                submit: Notify::default(),
+                patient: Notify::default(),
+                reads: RefCell::default(),
+                next_read: Cell::new(0),
+                stopped: Cell::new(false),
+            }),
+        };
+        task::spawn(journal.clone().run_completions(completions));
+        task::spawn(journal.clone().run_submit());
+        task::spawn(journal.clone().run_patient());
+        task::spawn(journal.clone().run_upkeep());
+        journal
+    }
+
+    /// A message id never used before in this journal.
+    pub fn next_message_id(&self) -> u64 {
+        self.inner.core.borrow_mut().next_message_id()
+    }
+
+    /// Puts all of `records` into one frame and sees to it that the frame goes off. Never suspends.
+    pub fn append(&self, records: &[Record<'_>], class: Append) -> Result<Appended, AppendError> {
+        let inner = &self.inner;
+        let appended = inner.core.borrow_mut().append(records, class, clock::unix_ms());
+        inner.perform();
+        if appended.is_ok() {
+            match class {
+                Append::Message => inner.submit.notify_one(),
+                Append::Settle => inner.patient.notify_one(),
+            }
+        }
+        appended
+    }
+
+    /// Like `append`, and waits where that says `Later`.
+    pub async fn append_when_possible(
+        &self,
+        records: &[Record<'_>],
+        class: Append,
+    ) -> Result<Appended, AppendError> {
+        loop {
+            match self.append(records, class) {
+                Err(AppendError::Later) => self.room().await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Suspends until the frame of `ticket` and every earlier one are durable. A journal that
+    /// cannot write ends the process, so this never fails.
+    pub async fn durable(&self, ticket: Ticket) {
+        poll_fn(|context| {
+            if self.inner.core.borrow().durable_seq() >= ticket.0 {
+                return Poll::Ready(());
+            }
+            let mut waiters = self.inner.waiters.borrow_mut();
+            match waiters.iter_mut().find(|(seq, _)| *seq == ticket.0) {
+                Some((_, wakers)) => wakers.push(context.waker().clone()),
+                None => waiters.push_back((ticket.0, vec![context.waker().clone()])),
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Suspends until a frame has come back or a segment is ready.
+    pub async fn room(&self) {
+        self.inner.submit.notify_one();
+        self.inner.room.notified().await;
+    }
+
+    /// Reads a record back and checks it. Suspends.
+    pub async fn read(&self, location: Location) -> Result<RecordBuffer, ReadError> {
+        assert!(self.inner.core.borrow().is_used(location), "only what is pinned is read");
+        let offset = location.offset();
+        let start = offset - offset % BLOCK_BYTES as u64;
+        let end = offset + u64::from(location.record_bytes);
+        let bytes = (end - start).next_multiple_of(BLOCK_BYTES as u64) as usize;
+        let tag = self.inner.next_read.get();
+        self.inner.next_read.set(tag + 1);
+        let (sender, receiver) = sync::oneshot();
+        self.inner.reads.borrow_mut().insert(tag, sender);
+        let buffer = AlignedBuffer::new(bytes);
+        let file_index = location.slot;
+        self.inner.order(Command::Read { tag, file_index, offset: start, buffer, bytes });
+        let (buffer, result) = receiver.await.expect("every read completes");
+        result.map_err(ReadError::Io)?;
+        let at = (offset - start) as usize;
+        let record = &buffer[at..at + location.record_bytes as usize];
+        match RecordRef::read(u64::from(location.epoch_low), record) {
+            Some((record, _)) => {
+                let end = at + location.record_bytes as usize;
+                Ok(RecordBuffer { start: end - record.payload.len(), end, buffer })
+            }
+            None => Err(ReadError::Checksum(location)),
+        }
+    }
+
+    pub fn pin(&self, location: Location) {
+        self.inner.core.borrow_mut().pin(location);
+    }
+
+    pub fn unpin(&self, location: Location) {
+        self.inner.core.borrow_mut().unpin(location);
+    }
+
+    /// Frees what nobody pinned after recovery, and lets the pool grow.
+    pub fn begin(&self) {
+        self.inner.core.borrow_mut().begin();
+        self.inner.perform();
+    }
+
+    pub fn space(&self) -> Space {
+        self.inner.core.borrow().space()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.inner.core.borrow().counters
+    }
+
+    /// Sends everything off, waits until it is durable, and ends the log thread.
+    pub async fn close(&self) {
+        while !self.inner.core.borrow().is_settled() {
+            self.inner.core.borrow_mut().submit();
+            self.inner.perform();
+            timer::sleep(CLOSE_POLL).await;
+        }
+        self.inner.stopped.set(true);
+        self.inner.order(Command::Stop);
+    }
+
+    async fn run_completions(self, mut completions: Inbox<Completion>) {
+        while !self.inner.stopped.get() {
+            match completions.recv().await {
+                Completion::Written { tag, buffer } => {
+                    let tag = from_order_tag(tag);
+                    let moved = self.inner.core.borrow_mut().on_durable(tag, buffer);
+                    if moved {
+                        self.inner.wake_durable();
+                    }
+                }
+                Completion::Read { tag, buffer, result } => {
+                    let sender = self.inner.reads.borrow_mut().remove(&tag);
+                    sender.expect("every read was asked for").send((buffer, result));
+                }
+            }
+            self.inner.perform();
+            self.inner.room.notify_all();
+        }
+    }
+
+    /// Runs after the tasks that were ready when the first of them appended: their records share
+    /// the frame.
+    async fn run_submit(self) {
+        while !self.inner.stopped.get() {
+            self.inner.submit.notified().await;
+            task::yield_now().await;
+            self.inner.core.borrow_mut().submit();
+            self.inner.perform();
+        }
+    }
+
+    /// Sends off outcomes that no message came to take along.
+    async fn run_patient(self) {
+        while !self.inner.stopped.get() {
+            self.inner.patient.notified().await;
+            timer::sleep_exactly(PATIENCE).await;
+            if self.inner.core.borrow().has_patient_records() {
+                self.inner.core.borrow_mut().submit();
+                self.inner.perform();
+            }
+        }
+    }
+
+    async fn run_upkeep(self) {
+        while !self.inner.stopped.get() {
+            timer::sleep(UPKEEP_PERIOD).await;
+            self.inner.take_made_slots();
+            self.inner.core.borrow_mut().seal_if_idle(clock::unix_ms());
+            self.inner.perform();
+        }
+    }
+}
+
+impl Inner {
+    /// Carries out what the core wants.
+    fn perform(&self) {
+        let effects = self.core.borrow_mut().take_effects();
+        for effect in effects {
+            match effect {
+                Effect::Write { tag, slot, offset, buffer, bytes } => self.order(Command::Write {
+                    tag: to_order_tag(tag),
+                    file_index: slot,
+                    offset,
+                    buffer,
+                    bytes,
+                }),
+                Effect::MakeSlot => self.maker.ask(),
+            }
+        }
+        self.flush_overflow();
+    }
+
+    fn order(&self, command: Command) {
+        let mut overflow = self.overflow.borrow_mut();
+        overflow.push_back(command);
+        drop(overflow);
+        self.flush_overflow();
+    }
+
+    fn flush_overflow(&self) {
+        let mut overflow = self.overflow.borrow_mut();
+        while let Some(command) = overflow.pop_front() {
+            if let Err(command) = self.ring.send(command) {
+                overflow.push_front(command);
+                return;
+            }
+        }
+    }
+
+    fn wake_durable(&self) {
+        let durable_seq = self.core.borrow().durable_seq();
+        let mut waiters = self.waiters.borrow_mut();
+        let mut index = 0;
+        while index < waiters.len() {
+            if waiters[index].0 <= durable_seq {
+                let (_, wakers) = waiters.remove(index).expect("the index is in range");
+                for waker in wakers {
+                    waker.wake();
+                }
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn take_made_slots(&self) {
+        while let Some(made) = self.maker.poll_made() {
+            match made {
+                Ok(slot) => {
+                    let command = Command::AddFile { file_index: slot.file_index, file: slot.file };
+                    self.order(command);
+                    self.core.borrow_mut().on_slot_made(slot.capacity);
+                }
+                Err(error) => {
+                    if let Some(error) = error {
+                        eprintln!("ringpost: the journal cannot grow: {error}");
+                    }
+                    self.core.borrow_mut().on_slot_refused();
+                }
+            }
+            self.room.notify_all();
+        }
+        if let Some(slots_max) = self.maker.slots_max_now(self.core.borrow().space()) {
+            self.core.borrow_mut().set_slots_max(slots_max);
+        }
+    }
+}
+
+/// Epochs and seqs both stay far below the top bit.
+fn to_order_tag(tag: WriteTag) -> u64 {
+    match tag {
+        WriteTag::Frame { seq } => seq << 1,
+        WriteTag::SegmentHeader { epoch } => epoch << 1 | 1,
+    }
+}
+
+fn from_order_tag(tag: u64) -> WriteTag {
+    if tag & 1 == 0 {
+        WriteTag::Frame { seq: tag >> 1 }
+    } else {
+        WriteTag::SegmentHeader { epoch: tag >> 1 }
+    }
+}
+
+/// How long an outcome waits for a message to share a frame with.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How often new segments are taken in and idleness is looked at.
+const UPKEEP_PERIOD: Duration = Duration::from_millis(20);
+const CLOSE_POLL: Duration = Duration::from_millis(10);

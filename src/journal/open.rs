@@ -1,0 +1,374 @@
+//! Opening a shard's journal: lock, identity, recovery, and the thread that makes segments.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::ops::DerefMut;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use super::core::{Core, Space, Start};
+use super::format::{SEGMENT_HEADER_BYTES, StoreId};
+use super::log::Journal;
+use super::recovery::{Ground, Recovery, Replayed, SegmentSource, recover};
+use crate::limits::FRAME_BYTES_MAX;
+use crate::runtime::aligned::AlignedBuffer;
+use crate::runtime::inbox::inbox;
+use crate::runtime::log_ring::{Command, Durability, LogRing, ORDERS_MAX};
+use crate::runtime::segment_file::{self, Access};
+use crate::runtime::{clock, thread};
+
+/// What a journal needs to know.
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    pub data_dir: PathBuf,
+    pub shard: u16,
+    pub segment_bytes: u64,
+    /// Most disk this journal takes.
+    pub bytes_max: u64,
+    /// Space of the file system that growth leaves free.
+    pub min_free_bytes: u64,
+    pub durability: Durability,
+    /// Core of the log thread; not pinned where `None`.
+    pub log_core: Option<usize>,
+}
+
+/// Why a journal was not opened. Nothing was changed.
+#[derive(Debug)]
+pub enum OpenError {
+    Io {
+        path: PathBuf,
+        error: io::Error,
+    },
+    /// Another process has the directory.
+    Locked {
+        path: PathBuf,
+    },
+    /// The directory belongs to another shard, or its LOCK file is no such file.
+    Foreign {
+        path: PathBuf,
+    },
+    /// A file of the journal is not a segment.
+    Segment {
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Io { path, error } => write!(f, "{}: {error}", path.display()),
+            OpenError::Locked { path } => write!(
+                f,
+                "{}: another process has this journal open; stop it first",
+                path.display()
+            ),
+            OpenError::Foreign { path } => write!(
+                f,
+                "{}: not the lock of this shard's journal; was the directory copied or renamed?",
+                path.display()
+            ),
+            OpenError::Segment { path } => {
+                write!(f, "{}: too short or too long for a segment", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl Journal {
+    /// Locks the shard's directory, replays what counts into `visit`, and starts.
+    ///
+    /// Blocks; call it on the shard's executor before it accepts anything.
+    pub fn open(
+        config: &JournalConfig,
+        visit: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<(Journal, Recovery), OpenError> {
+        let directory = config.data_dir.join(format!("shard-{:02}", config.shard));
+        let io_error = |error| OpenError::Io { path: directory.clone(), error };
+        std::fs::create_dir_all(&directory).map_err(io_error)?;
+        segment_file::sync_directory(&config.data_dir).map_err(io_error)?;
+        let (lock, store) = lock(&directory, config.shard)?;
+        remove_unfinished(&directory).map_err(io_error)?;
+        let mut names = segment_names(&directory).map_err(io_error)?;
+        if names.is_empty() {
+            // Small, so that the first start is ready at once; the pool grows behind it.
+            let name = segment_name(0);
+            let bytes = FIRST_SEGMENT_BYTES.min(config.segment_bytes);
+            segment_file::create_zeroed(&directory, &name, bytes).map_err(io_error)?;
+            names.push(name);
+        }
+        let mut segments = Segments { files: Vec::new() };
+        for name in &names {
+            let path = directory.join(name);
+            let io_error = |error| OpenError::Io { path: path.clone(), error };
+            let (file, access) = segment_file::open(&path).map_err(io_error)?;
+            let capacity = file.metadata().map_err(io_error)?.len();
+            if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&capacity) {
+                return Err(OpenError::Segment { path });
+            }
+            if access == Access::Buffered && segments.files.is_empty() {
+                eprintln!(
+                    "ringpost: {}: the file system refuses direct writes; using its cache",
+                    directory.display()
+                );
+            }
+            segments.files.push((file, capacity));
+        }
+        let (ground, recovery) = recover(&store, &mut segments, visit).map_err(io_error)?;
+        for (file, _) in &segments.files {
+            // What was read may stand in the disk's cache only: it counts from now on.
+            file.sync_data().map_err(io_error)?;
+        }
+        let maker = Maker::start(config, directory.clone(), names.len(), lock).map_err(io_error)?;
+        let mut core = Core::new(start_of(config, store, ground, maker.slots_max));
+        for rot in &recovery.rot {
+            core.quarantine(rot.slot);
+        }
+        let (completion_sender, completions) = inbox(ORDERS_MAX);
+        let name = format!("log-{}", config.shard);
+        let ring = LogRing::start(&name, config.log_core, config.durability, completion_sender)
+            .map_err(io_error)?;
+        for (index, (file, _)) in segments.files.into_iter().enumerate() {
+            let mut order = Command::AddFile { file_index: index as u16, file };
+            // The thread takes orders as fast as they come.
+            while let Err(refused) = ring.send(order) {
+                std::thread::yield_now();
+                order = refused;
+            }
+        }
+        Ok((Journal::start(core, ring, completions, maker), recovery))
+    }
+}
+
+fn start_of(config: &JournalConfig, store: StoreId, ground: Ground, slots_max: usize) -> Start {
+    Start {
+        store,
+        shard: config.shard,
+        slots: ground.slots,
+        last_seq: ground.last_seq,
+        next_seq: ground.next_seq,
+        next_epoch: ground.next_epoch,
+        next_message_id: ground.next_message_id,
+        slots_max,
+    }
+}
+
+/// Locks the directory and reads, or at the first start gives, the store its identity.
+fn lock(directory: &Path, shard: u16) -> Result<(File, StoreId), OpenError> {
+    let path = directory.join("LOCK");
+    let io_error = |error| OpenError::Io { path: path.clone(), error };
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(io_error)?;
+    match segment_file::lock(&file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(OpenError::Locked { path });
+        }
+        Err(error) => return Err(io_error(error)),
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(io_error)?;
+    if text.is_empty() {
+        let has_segments = !segment_names(directory).map_err(io_error)?.is_empty();
+        if has_segments {
+            return Err(OpenError::Foreign { path });
+        }
+        let mut id = [0; 16];
+        clock::fill_random(&mut id);
+        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        file.seek(io::SeekFrom::Start(0)).map_err(io_error)?;
+        file.write_all(format!("ringpost store {hex} shard {shard}\n").as_bytes())
+            .map_err(io_error)?;
+        file.sync_all().map_err(io_error)?;
+        segment_file::sync_directory(directory).map_err(io_error)?;
+        return Ok((file, StoreId(id)));
+    }
+    parse_lock(&text, shard).map(|store| (file, store)).ok_or(OpenError::Foreign { path })
+}
+
+fn parse_lock(text: &str, shard: u16) -> Option<StoreId> {
+    let rest = text.strip_prefix("ringpost store ")?.strip_suffix('\n')?;
+    let (hex, number) = rest.split_once(" shard ")?;
+    if hex.len() != 32 || number.parse::<u16>().ok()? != shard {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (index, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(StoreId(id))
+}
+
+/// Segments in the order of their names, which are their slots: none may be missing.
+fn segment_names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if let Some(name) = name.to_str()
+            && name.starts_with("seg.")
+            && !name.ends_with(".new")
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    for (slot, name) in names.iter().enumerate() {
+        if *name != segment_name(slot) {
+            return Err(io::Error::other(format!("{} is missing", segment_name(slot))));
+        }
+    }
+    Ok(names)
+}
+
+fn segment_name(slot: usize) -> String {
+    format!("seg.{slot:06}")
+}
+
+fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+struct Segments {
+    files: Vec<(File, u64)>,
+}
+
+impl SegmentSource for Segments {
+    fn capacities(&self) -> Vec<u64> {
+        self.files.iter().map(|(_, capacity)| *capacity).collect()
+    }
+
+    fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.files[slot].0.read_exact_at(buffer, offset)
+    }
+
+    fn buffer(&self, bytes: usize) -> Box<dyn DerefMut<Target = [u8]>> {
+        Box::new(AlignedBuffer::new(bytes))
+    }
+}
+
+/// A segment that is ready.
+pub(super) struct Made {
+    pub file_index: u16,
+    pub file: File,
+    pub capacity: u64,
+}
+
+/// The thread that makes segments off the hot path.
+pub(super) struct Maker {
+    orders: mpsc::Sender<()>,
+    made: mpsc::Receiver<Result<Made, Option<io::Error>>>,
+    pub slots_max: usize,
+    /// What the configuration allows, whatever the file system has.
+    slots_allowed: usize,
+    directory: PathBuf,
+    segment_bytes: u64,
+    min_free_bytes: u64,
+    next_look_ms: std::cell::Cell<u64>,
+}
+
+impl Maker {
+    fn start(
+        config: &JournalConfig,
+        directory: PathBuf,
+        slot_count: usize,
+        lock: File,
+    ) -> io::Result<Maker> {
+        let (orders, orders_received) = mpsc::channel::<()>();
+        let (made_sender, made) = mpsc::channel();
+        let segment_bytes = config.segment_bytes;
+        let slots_allowed =
+            ((config.bytes_max / segment_bytes) as usize).clamp(SLOTS_MIN, usize::from(u16::MAX));
+        let min_free_bytes = config.min_free_bytes;
+        let thread_directory = directory.clone();
+        thread::spawn(&format!("segments-{}", config.shard), None, move || {
+            // The lock is held for as long as anybody may make a segment here.
+            let _lock = lock;
+            let mut next_slot = slot_count;
+            while orders_received.recv().is_ok() {
+                let made = make(&thread_directory, next_slot, segment_bytes, min_free_bytes);
+                next_slot += usize::from(made.is_ok());
+                if made_sender.send(made).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let mut maker = Maker {
+            orders,
+            made,
+            slots_max: 0,
+            slots_allowed,
+            directory,
+            segment_bytes,
+            min_free_bytes,
+            next_look_ms: std::cell::Cell::new(0),
+        };
+        maker.slots_max = maker.affordable(slot_count)?;
+        Ok(maker)
+    }
+
+    pub fn ask(&self) {
+        // The thread ends only after its orders do.
+        let _ = self.orders.send(());
+    }
+
+    /// A slot that was made; an error of `None` means that the file system is too full.
+    pub fn poll_made(&self) -> Option<Result<Made, Option<io::Error>>> {
+        self.made.try_recv().ok()
+    }
+
+    /// Looks at times whether the file system has come to allow more, or less.
+    pub fn slots_max_now(&self, space: Space) -> Option<usize> {
+        let now_ms = clock::coarse_ms();
+        if now_ms < self.next_look_ms.get() {
+            return None;
+        }
+        self.next_look_ms.set(now_ms + LOOK_PERIOD_MS);
+        self.affordable(space.slots).ok().filter(|slots_max| *slots_max != space.slots_max)
+    }
+
+    fn affordable(&self, slot_count: usize) -> io::Result<usize> {
+        let available = segment_file::available_bytes(&self.directory)?;
+        let growth = available.saturating_sub(self.min_free_bytes) / self.segment_bytes;
+        Ok(self.slots_allowed.min(slot_count.saturating_add(growth as usize)).max(slot_count))
+    }
+}
+
+fn make(
+    directory: &Path,
+    slot: usize,
+    segment_bytes: u64,
+    min_free_bytes: u64,
+) -> Result<Made, Option<io::Error>> {
+    if segment_file::available_bytes(directory).map_err(Some)? < min_free_bytes + segment_bytes {
+        return Err(None);
+    }
+    let name = segment_name(slot);
+    segment_file::create_zeroed(directory, &name, segment_bytes).map_err(Some)?;
+    let (file, _) = segment_file::open(&directory.join(&name)).map_err(Some)?;
+    Ok(Made { file_index: slot as u16, file, capacity: segment_bytes })
+}
+
+/// Size of the segment that the first start waits for.
+const FIRST_SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// A header, and room for a frame at the least.
+const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 2 * FRAME_BYTES_MAX) as u64;
+/// What a `Location` can name.
+const SEGMENT_BYTES_MAX: u64 = 65_535 * 4096;
+/// One to write, one spare, one in reserve.
+const SLOTS_MIN: usize = 4;
+const LOOK_PERIOD_MS: u64 = 1_000;

@@ -1,0 +1,358 @@
+//! The payloads of ENVELOPE and STATE records. `Pure.`
+//!
+//! All integers are little-endian. What is read here came from disk behind a checksum, and is
+//! bounds-checked all the same.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
+use crate::mail::envelope::Notify;
+use crate::mail::{Envelope, EnvelopeFlags, Recipient};
+
+/// The payload is not what its record type promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Appends the payload of an ENVELOPE. `chunk_count` is 0 for content that stands beside it.
+pub fn write_envelope(envelope: &Envelope, chunk_count: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&envelope.accepted_ms.to_le_bytes());
+    out.extend_from_slice(&envelope.expires_ms.to_le_bytes());
+    out.extend_from_slice(&envelope.content_bytes.to_le_bytes());
+    out.extend_from_slice(&envelope.content_hash.to_le_bytes());
+    out.extend_from_slice(&envelope.flags.0.to_le_bytes());
+    out.extend_from_slice(&[0; 2]);
+    out.extend_from_slice(&chunk_count.to_le_bytes());
+    field(out, tag::REVERSE_PATH, envelope.reverse_path.as_bytes());
+    if let Some(envelope_id) = &envelope.envelope_id {
+        field(out, tag::ENVELOPE_ID, envelope_id.as_bytes());
+    }
+    match envelope.client {
+        Some(IpAddr::V4(client)) => field(out, tag::CLIENT, &client.octets()),
+        Some(IpAddr::V6(client)) => field(out, tag::CLIENT, &client.octets()),
+        None => {}
+    }
+    field(out, tag::HEADER_PREFIX, &envelope.header_prefix);
+    for recipient in &envelope.recipients {
+        out.push(tag::RECIPIENT);
+        let original = recipient.original_recipient.as_deref().unwrap_or("");
+        let value_bytes = 1 + 2 + recipient.address.len() + original.len();
+        out.extend_from_slice(&(value_bytes as u32).to_le_bytes());
+        out.push(recipient.notify.0);
+        out.extend_from_slice(&(recipient.address.len() as u16).to_le_bytes());
+        out.extend_from_slice(recipient.address.as_bytes());
+        out.extend_from_slice(original.as_bytes());
+    }
+}
+
+/// Reads the payload of an ENVELOPE: the envelope and its count of chunks. Unknown fields are
+/// skipped.
+pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
+    let mut reader = Reader { rest: payload };
+    let mut envelope = Envelope {
+        accepted_ms: reader.u64()?,
+        expires_ms: reader.u64()?,
+        content_bytes: reader.u64()?,
+        content_hash: u128::from_le_bytes(reader.array()?),
+        flags: EnvelopeFlags(reader.u16()?),
+        reverse_path: Box::default(),
+        recipients: Vec::new(),
+        envelope_id: None,
+        client: None,
+        header_prefix: Vec::new(),
+    };
+    reader.u16()?;
+    let chunk_count = reader.u32()?;
+    if u64::from(chunk_count) > envelope.content_bytes.div_ceil(CHUNK_BYTES_MAX as u64) {
+        return Err(Malformed);
+    }
+    while !reader.rest.is_empty() {
+        let tag = reader.u8()?;
+        let value_bytes = reader.u32()? as usize;
+        let value = reader.take(value_bytes)?;
+        match tag {
+            tag::REVERSE_PATH => envelope.reverse_path = text(value)?,
+            tag::ENVELOPE_ID => envelope.envelope_id = Some(text(value)?),
+            tag::HEADER_PREFIX => envelope.header_prefix = value.to_vec(),
+            tag::CLIENT => {
+                envelope.client = Some(match value.len() {
+                    4 => Ipv4Addr::from(Reader { rest: value }.array::<4>()?).into(),
+                    _ => Ipv6Addr::from(Reader { rest: value }.array::<16>()?).into(),
+                });
+            }
+            tag::RECIPIENT => {
+                if envelope.recipients.len() == RECIPIENTS_MAX {
+                    return Err(Malformed);
+                }
+                let mut value = Reader { rest: value };
+                let notify = Notify(value.u8()?);
+                let address_bytes = usize::from(value.u16()?);
+                let address = text(value.take(address_bytes)?)?;
+                let original = text(value.rest)?;
+                let original_recipient = (!original.is_empty()).then_some(original);
+                envelope.recipients.push(Recipient { address, original_recipient, notify });
+            }
+            _ => {}
+        }
+    }
+    if envelope.recipients.is_empty() { Err(Malformed) } else { Ok((envelope, chunk_count)) }
+}
+
+/// Where one recipient of a task stands, as a STATE record keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecipientState {
+    Delayed,
+    Held,
+    Delivered,
+    Relayed,
+    Failed,
+}
+
+impl RecipientState {
+    /// Whether no attempt follows.
+    pub fn is_final(self) -> bool {
+        !matches!(self, RecipientState::Delayed | RecipientState::Held)
+    }
+
+    fn to_u8(self) -> u8 {
+        match self {
+            RecipientState::Delayed => 1,
+            RecipientState::Held => 2,
+            RecipientState::Delivered => 3,
+            RecipientState::Relayed => 4,
+            RecipientState::Failed => 5,
+        }
+    }
+
+    fn from_u8(value: u8) -> Result<Self, Malformed> {
+        Ok(match value {
+            1 => RecipientState::Delayed,
+            2 => RecipientState::Held,
+            3 => RecipientState::Delivered,
+            4 => RecipientState::Relayed,
+            5 => RecipientState::Failed,
+            _ => return Err(Malformed),
+        })
+    }
+}
+
+/// The absolute state of one task: a later STATE of the same task replaces an earlier one whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRecord {
+    pub attempts: u32,
+    /// Unix milliseconds of the next attempt.
+    pub due_ms: u64,
+    pub possible_duplicate: bool,
+    /// Recipients that share a state and the reply that decided it. Every recipient of the task
+    /// stands in exactly one group.
+    pub groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub state: RecipientState,
+    /// The reply in words, at most `REPLY_TEXT_BYTES_MAX` bytes.
+    pub reply: Box<str>,
+    /// Positions in the envelope, ascending.
+    pub recipient_indexes: Vec<u16>,
+}
+
+impl TaskRecord {
+    /// Recipients for which an attempt is to follow, ascending.
+    pub fn open_recipients(&self) -> Vec<u16> {
+        let open = self.groups.iter().filter(|group| group.state == RecipientState::Delayed);
+        let mut indexes: Vec<u16> =
+            open.flat_map(|group| group.recipient_indexes.clone()).collect();
+        indexes.sort_unstable();
+        indexes
+    }
+
+    /// Whether some recipient waits for an operator.
+    pub fn is_held(&self) -> bool {
+        self.groups.iter().any(|group| group.state == RecipientState::Held)
+    }
+}
+
+/// Longest reply kept in a STATE.
+pub const REPLY_TEXT_BYTES_MAX: usize = 200;
+
+/// Appends the payload of a STATE.
+pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
+    out.extend_from_slice(&state.attempts.to_le_bytes());
+    out.extend_from_slice(&state.due_ms.to_le_bytes());
+    out.push(u8::from(state.possible_duplicate));
+    out.extend_from_slice(&(state.groups.len() as u16).to_le_bytes());
+    for group in &state.groups {
+        let reply = clip(&group.reply);
+        out.push(group.state.to_u8());
+        out.push(reply.len() as u8);
+        out.extend_from_slice(&(group.recipient_indexes.len() as u16).to_le_bytes());
+        out.extend_from_slice(reply.as_bytes());
+        for recipient_index in &group.recipient_indexes {
+            out.extend_from_slice(&recipient_index.to_le_bytes());
+        }
+    }
+}
+
+/// Reads the payload of a STATE.
+pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
+    let mut reader = Reader { rest: payload };
+    let mut state = TaskRecord {
+        attempts: reader.u32()?,
+        due_ms: reader.u64()?,
+        possible_duplicate: reader.u8()? != 0,
+        groups: Vec::new(),
+    };
+    for _ in 0..reader.u16()? {
+        let recipient_state = RecipientState::from_u8(reader.u8()?)?;
+        let reply_bytes = usize::from(reader.u8()?);
+        let recipient_count = reader.u16()?;
+        let reply = text(reader.take(reply_bytes)?)?;
+        let mut recipient_indexes = Vec::new();
+        for _ in 0..recipient_count {
+            recipient_indexes.push(reader.u16()?);
+        }
+        state.groups.push(Group { state: recipient_state, reply, recipient_indexes });
+    }
+    if reader.rest.is_empty() { Ok(state) } else { Err(Malformed) }
+}
+
+/// The longest prefix of at most `REPLY_TEXT_BYTES_MAX` bytes that ends between characters.
+fn clip(reply: &str) -> &str {
+    let mut end = reply.len().min(REPLY_TEXT_BYTES_MAX);
+    while !reply.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reply[..end]
+}
+
+fn field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    out.push(tag);
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+fn text(value: &[u8]) -> Result<Box<str>, Malformed> {
+    std::str::from_utf8(value).map(Box::from).map_err(|_| Malformed)
+}
+
+mod tag {
+    pub const REVERSE_PATH: u8 = 1;
+    pub const RECIPIENT: u8 = 2;
+    pub const ENVELOPE_ID: u8 = 3;
+    pub const CLIENT: u8 = 4;
+    pub const HEADER_PREFIX: u8 = 5;
+}
+
+/// Takes values from the front of a payload.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| Malformed)
+    }
+
+    fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, Malformed> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Malformed> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        let recipient = |address: &str, original: Option<&str>| Recipient {
+            address: address.into(),
+            original_recipient: original.map(Box::from),
+            notify: Notify(Notify::FAILURE | Notify::DELAY),
+        };
+        Envelope {
+            reverse_path: "sender@example.test".into(),
+            recipients: vec![
+                recipient("one@example.test", Some("rfc822;eins@example.test")),
+                recipient("zwei@bücher.example", None),
+            ],
+            flags: EnvelopeFlags(EnvelopeFlags::SMTPUTF8),
+            accepted_ms: 1_700_000_000_000,
+            expires_ms: 1_700_432_000_000,
+            envelope_id: Some("QQ314159".into()),
+            client: Some("2001:db8::1".parse().expect("an address")),
+            header_prefix: b"Received: from x\r\n".to_vec(),
+            content_bytes: 3 * CHUNK_BYTES_MAX as u64,
+            content_hash: 7 << 100,
+        }
+    }
+
+    fn state() -> TaskRecord {
+        TaskRecord {
+            attempts: 3,
+            due_ms: 1_700_000_000_000,
+            possible_duplicate: true,
+            groups: vec![
+                Group {
+                    state: RecipientState::Delayed,
+                    reply: "451 4.3.0 später".into(),
+                    recipient_indexes: vec![0, 2],
+                },
+                Group {
+                    state: RecipientState::Failed,
+                    reply: "550 5.1.1 no".into(),
+                    recipient_indexes: vec![1],
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn an_envelope_reads_back_and_no_prefix_of_it_passes_for_whole() {
+        let mut payload = Vec::new();
+        write_envelope(&envelope(), 3, &mut payload);
+        assert_eq!(read_envelope(&payload), Ok((envelope(), 3)));
+        for end in 0..payload.len() {
+            // Cut between two fields it is a valid, shorter envelope; the checksum judges that.
+            if let Ok((cut, _)) = read_envelope(&payload[..end]) {
+                assert!(cut.recipients.len() < envelope().recipients.len(), "cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_reads_back_and_no_prefix_of_it_passes_for_whole() {
+        let mut payload = Vec::new();
+        write_state(&state(), &mut payload);
+        assert_eq!(read_state(&payload), Ok(state()));
+        for end in 0..payload.len() {
+            assert_eq!(read_state(&payload[..end]), Err(Malformed), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_long_reply_is_cut_between_characters() {
+        let mut long = state();
+        long.groups[0].reply = "ü".repeat(REPLY_TEXT_BYTES_MAX).into();
+        let mut payload = Vec::new();
+        write_state(&long, &mut payload);
+        let read = read_state(&payload).expect("a state");
+        assert_eq!(&*read.groups[0].reply, "ü".repeat(REPLY_TEXT_BYTES_MAX / 2));
+    }
+}

@@ -1,0 +1,214 @@
+//! The only entrance: a draft takes content as it comes and becomes a message when it is durable.
+
+use std::rc::Rc;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::codec;
+use super::index::Index;
+use super::store::{Content, Inner, Kept, Queue};
+use crate::journal::{Append, AppendError, Level, Location, Record, kind};
+use crate::limits::CHUNK_BYTES_MAX;
+use crate::mail::{Envelope, QueueId, Reply, status};
+
+/// Why a message is not taken. Always transient: responsibility stays with the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The journal or the index is full; it passes when deliveries make room.
+    NoSpace,
+    /// This server is stopping.
+    Draining,
+    /// Envelope and header prefix exceed a frame.
+    TooLarge,
+}
+
+impl Refusal {
+    /// What the SMTP client is told.
+    pub fn reply(self) -> Reply {
+        match self {
+            Refusal::NoSpace => {
+                Reply::new(452, status::MAIL_SYSTEM_FULL, "Insufficient system storage")
+            }
+            Refusal::Draining => {
+                Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Service shutting down")
+            }
+            Refusal::TooLarge => {
+                Reply::new(452, status::TOO_MANY_RECIPIENTS, "Too many recipients for one message")
+            }
+        }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoSpace => Refusal::NoSpace,
+            AppendError::TooLarge => Refusal::TooLarge,
+        }
+    }
+}
+
+/// Content on its way in. Dropped, it leaves nothing behind but dead chunks.
+pub struct Draft {
+    queue: Queue,
+    id: u64,
+    /// Content not yet written; at most `CHUNK_BYTES_MAX`.
+    buffer: Vec<u8>,
+    spilled: Option<Box<Spilled>>,
+}
+
+/// What a draft that outgrew its buffer has in the journal.
+#[derive(Default)]
+struct Spilled {
+    chunks: Vec<Location>,
+    bytes: u64,
+    hash: Xxh3,
+}
+
+impl Queue {
+    /// Begins a message. `content_bytes_hint` is what the client declared, 0 for nothing.
+    pub fn begin(&self, content_bytes_hint: u64) -> Result<Draft, Refusal> {
+        let inner = &self.inner;
+        if inner.draining.get() {
+            return Err(Refusal::Draining);
+        }
+        let messages_max = inner.config.borrow().queue.messages_max;
+        let full = inner.index.borrow().message_count() >= messages_max;
+        if full || inner.journal.space().level >= Level::Refuse {
+            return Err(Refusal::NoSpace);
+        }
+        let capacity = content_bytes_hint.min(CHUNK_BYTES_MAX as u64) as usize;
+        Ok(Draft {
+            queue: self.clone(),
+            id: inner.journal.next_message_id(),
+            buffer: Vec::with_capacity(capacity),
+            spilled: None,
+        })
+    }
+}
+
+impl Draft {
+    /// The id the message will have; to be told only once `commit` has returned.
+    pub fn id(&self) -> QueueId {
+        self.queue.inner.queue_id(self.id)
+    }
+
+    /// Takes content from the front of `bytes` and says how much; with less than all taken, await
+    /// `room` and come again. Never suspends.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(CHUNK_BYTES_MAX - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        taken
+    }
+
+    /// Moves the full buffer into the journal. Suspends while too much there is not yet durable.
+    pub async fn room(&mut self) -> Result<(), Refusal> {
+        if self.buffer.len() == CHUNK_BYTES_MAX {
+            self.spill().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes responsibility: resolves after the frame with the envelope is durable.
+    ///
+    /// Fills in the size and hash of the content. Do not drop the future midway: the message may
+    /// then be delivered after the next start though nobody was answered 250.
+    pub async fn commit(mut self, mut envelope: Envelope) -> Result<QueueId, Refusal> {
+        assert!(!envelope.recipients.is_empty());
+        let queue = self.queue.clone();
+        let inner = &queue.inner;
+        if self.spilled.is_some() && !self.buffer.is_empty() {
+            self.spill().await?;
+        }
+        let chunk_count = match &self.spilled {
+            Some(spilled) => {
+                envelope.content_bytes = spilled.bytes;
+                envelope.content_hash = spilled.hash.digest128();
+                spilled.chunks.len() as u32
+            }
+            None => {
+                envelope.content_bytes = self.buffer.len() as u64;
+                envelope.content_hash = xxh3_128(&self.buffer);
+                0
+            }
+        };
+        let mut payload = Vec::with_capacity(256 + envelope.header_prefix.len());
+        codec::write_envelope(&envelope, chunk_count, &mut payload);
+        let envelope_payload = [payload.as_slice()];
+        let content_payload = [self.buffer.as_slice()];
+        let records = [
+            Record {
+                kind: kind::ENVELOPE,
+                flags: 0,
+                id: self.id,
+                aux: 0,
+                payload: &envelope_payload,
+            },
+            Record {
+                kind: kind::CONTENT,
+                flags: 0,
+                id: self.id,
+                aux: 0,
+                payload: &content_payload,
+            },
+        ];
+        let records = if chunk_count == 0 { &records[..] } else { &records[..1] };
+        let appended = inner.journal.append(records, Append::Message)?;
+        let location = appended.first;
+        inner.journal.pin(location);
+        inner.journal.durable(appended.ticket).await;
+
+        let buffer = std::mem::take(&mut self.buffer);
+        let chunks = self.spilled.take().map_or_else(Vec::new, |spilled| spilled.chunks);
+        let content = if chunks.is_empty() {
+            Content::Whole(Rc::new(buffer))
+        } else {
+            Content::Chunked { chunks: Rc::new(chunks.clone()) }
+        };
+        inner.enter(self.id, location, chunks, Kept { envelope: Rc::new(envelope), content });
+        Ok(inner.queue_id(self.id))
+    }
+
+    async fn spill(&mut self) -> Result<(), Refusal> {
+        let journal = &self.queue.inner.journal;
+        let spilled = self.spilled.get_or_insert_default();
+        spilled.hash.update(&self.buffer);
+        spilled.bytes += self.buffer.len() as u64;
+        let payload = [self.buffer.as_slice()];
+        let chunk = Record {
+            kind: kind::CONTENT,
+            flags: 0,
+            id: self.id,
+            aux: spilled.chunks.len() as u32,
+            payload: &payload,
+        };
+        let appended = journal.append(&[chunk], Append::Message)?;
+        journal.pin(appended.first);
+        spilled.chunks.push(appended.first);
+        self.buffer.clear();
+        journal.room().await;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        for chunk in self.spilled.iter().flat_map(|spilled| &spilled.chunks) {
+            self.queue.inner.journal.unpin(*chunk);
+        }
+    }
+}
+
+impl Inner {
+    /// Enters a durable message into the index, ready for its first attempt.
+    pub(super) fn enter(&self, id: u64, location: Location, chunks: Vec<Location>, kept: Kept) {
+        let budget_bytes = self.config.borrow().queue.content_cache_bytes;
+        let mut index = self.index.borrow_mut();
+        let index: &mut Index = &mut index;
+        for slot in index.insert(id, location, chunks, &kept.envelope) {
+            index.make_ready(slot);
+        }
+        index.keep(id, Rc::new(kept), budget_bytes);
+        self.announced.notify_one();
+    }
+}

@@ -1,0 +1,366 @@
+//! The only way out: what a delivery attempt ended in, made durable and reported.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::codec::{self, Group, RecipientState, TaskRecord};
+use super::index::{MessageEntry, Task};
+use super::notification::{self, Notification};
+use super::schedule::retry_wait;
+use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
+use crate::event::OutcomeRecord;
+use crate::journal::{Append, AppendError, Location, Record, Ticket, kind};
+use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, status};
+use crate::runtime::{clock, task, timer};
+
+/// What is known of an attempt beyond its outcomes.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The next hop in words.
+    pub site: Rc<str>,
+    /// From taking the task to the outcome.
+    pub duration: Duration,
+    /// The reply to end of data was lost: the recipient may have the message already.
+    pub in_doubt: bool,
+}
+
+/// What follows from an attempt once its record is durable.
+pub(super) struct Settlement {
+    ticket: Ticket,
+    /// The message is settled: its place on disk is free.
+    retired: Option<MessageEntry>,
+    /// The DSN that was born in the same frame.
+    notification: Option<Born>,
+    /// Log lines of the outcomes.
+    lines: Vec<u8>,
+}
+
+struct Born {
+    id: u64,
+    location: Location,
+    kept: Kept,
+}
+
+impl Queue {
+    /// Ends an attempt: one outcome for each recipient the message was loaded with.
+    ///
+    /// Delayed recipients are scheduled again, or Failed when their lifetime is over. The record
+    /// rides in the next frame; log line and DSN appear when it is durable.
+    pub fn settle(
+        &self,
+        task: Task,
+        message: &Rc<Message>,
+        outcomes: Vec<RecipientOutcome>,
+        attempt: Attempt,
+    ) {
+        assert_eq!(outcomes.len(), message.recipient_indexes.len());
+        let ending = Ending::new(&self.inner, message.clone(), outcomes, attempt);
+        if let Some(ending) = self.inner.finish(task, ending, None) {
+            // Only a DSN that quotes content from disk, or a journal without room, takes a while.
+            task::spawn(self.clone().finish_later(task, ending));
+        }
+    }
+
+    /// Takes a task that cannot be read back out of the schedule until an operator acts.
+    pub fn hold(&self, task: Task, reason: &LoadError) {
+        let id = self.inner.queue_id(task.message);
+        eprintln!("ringpost: {id}: held, its content cannot be read back: {reason}");
+        self.inner.metrics.queue.held.add(1);
+        let mut index = self.inner.index.borrow_mut();
+        index.hold(task.slot);
+    }
+
+    async fn finish_later(self, task: Task, mut ending: Ending) {
+        let mut first_chunk = None;
+        if ending.needs_chunk() {
+            first_chunk = self.load_chunk(&ending.message, 0).await.ok();
+            ending.chunk_missing = first_chunk.is_none();
+        }
+        while let Some(again) = self.inner.finish(task, ending, first_chunk.as_deref()) {
+            ending = again;
+            timer::sleep(NO_SPACE_WAIT).await;
+        }
+    }
+
+    /// Lets what was settled take effect as its frames become durable.
+    pub(super) async fn run_settlements(self) {
+        loop {
+            let ticket = self.inner.settlements.borrow().front().map(|it| it.ticket);
+            match ticket {
+                Some(ticket) => {
+                    self.inner.journal.durable(ticket).await;
+                    self.inner.apply_settlements(ticket);
+                }
+                None => self.inner.settlement_added.notified().await,
+            }
+        }
+    }
+
+    /// Fails tasks whose lifetime ended while they waited.
+    pub(super) async fn expire(&self, task: Task) {
+        match self.load(task).await {
+            Ok(message) => {
+                let last = self.inner.last_reply(task);
+                let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
+                    recipient_index: *index,
+                    outcome: Outcome::Failed,
+                    reply: last.clone(),
+                });
+                let outcomes = outcomes.collect();
+                let attempt =
+                    Attempt { site: "queue".into(), duration: Duration::ZERO, in_doubt: false };
+                self.settle(task, &message, outcomes, attempt);
+            }
+            Err(error) => self.hold(task, &error),
+        }
+    }
+}
+
+/// An attempt that has ended and is not yet recorded.
+pub(super) struct Ending {
+    message: Rc<Message>,
+    outcomes: Vec<RecipientOutcome>,
+    attempt: Attempt,
+    now_ms: u64,
+    /// Some Failed recipient's reverse-path wants to know.
+    notifies: bool,
+    /// The DSN goes without the original: it cannot be read.
+    chunk_missing: bool,
+}
+
+impl Ending {
+    fn new(
+        inner: &Inner,
+        message: Rc<Message>,
+        mut outcomes: Vec<RecipientOutcome>,
+        attempt: Attempt,
+    ) -> Self {
+        let now_ms = clock::unix_ms();
+        let envelope = &message.envelope;
+        for outcome in &mut outcomes {
+            if outcome.outcome == Outcome::Delayed && now_ms >= envelope.expires_ms {
+                outcome.outcome = Outcome::Failed;
+            }
+        }
+        let reportable =
+            !envelope.reverse_path.is_empty() && !envelope.flags.has(EnvelopeFlags::NOTIFICATION);
+        let notifies = reportable
+            && outcomes.iter().any(|it| {
+                let recipient = &envelope.recipients[usize::from(it.recipient_index)];
+                it.outcome == Outcome::Failed && recipient.notify.wants_failure()
+            });
+        inner.metrics.queue.count_outcomes(&outcomes);
+        Self { message, outcomes, attempt, now_ms, notifies, chunk_missing: false }
+    }
+
+    fn needs_chunk(&self) -> bool {
+        self.notifies
+            && !self.chunk_missing
+            && matches!(self.message.content, Content::Chunked { .. })
+    }
+
+    fn is_open(&self) -> bool {
+        self.outcomes.iter().any(|outcome| outcome.outcome == Outcome::Delayed)
+    }
+}
+
+impl Inner {
+    /// Records an ending. Gives it back when it must wait: for a chunk to quote, or for room.
+    fn finish(&self, task: Task, ending: Ending, chunk: Option<&Vec<u8>>) -> Option<Ending> {
+        if ending.needs_chunk() && chunk.is_none() {
+            return Some(ending);
+        }
+        let record = self.record_of(task, &ending);
+        let notification = ending.notifies.then(|| self.notify(&ending, chunk));
+        let appended = match self.append_ending(task, &ending, &record, notification.as_ref()) {
+            Ok(appended) => appended,
+            Err(AppendError::NoSpace) => return Some(ending),
+            Err(AppendError::TooLarge) => unreachable!("limits let a STATE and a DSN fit a frame"),
+        };
+        let (ticket, notification_at) = appended;
+        let born = notification.zip(notification_at).map(|(notification, location)| {
+            self.journal.pin(location);
+            Born { id: notification.id, location, kept: notification.into_kept() }
+        });
+        let lines = self.log_lines(&ending);
+        let mut index = self.index.borrow_mut();
+        let mut retired = None;
+        if ending.is_open() {
+            let entry = index.task_mut(task.slot);
+            entry.attempts = record.attempts;
+            let due_ms = record.due_ms;
+            entry.record = Some(Box::new(record));
+            index.make_delayed(task.slot, due_ms);
+        } else if index.close_task(task) {
+            retired = Some(index.remove(task.message));
+        }
+        drop(index);
+        let settlement = Settlement { ticket, retired, notification: born, lines };
+        self.settlements.borrow_mut().push_back(settlement);
+        self.settlement_added.notify_one();
+        None
+    }
+
+    /// STATE, or RETIRED with the last task of the message, and the DSN: one frame.
+    fn append_ending(
+        &self,
+        task: Task,
+        ending: &Ending,
+        record: &TaskRecord,
+        notification: Option<&Notification>,
+    ) -> Result<(Ticket, Option<Location>), AppendError> {
+        let (is_last, number) = {
+            let index = self.index.borrow();
+            let message = index.message(task.message).expect("a task keeps its message");
+            let is_last = message.open_task_count == 1 && !ending.is_open();
+            (is_last, u32::from(index.task(task.slot).number))
+        };
+        let mut payload = Vec::new();
+        if !is_last {
+            codec::write_state(record, &mut payload);
+        }
+        let state_payload = [payload.as_slice()];
+        let kind = if is_last { kind::RETIRED } else { kind::STATE };
+        let state =
+            Record { kind, flags: 0, id: task.message, aux: number, payload: &state_payload };
+        let Some(notification) = notification else {
+            let appended = self.journal.append(&[state], Append::Settle)?;
+            return Ok((appended.ticket, None));
+        };
+        let mut envelope = Vec::new();
+        codec::write_envelope(&notification.envelope, 0, &mut envelope);
+        let envelope_payload = [envelope.as_slice()];
+        let content_payload = [notification.content.as_slice()];
+        let record_of =
+            |kind, payload| Record { kind, flags: 0, id: notification.id, aux: 0, payload };
+        let records = [
+            record_of(kind::ENVELOPE, &envelope_payload),
+            record_of(kind::CONTENT, &content_payload),
+            state,
+        ];
+        let appended = self.journal.append(&records, Append::Settle)?;
+        Ok((appended.ticket, Some(appended.first)))
+    }
+
+    /// The absolute state of the task after this attempt.
+    fn record_of(&self, task: Task, ending: &Ending) -> TaskRecord {
+        let config = self.config.borrow();
+        let attempts = ending.message.attempts + 1;
+        let mut wait = retry_wait(attempts, clock::random_u64(), &config.queue);
+        if ending.attempt.in_doubt {
+            wait = wait.max(IN_DOUBT_WAIT);
+        }
+        let due_ms = ending.now_ms + wait.as_millis() as u64;
+        let due_ms = due_ms.min(ending.message.envelope.expires_ms.max(ending.now_ms + 1));
+        let earlier = self.index.borrow().task(task.slot).record.clone();
+        let mut record = TaskRecord {
+            attempts,
+            due_ms,
+            possible_duplicate: ending.attempt.in_doubt
+                || earlier.as_ref().is_some_and(|earlier| earlier.possible_duplicate),
+            groups: Vec::new(),
+        };
+        let settled = earlier.into_iter().flat_map(|earlier| earlier.groups);
+        record.groups.extend(settled.filter(|group| group.state.is_final()));
+        for outcome in &ending.outcomes {
+            let state = match outcome.outcome {
+                Outcome::Delivered => RecipientState::Delivered,
+                Outcome::Relayed => RecipientState::Relayed,
+                Outcome::Delayed => RecipientState::Delayed,
+                Outcome::Failed => RecipientState::Failed,
+            };
+            let reply = outcome.reply.to_string();
+            match record.groups.iter_mut().find(|it| it.state == state && *it.reply == *reply) {
+                Some(group) => group.recipient_indexes.push(outcome.recipient_index),
+                None => record.groups.push(Group {
+                    state,
+                    reply: reply.into(),
+                    recipient_indexes: vec![outcome.recipient_index],
+                }),
+            }
+        }
+        record
+    }
+
+    fn notify(&self, ending: &Ending, chunk: Option<&Vec<u8>>) -> Notification {
+        let content: &[u8] = match (&ending.message.content, chunk) {
+            (Content::Whole(content), _) => content,
+            (Content::Chunked { .. }, Some(chunk)) => chunk,
+            (Content::Chunked { .. }, None) => &[],
+        };
+        notification::compose(
+            self.journal.next_message_id(),
+            &self.config.borrow(),
+            &ending.message,
+            &ending.outcomes,
+            content,
+            ending.now_ms,
+        )
+    }
+
+    fn log_lines(&self, ending: &Ending) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let config = self.config.borrow();
+        if !config.log.outcomes {
+            return lines;
+        }
+        let envelope = &ending.message.envelope;
+        for outcome in &ending.outcomes {
+            let recipient = &envelope.recipients[usize::from(outcome.recipient_index)];
+            let record = OutcomeRecord {
+                time_ms: ending.now_ms,
+                queue_id: ending.message.id,
+                reverse_path: &envelope.reverse_path,
+                recipient: &recipient.address,
+                site: &ending.attempt.site,
+                outcome: outcome.outcome,
+                reply: &outcome.reply,
+                attempt: ending.message.attempts + 1,
+                queued: Duration::from_millis(ending.now_ms.saturating_sub(envelope.accepted_ms)),
+                attempt_duration: ending.attempt.duration,
+                possible_duplicate: ending.attempt.in_doubt,
+                bytes: envelope.content_bytes,
+            };
+            record.write(config.log.format, &mut lines);
+        }
+        lines
+    }
+
+    /// Lets every settlement up to `ticket` take effect.
+    fn apply_settlements(&self, ticket: Ticket) {
+        loop {
+            let mut settlements = self.settlements.borrow_mut();
+            if settlements.front().is_none_or(|next| next.ticket > ticket) {
+                return;
+            }
+            let settlement = settlements.pop_front().expect("looked at above");
+            drop(settlements);
+            if let Some(entry) = settlement.retired {
+                self.unpin(&entry);
+                self.metrics.queue.settled.add(1);
+            }
+            if let Some(born) = settlement.notification {
+                self.enter(born.id, born.location, Vec::new(), born.kept);
+            }
+            self.log.append(&settlement.lines);
+        }
+    }
+
+    /// The reply of the last attempt, or that the time is over without one.
+    fn last_reply(&self, task: Task) -> Reply {
+        let index = self.index.borrow();
+        let record = index.task(task.slot).record.as_ref();
+        let mut groups = record.into_iter().flat_map(|record| &record.groups);
+        let last = groups.find(|group| group.state == RecipientState::Delayed);
+        let text = match last {
+            Some(group) => format!("Message expired; last reply: {}", group.reply),
+            None => "Message expired before it could be tried".to_owned(),
+        };
+        Reply::with_text(451, status::DELIVERY_TIME_EXPIRED, text)
+    }
+}
+
+/// Pause before a record is tried again that found no room.
+const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
+/// Least wait when the message may have been taken: whoever took it has answered by then.
+const IN_DOUBT_WAIT: Duration = Duration::from_secs(15 * 60);

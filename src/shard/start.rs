@@ -1,0 +1,220 @@
+//! From a configuration to running shards.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::ask::Ask;
+use super::memo::Memo;
+use super::run::{self, Neighbours, Opened};
+use crate::config::Config;
+use crate::journal::OpenError;
+use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
+use crate::runtime::inbox::{InboxSender, inbox};
+use crate::runtime::net::BoundListener;
+use crate::runtime::{executor, thread};
+
+/// Why the server did not start. Nothing was accepted.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    Bind {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    /// A core that this process may not use was asked for.
+    Core {
+        core: usize,
+        allowed: Vec<usize>,
+    },
+    /// A shard's journal could not be opened.
+    Journal {
+        shard: usize,
+        error: OpenError,
+    },
+    /// A thread or its ring could not be made.
+    Thread {
+        name: String,
+        error: io::Error,
+    },
+    /// The shard's thread ended before it was ready.
+    Lost {
+        shard: usize,
+    },
+    DataDir {
+        path: PathBuf,
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Bind { address, error } => write!(
+                f,
+                "cannot listen on {address}: {error}; choose another [[listener]] address"
+            ),
+            StartError::Core { core, allowed } => {
+                write!(f, "[shards] cores names core {core}, this process may use {allowed:?}")
+            }
+            StartError::Journal { shard, error } => write!(f, "shard {shard}: {error}"),
+            StartError::Thread { name, error } => write!(f, "cannot start {name}: {error}"),
+            StartError::Lost { shard } => write!(f, "shard {shard} ended while it started"),
+            StartError::DataDir { path, error } => {
+                write!(f, "cannot use data_dir {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Listening sockets for every shard; nothing runs yet.
+pub struct Bound {
+    config: Arc<Config>,
+    cores: Vec<usize>,
+    /// By shard, then by listener.
+    listeners: Vec<Vec<BoundListener>>,
+}
+
+/// Binds every listener once for each shard. Call before privileges are dropped.
+pub fn bind(config: Arc<Config>) -> Result<Bound, StartError> {
+    let allowed = thread::allowed_cores()
+        .map_err(|error| StartError::Thread { name: "a pinned thread".into(), error })?;
+    let cores = match &config.shards.cores {
+        Some(cores) => {
+            if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
+                return Err(StartError::Core { core: *core, allowed });
+            }
+            cores.clone()
+        }
+        None => allowed,
+    };
+    let shard_count = config.shards.count.unwrap_or(cores.len()).clamp(1, SHARDS_MAX);
+    let mut listeners = Vec::new();
+    for _ in 0..shard_count {
+        let mut of_shard = Vec::new();
+        for listener in &config.listeners {
+            let address = listener.address;
+            let bound = BoundListener::bind(address)
+                .map_err(|error| StartError::Bind { address, error })?;
+            of_shard.push(bound);
+        }
+        listeners.push(of_shard);
+    }
+    Ok(Bound { config, cores, listeners })
+}
+
+impl Bound {
+    /// Where the first shard listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let listeners = self.listeners[0].iter();
+        listeners.filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    pub fn shard_count(&self) -> usize {
+        self.listeners.len()
+    }
+
+    /// The core of each shard.
+    pub fn cores(&self) -> Vec<usize> {
+        (0..self.shard_count()).map(|shard| self.cores[shard % self.cores.len()]).collect()
+    }
+
+    /// Opens every journal, then lets every shard accept. Returns once all do.
+    pub fn start(self) -> Result<Shards, StartError> {
+        let shard_count = self.shard_count();
+        let data_dir = self.config.data_dir.clone();
+        std::fs::create_dir_all(&data_dir)
+            .map_err(|error| StartError::DataDir { path: data_dir, error })?;
+        executor::start_watchdog(STALL_MAX)
+            .map_err(|error| StartError::Thread { name: "watchdog".into(), error })?;
+        let (senders, inboxes): (Vec<_>, Vec<_>) =
+            (0..shard_count).map(|_| inbox::<Memo>(INBOX_MESSAGES_MAX)).unzip();
+        let cores = self.cores();
+        let mut threads = Vec::new();
+        let mut openings = Vec::new();
+        let mut gates = Vec::new();
+        let of_shard = self.listeners.into_iter().zip(inboxes).enumerate();
+        for (shard, (listeners, inbox)) in of_shard {
+            let (opened_sender, opened) = mpsc::channel();
+            let (gate, gate_receiver) = inbox_of_one();
+            let neighbours = Neighbours { shard, senders: senders.clone() };
+            let config = self.config.clone();
+            let name = format!("shard-{shard}");
+            let thread = executor::spawn(&name, Some(cores[shard]), move || {
+                run::run(config, neighbours, listeners, inbox, opened_sender, gate_receiver)
+            })
+            .map_err(|error| StartError::Thread { name, error })?;
+            threads.push(thread);
+            openings.push(opened);
+            gates.push(gate);
+        }
+        let mut opened_shards = Vec::new();
+        for (shard, opened) in openings.into_iter().enumerate() {
+            let opened = opened.recv().map_err(|_| StartError::Lost { shard })?;
+            opened_shards.push(opened.map_err(|error| StartError::Journal { shard, error })?);
+        }
+        for gate in gates {
+            // A shard that has opened its journal waits at its gate.
+            let _ = gate.try_send(());
+        }
+        Ok(Shards { senders, threads, opened: opened_shards })
+    }
+}
+
+fn inbox_of_one() -> (InboxSender<()>, crate::runtime::inbox::Inbox<()>) {
+    inbox(1)
+}
+
+/// The running shards, as the control thread sees them.
+pub struct Shards {
+    senders: Vec<InboxSender<Memo>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    opened: Vec<Opened>,
+}
+
+impl Shards {
+    pub fn count(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// What each shard found in its journal.
+    pub fn opened(&self) -> &[Opened] {
+        &self.opened
+    }
+
+    /// A handle that other threads can ask through.
+    pub fn senders(&self) -> Vec<InboxSender<Memo>> {
+        self.senders.clone()
+    }
+
+    /// Gives the question back when the shard's inbox is full: ask again later.
+    pub fn ask(&self, shard: usize, ask: Ask) -> Result<(), Ask> {
+        ask_through(&self.senders[shard], ask)
+    }
+
+    /// Waits until every shard has drained. An error means that one died.
+    pub fn join(self) -> io::Result<()> {
+        for thread in self.threads {
+            thread.join().map_err(|_| io::Error::other("a shard panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a question into one inbox.
+pub fn ask_through(sender: &InboxSender<Memo>, ask: Ask) -> Result<(), Ask> {
+    sender.try_send(Memo::Ask(ask)).map_err(|memo| match memo {
+        Memo::Ask(ask) => ask,
+        Memo::Client(_) => unreachable!("what was sent comes back"),
+    })
+}
+
+/// An executor that stands still this long ends the process.
+const STALL_MAX: Duration = Duration::from_secs(10);
