@@ -9,6 +9,8 @@ mod failure;
 mod ids;
 mod latency;
 mod message;
+mod relay;
+mod sink;
 mod source;
 mod stop;
 mod units;
@@ -29,6 +31,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Source(source::Options),
+    Sink(sink::Options),
+    Relay(Box<relay::Options>),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Source(options) => source::run(options),
+        Command::Sink(options) => sink::run(options),
+        Command::Relay(options) => relay::run(*options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

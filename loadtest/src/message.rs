@@ -77,6 +77,23 @@ impl IdBlock {
     }
 }
 
+/// Whether a message arrived as it was sent, below trace fields that servers put on top.
+///
+/// `index_of` gives the index in the run for a sequence number.
+pub fn arrived_intact(received: &[u8], corpus: &Corpus, index_of: impl Fn(u64) -> u64) -> bool {
+    let (Some((run, sequence)), Some(at)) = (find_id(received), FIELD_FINDER.find(received)) else {
+        return false;
+    };
+    let template = corpus.template(index_of(sequence));
+    let mut block = Vec::new();
+    template.id_block.write(run, sequence, &mut block);
+    let (trace, sent) = received.split_at(at);
+    let only_trace = trace.split_inclusive(|byte| *byte == b'\n').all(|line| {
+        line.starts_with(b" ") || line.starts_with(b"\t") || line.starts_with(b"Received: ")
+    });
+    only_trace && sent.strip_prefix(&block[..]) == Some(&template.content[..])
+}
+
 /// Run and sequence number of the message whose content starts with `head`, if it is one of ours.
 pub fn find_id(head: &[u8]) -> Option<(RunId, u64)> {
     let at = FIELD_FINDER.find(head)?;
@@ -88,8 +105,32 @@ pub fn find_id(head: &[u8]) -> Option<(RunId, u64)> {
     Some((RunId(run), from_hex(&id[9..])?))
 }
 
+/// The messages of a run and the order in which they are sent.
+pub struct Corpus {
+    templates: Vec<Template>,
+    /// Indexes into `templates`.
+    pattern: Vec<usize>,
+}
+
+impl Corpus {
+    /// The .eml files of a directory in turn, or generated messages of a mix.
+    pub fn new(mix: &SizeMix, eml: Option<&Path>, reverse_path: &str) -> Result<Self, Failure> {
+        let Some(directory) = eml else {
+            return Ok(Self { templates: generate(mix, reverse_path), pattern: mix.pattern() });
+        };
+        let templates = load_directory(directory, reverse_path)?;
+        let pattern = (0..templates.len()).collect();
+        Ok(Self { templates, pattern })
+    }
+
+    /// Message `index` of the run.
+    pub fn template(&self, index: u64) -> &Template {
+        &self.templates[self.pattern[(index % self.pattern.len() as u64) as usize]]
+    }
+}
+
 /// One generated message of each size of the mix.
-pub fn generate(mix: &SizeMix, reverse_path: &str) -> Vec<Template> {
+fn generate(mix: &SizeMix, reverse_path: &str) -> Vec<Template> {
     let make = |(bytes, _): &(u64, u32)| {
         let id_block = IdBlock::LoadAndMessageId;
         let content = generated_content(*bytes as usize - id_block.bytes());
@@ -99,7 +140,7 @@ pub fn generate(mix: &SizeMix, reverse_path: &str) -> Vec<Template> {
 }
 
 /// Every .eml file of a directory in the order of names, CRLF-canonical.
-pub fn load_directory(directory: &Path, reverse_path: &str) -> Result<Vec<Template>, Failure> {
+fn load_directory(directory: &Path, reverse_path: &str) -> Result<Vec<Template>, Failure> {
     let unreadable =
         |error| Failure::no_input(format!("cannot read {}: {error}", directory.display()));
     let mut paths = Vec::new();
@@ -123,7 +164,7 @@ pub fn load_directory(directory: &Path, reverse_path: &str) -> Result<Vec<Templa
 }
 
 /// Every CR, LF and CRLF becomes CRLF; the last line gets one too.
-pub fn canonical(bytes: &[u8]) -> Vec<u8> {
+fn canonical(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 32 + 2);
     let mut rest = bytes;
     while let Some(end) = memchr::memchr2(b'\r', b'\n', rest) {
@@ -258,6 +299,27 @@ mod tests {
         check(b"X-Ringpost-Load: 0000002a 0000000000ff\r\n", None);
         check(b"X-Ringpost-Load: 0000002g-0000000000ff\r\n", None);
         check(b"", None);
+    }
+
+    #[test]
+    fn a_message_is_intact_only_when_every_octet_below_the_trace_is() {
+        let mix: SizeMix = "600,700".parse().expect("valid");
+        let corpus = Corpus::new(&mix, None, "a@b.test").expect("generated");
+        let mut sent = Vec::new();
+        corpus.template(3).id_block.write(RunId(1), 13, &mut sent);
+        sent.extend_from_slice(&corpus.template(3).content);
+        let check = |received: &[u8], expected: bool| {
+            assert_eq!(arrived_intact(received, &corpus, |sequence| sequence - 10), expected);
+        };
+        let traced = [b"Received: from x\r\n\tby y\r\n".as_slice(), &sent].concat();
+        check(&sent, true);
+        check(&traced, true);
+        check(&traced[..traced.len() - 1], false);
+        check(&[b"Subject: new\r\n".as_slice(), &sent].concat(), false);
+        let mut changed = traced;
+        let last = changed.len() - 3;
+        changed[last] ^= 1;
+        check(&changed, false);
     }
 
     #[test]

@@ -51,6 +51,11 @@ pub fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Checks a value that is handed on to a process of ours as it stands.
+pub fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned())
+}
+
 /// A set of cores: `0-3,8`. Ascending, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores(pub Vec<usize>);

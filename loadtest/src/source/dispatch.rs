@@ -89,6 +89,15 @@ impl Dispatch {
         }
     }
 
+    /// Time until another message is due, at least a step of the pace, at most `PACE_WAIT_MAX`.
+    fn until_due(&self) -> Duration {
+        let elapsed = self.started.elapsed();
+        let step = Duration::from_nanos(PACE_NS - elapsed.as_nanos() as u64 % PACE_NS);
+        let next_index = self.next_index.load(Ordering::Relaxed);
+        let due = self.schedule.map_or(elapsed, |schedule| schedule.intended(next_index));
+        due.saturating_sub(elapsed).clamp(step, PACE_WAIT_MAX)
+    }
+
     fn overdue(&self) -> u64 {
         let due = self.schedule.map_or(0, |schedule| schedule.due(self.started.elapsed()));
         due.saturating_sub(self.next_index.load(Ordering::Relaxed))
@@ -117,8 +126,7 @@ impl Turns {
             let (ticks, ticked) = inbox(1);
             thread::spawn("pace", None, move || {
                 while !dispatch.is_over() {
-                    let elapsed_ns = dispatch.started.elapsed().as_nanos() as u64;
-                    std::thread::sleep(Duration::from_nanos(PACE_NS - elapsed_ns % PACE_NS));
+                    std::thread::sleep(dispatch.until_due());
                     // A tick that was not taken yet says the same.
                     let _ = ticks.try_send(());
                 }
@@ -169,6 +177,8 @@ impl Turns {
     }
 }
 
+/// The end of a run is noticed within this.
+const PACE_WAIT_MAX: Duration = Duration::from_millis(50);
 /// Connections woken in one tick.
 const WAKES_MAX: u64 = 1024;
 

@@ -28,7 +28,7 @@ use crate::audit::SEQUENCE_END;
 use crate::failure::Failure;
 use crate::ids::{self, IdWriter, RunId};
 use crate::latency::LatencySummary;
-use crate::message::{self, Template};
+use crate::message::{Corpus, Template};
 use crate::units::{self, Cores, SizeMix};
 use crate::{stop, usage};
 use dispatch::{Dispatch, Turns};
@@ -114,9 +114,7 @@ pub struct Options {
 /// What all connections work through.
 pub struct Work {
     target: SocketAddr,
-    templates: Vec<Template>,
-    /// Indexes into `templates`, in the order they are sent.
-    pattern: Vec<usize>,
+    corpus: Corpus,
     recipient_lines: Vec<RecipientLines>,
     recipient_count: u16,
     pipelining: bool,
@@ -136,14 +134,8 @@ struct RecipientLines {
 
 impl Work {
     fn new(options: &Options, run: RunId) -> Result<Self, Failure> {
-        let templates = match &options.eml {
-            Some(directory) => message::load_directory(directory, &options.reverse_path)?,
-            None => message::generate(&options.size, &options.reverse_path),
-        };
-        let pattern = match options.eml {
-            Some(_) => (0..templates.len()).collect(),
-            None => options.size.pattern(),
-        };
+        let eml = options.eml.as_deref();
+        let corpus = Corpus::new(&options.size, eml, &options.reverse_path)?;
         let mut domains = options.domains.clone();
         if options.domain_count > 1 {
             let numbered = |domain: &String| {
@@ -162,8 +154,7 @@ impl Work {
         };
         Ok(Self {
             target: options.target,
-            templates,
-            pattern,
+            corpus,
             recipient_lines: (0..domains.len()).map(lines).collect(),
             recipient_count: options.recipients,
             pipelining: !options.no_pipelining,
@@ -177,7 +168,7 @@ impl Work {
     }
 
     fn template(&self, index: u64) -> &Template {
-        &self.templates[self.pattern[(index % self.pattern.len() as u64) as usize]]
+        self.corpus.template(index)
     }
 
     fn recipients(&self, index: u64) -> &[u8] {
