@@ -1,8 +1,52 @@
 //! Lost and duplicated messages, from what the source was promised and what the sink received.
 //!
-//! Pure, but for `ids`, which reads and writes the files.
+//! Pure, but for the subcommand, which reads two files.
+
+use std::path::PathBuf;
 
 use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::ids;
+
+/// Compares the record of a source with the record of a sink: what was lost, what came twice.
+///
+/// Fails (exit code 70) when anything was lost.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Record of the source (`source --record`).
+    pub accepted: PathBuf,
+    /// Record of the sink (`sink --record --run RUN`). Without --run it must have seen one run only.
+    pub received: PathBuf,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let read = |path: &PathBuf| {
+        ids::read(path)
+            .map_err(|error| Failure::no_input(format!("cannot read {}: {error}", path.display())))
+    };
+    let (_, accepted) = read(&options.accepted)?;
+    let (_, received) = read(&options.received)?;
+    let audit = compare(accepted, received);
+    if options.json {
+        println!("{}", serde_json::to_string(&audit).expect("an audit is plain values"));
+    } else {
+        println!("accepted   {:>12}", audit.accepted);
+        println!("relayed    {:>12}", audit.relayed);
+        println!("lost       {:>12}", audit.lost);
+        println!("duplicated {:>12}", audit.duplicated);
+        println!("in doubt   {:>12}", audit.in_doubt);
+    }
+    if audit.lost > 0 {
+        let (lost, examples) = (audit.lost, &audit.lost_examples);
+        return Err(Failure::broken_promise(format!("{lost} lost, for example {examples:?}")));
+    }
+    Ok(())
+}
 
 /// One recipient of one message of a run: sequence number and recipient index in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +82,7 @@ pub struct Audit {
 }
 
 /// Compares both sides; either may be in any order.
-pub fn audit(mut accepted: Vec<DeliveryId>, mut received: Vec<DeliveryId>) -> Audit {
+pub fn compare(mut accepted: Vec<DeliveryId>, mut received: Vec<DeliveryId>) -> Audit {
     accepted.sort_unstable();
     accepted.dedup();
     received.sort_unstable();
@@ -81,7 +125,7 @@ mod tests {
     }
 
     fn check(accepted: &[u64], received: &[u64], expected: (u64, u64, u64, u64)) {
-        let audit = audit(ids(accepted), ids(received));
+        let audit = compare(ids(accepted), ids(received));
         let found = (audit.relayed, audit.lost, audit.duplicated, audit.in_doubt);
         assert_eq!(found, expected, "{accepted:?} {received:?}");
     }
@@ -104,7 +148,7 @@ mod tests {
     fn recipients_of_one_message_are_apart() {
         let accepted = vec![DeliveryId::new(5, 0), DeliveryId::new(5, 1)];
         let received = vec![DeliveryId::new(5, 1), DeliveryId::new(5, 1)];
-        let audit = audit(accepted, received);
+        let audit = compare(accepted, received);
         assert_eq!((audit.lost, audit.duplicated), (1, 1));
         assert_eq!(audit.lost_examples, [5]);
     }

@@ -33,6 +33,7 @@ enum Command {
     Source(source::Options),
     Sink(sink::Options),
     Relay(Box<relay::Options>),
+    Audit(audit::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Source(options) => source::run(options),
         Command::Sink(options) => sink::run(options),
         Command::Relay(options) => relay::run(*options),
+        Command::Audit(options) => audit::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

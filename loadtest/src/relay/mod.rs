@@ -9,6 +9,7 @@
 mod accounting;
 mod child;
 mod figures;
+mod files;
 mod options;
 mod round;
 mod server;

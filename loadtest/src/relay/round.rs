@@ -5,19 +5,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ringpost::runtime::clock;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::accounting::{FlushCounter, Group, Memory};
 use super::child::{self, Process};
 use super::figures::Figures;
+use super::files::{
+    self, check_stop, count_ids, last_json, own_program, read_ids, server_program, wait_for_file,
+};
 use super::options::Options;
 use super::server::{Place, Server};
 use crate::audit::{self, Audit, DeliveryId};
 use crate::failure::Failure;
-use crate::ids::{self, RunId};
-use crate::message::{self, Corpus};
-use crate::{sink, source, stop, units};
+use crate::ids::RunId;
+use crate::message::Corpus;
+use crate::{sink, source, units};
 
 /// Who relays in this round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,88 +362,16 @@ impl<'a> Round<'a> {
     fn audit(&self, accepted: Vec<DeliveryId>) -> Result<Audit, Failure> {
         let mut received = read_ids(&self.received)?;
         received.retain(|id| id.sequence() < WARMUP_SEQUENCE);
-        Ok(audit::audit(accepted, received))
+        Ok(audit::compare(accepted, received))
     }
 
     /// Stored messages that differ from what was sent.
     fn verify(&self) -> Result<u64, Failure> {
         let mix = self.options.size.parse::<units::SizeMix>().map_err(Failure::usage)?;
         let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test")?;
-        let directory = self.directory.join("stored");
-        let unreadable =
-            |error| Failure::no_input(format!("cannot read {}: {error}", directory.display()));
-        let mut mismatched = 0;
-        for entry in fs::read_dir(&directory).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|extension| extension == "eml") {
-                let received = fs::read(&path).map_err(unreadable)?;
-                let index_of = |sequence| sequence % WARMUP_SEQUENCE;
-                if !message::arrived_intact(&received, &corpus, index_of) {
-                    mismatched += 1;
-                }
-            }
-        }
-        Ok(mismatched)
+        let index_of = |sequence| sequence % WARMUP_SEQUENCE;
+        files::mismatched(&self.directory.join("stored"), &corpus, index_of)
     }
-}
-
-/// The sink makes its record before it listens; it listens at once after.
-fn wait_for_file(sink: &mut Process, path: &Path) -> Result<(), Failure> {
-    let deadline = Instant::now() + STOP_PATIENCE;
-    while !path.exists() {
-        if let Some(status) = sink.ended() {
-            let words = sink.last_words();
-            return Err(Failure::unavailable(format!("the sink ended ({status}): {words}")));
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::unavailable("the sink does not start"));
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
-}
-
-fn own_program() -> Result<PathBuf, Failure> {
-    std::env::current_exe()
-        .map_err(|error| Failure::system(format!("cannot find this program: {error}")))
-}
-
-fn server_program(options: &Options) -> Result<PathBuf, Failure> {
-    let program = match &options.server {
-        Some(program) => program.clone(),
-        None => own_program()?.with_file_name("ringpost"),
-    };
-    if program.exists() {
-        return Ok(program);
-    }
-    Err(Failure::no_input(format!(
-        "there is no {}: build it (cargo build --release), or name it with --server",
-        program.display()
-    )))
-}
-
-/// The last line of a log: the report of a process that printed progress before.
-fn last_json<T: DeserializeOwned>(log: &Path, who: &str) -> Result<T, Failure> {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
-    serde_json::from_str(line).map_err(|_| {
-        let words: Vec<&str> = text.lines().rev().take(3).collect();
-        Failure::unavailable(format!("{who} gave no report: {}", words.join("; ")))
-    })
-}
-
-fn read_ids(path: &Path) -> Result<Vec<DeliveryId>, Failure> {
-    ids::read(path)
-        .map(|(_, ids)| ids)
-        .map_err(|error| Failure::no_input(format!("{}: {error}", path.display())))
-}
-
-fn count_ids(path: &Path) -> Result<u64, Failure> {
-    ids::count(path).map_err(|error| Failure::no_input(format!("{}: {error}", path.display())))
-}
-
-fn check_stop() -> Result<(), Failure> {
-    if stop::requested() { Err(Failure::unavailable("stopped by a signal")) } else { Ok(()) }
 }
 
 /// Sequence numbers of the warm-up begin here.

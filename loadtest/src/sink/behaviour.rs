@@ -131,11 +131,14 @@ impl FromStr for LatencyRule {
     }
 }
 
+/// Where a rule applies: a phase, of all domains or of one.
+type Place = (Phase, Option<String>);
+
 /// The personality of a sink: what it does to whom.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
     /// Rules for every domain by phase, and for one domain.
-    replies: HashMap<(Phase, Option<String>), Vec<(u16, f64)>>,
+    replies: HashMap<Place, Vec<(u16, f64)>>,
     latencies: HashMap<Option<String>, Latency>,
     pub drop_before_dot: f64,
     pub drop_after_dot: f64,

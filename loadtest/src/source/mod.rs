@@ -7,13 +7,14 @@
 //! **Start reading** at `run`, then `session::run`.
 
 mod dispatch;
+mod options;
 mod replies;
 mod session;
 mod tally;
+mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,165 +25,16 @@ use std::time::{Duration, Instant};
 use ringpost::runtime::{executor, task, thread, timer};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::SEQUENCE_END;
 use crate::failure::Failure;
 use crate::ids::{self, IdWriter, RunId};
 use crate::latency::LatencySummary;
-use crate::message::{Corpus, Template};
-use crate::units::{self, Cores, SizeMix};
 use crate::{stop, usage};
 use dispatch::{Dispatch, Turns};
+pub use options::Options;
 use session::Shard;
 use tally::{Counters, Tally};
 pub use tally::{Refusal, Totals};
-
-/// Sends messages to an SMTP server and measures it.
-///
-/// Closed loop: each connection sends its next message when the last one was answered. Open loop
-/// (--rate): messages are due at fixed times whatever the server does, and the transaction latency
-/// counts from the intended time, so a stalled server cannot hide what it kept waiting.
-#[derive(clap::Args, Clone, Debug)]
-pub struct Options {
-    /// Address of the SMTP server.
-    #[arg(long, default_value = "127.0.0.1:2525")]
-    pub target: SocketAddr,
-    /// Connections, held open through the run.
-    #[arg(long, default_value_t = 20)]
-    pub connections: usize,
-    /// Messages to send; each is tried once, refused ones count. Default without --duration: 10000.
-    #[arg(long)]
-    pub messages: Option<u64>,
-    /// Time after which no new message is begun.
-    #[arg(long, value_parser = units::duration)]
-    pub duration: Option<Duration>,
-    /// Message size, or a mix with weights: 2KiB:50,4KiB:30,100KiB:20.
-    #[arg(long, default_value = "4KiB")]
-    pub size: SizeMix,
-    /// Sends the .eml files of a directory, in turn, instead of generated messages.
-    #[arg(long, value_name = "DIR")]
-    pub eml: Option<PathBuf>,
-    /// Messages on one connection before it is closed and opened again.
-    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
-    pub messages_per_connection: u64,
-    /// Waits for the reply to each command (no RFC 2920 pipelining).
-    #[arg(long)]
-    pub no_pipelining: bool,
-    /// Sends content with BDAT (RFC 3030); with pipelining a message is one send, one round trip.
-    #[arg(long)]
-    pub bdat: bool,
-    /// Open loop: messages a second over all connections.
-    #[arg(long)]
-    pub rate: Option<f64>,
-    /// Recipients of each message.
-    #[arg(long, default_value_t = 1)]
-    pub recipients: u16,
-    /// Domains of the recipients, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "sink.test")]
-    pub domains: Vec<String>,
-    /// Instead of each domain D that many: d0.D, d1.D, and so on.
-    #[arg(long, default_value_t = 1)]
-    pub domain_count: usize,
-    /// Reverse-path of each message.
-    #[arg(long, default_value = "source@source.test")]
-    pub reverse_path: String,
-    /// Longest wait for a reply.
-    #[arg(long, value_parser = units::duration, default_value = "60s")]
-    pub reply_timeout: Duration,
-    /// How long a connection tries to reach a server that does not answer.
-    #[arg(long, value_parser = units::duration, default_value = "10s")]
-    pub patience: Duration,
-    /// Cores to run on, one thread each; all by default.
-    #[arg(long)]
-    pub cores: Option<Cores>,
-    /// Identity of the run in X-Ringpost-Load; random by default.
-    #[arg(long)]
-    pub run: Option<RunId>,
-    /// Sequence number of the first message.
-    #[arg(long, default_value_t = 0)]
-    pub first_sequence: u64,
-    /// Records the accepted ids in this file, for an audit against the sink's.
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
-    /// No line each second on standard error.
-    #[arg(long)]
-    pub quiet: bool,
-    /// Prints one JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What all connections work through.
-pub struct Work {
-    target: SocketAddr,
-    corpus: Corpus,
-    recipient_lines: Vec<RecipientLines>,
-    recipient_count: u16,
-    pipelining: bool,
-    bdat: bool,
-    messages_per_connection: u64,
-    reply_timeout: Duration,
-    patience: Duration,
-    run: RunId,
-    first_sequence: u64,
-}
-
-/// The RCPT commands of a message, together and one by one.
-struct RecipientLines {
-    all: Vec<u8>,
-    each: Vec<Vec<u8>>,
-}
-
-impl Work {
-    fn new(options: &Options, run: RunId) -> Result<Self, Failure> {
-        let eml = options.eml.as_deref();
-        let corpus = Corpus::new(&options.size, eml, &options.reverse_path)?;
-        let mut domains = options.domains.clone();
-        if options.domain_count > 1 {
-            let numbered = |domain: &String| {
-                let domain = domain.clone();
-                (0..options.domain_count).map(move |index| format!("d{index}.{domain}"))
-            };
-            domains = options.domains.iter().flat_map(numbered).collect();
-        }
-        let lines = |first: usize| {
-            let line = |index: u16| {
-                let domain = &domains[(first + usize::from(index)) % domains.len()];
-                format!("RCPT TO:<recipient-{index}@{domain}>\r\n").into_bytes()
-            };
-            let each: Vec<Vec<u8>> = (0..options.recipients).map(line).collect();
-            RecipientLines { all: each.concat(), each }
-        };
-        Ok(Self {
-            target: options.target,
-            corpus,
-            recipient_lines: (0..domains.len()).map(lines).collect(),
-            recipient_count: options.recipients,
-            pipelining: !options.no_pipelining,
-            bdat: options.bdat,
-            messages_per_connection: options.messages_per_connection,
-            reply_timeout: options.reply_timeout,
-            patience: options.patience,
-            run,
-            first_sequence: options.first_sequence,
-        })
-    }
-
-    fn template(&self, index: u64) -> &Template {
-        self.corpus.template(index)
-    }
-
-    fn recipients(&self, index: u64) -> &[u8] {
-        &self.lines(index).all
-    }
-
-    fn recipient(&self, index: u64, recipient_index: u16) -> &[u8] {
-        &self.lines(index).each[usize::from(recipient_index)]
-    }
-
-    fn lines(&self, index: u64) -> &RecipientLines {
-        &self.recipient_lines[(index % self.recipient_lines.len() as u64) as usize]
-    }
-}
+use work::Work;
 
 /// The outcome of a run, as `--json` prints it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -225,7 +77,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn send_all(options: &Options) -> Result<Report, Failure> {
-    check(options)?;
+    options.check()?;
     let run = options.run.unwrap_or_else(RunId::random);
     let work = Arc::new(Work::new(options, run)?);
     if let Some(path) = &options.record {
@@ -305,34 +157,6 @@ fn send_all(options: &Options) -> Result<Report, Failure> {
         errors: tally.errors(),
         own_cpu_us_per_accepted: own_cpu_us / totals.accepted.max(1) as f64,
     })
-}
-
-fn check(options: &Options) -> Result<(), Failure> {
-    let wrong = |text: &str| Err(Failure::usage(text));
-    if options.connections == 0 || options.connections > CONNECTIONS_MAX {
-        return wrong("--connections is 1 to 50000");
-    }
-    if options.recipients == 0 || options.recipients > RECIPIENTS_MAX {
-        return wrong("--recipients is 1 to 5000");
-    }
-    if options.domains.is_empty() || options.domain_count == 0 {
-        return wrong("--domains needs a domain and --domain-count is at least 1");
-    }
-    let line_count = options.domains.len() * options.domain_count * usize::from(options.recipients);
-    if line_count > RECIPIENT_LINES_MAX {
-        return wrong("domains times recipients is at most 1000000");
-    }
-    if options.messages_per_connection == 0 {
-        return wrong("--messages-per-connection is at least 1");
-    }
-    if options.rate.is_some_and(|rate| !(0.001..=10_000_000.0).contains(&rate)) {
-        return wrong("--rate is 0.001 to 10000000 messages a second");
-    }
-    let message_count = options.messages.unwrap_or(0);
-    if options.first_sequence.checked_add(message_count).is_none_or(|end| end > SEQUENCE_END / 2) {
-        return wrong("sequence numbers end at 2^47");
-    }
-    Ok(())
 }
 
 struct ShardStart {
@@ -434,7 +258,4 @@ fn print_table(report: &Report) {
 }
 
 const MESSAGES_DEFAULT: u64 = 10_000;
-const CONNECTIONS_MAX: usize = 50_000;
-const RECIPIENTS_MAX: u16 = 5_000;
-const RECIPIENT_LINES_MAX: usize = 1_000_000;
 const TICK: Duration = Duration::from_millis(10);

@@ -3,24 +3,25 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringpost::runtime::net::TcpStream;
 use ringpost::runtime::timer;
 
-use super::Work;
 use super::dispatch::{Turn, Turns};
 use super::replies::Replies;
 use super::tally::{Counters, Phase, Tally};
+use super::work::Work;
 use crate::audit::DeliveryId;
 use crate::ids::IdWriter;
 use crate::message::Template;
 
 /// What the connections of one shard share.
 pub struct Shard {
-    pub work: std::sync::Arc<Work>,
+    pub work: Arc<Work>,
     pub turns: Rc<Turns>,
-    pub counters: std::sync::Arc<[Counters]>,
+    pub counters: Arc<[Counters]>,
     /// Which of the counters are ours.
     pub index: usize,
     pub tally: RefCell<Tally>,
