@@ -61,3 +61,28 @@ fn main() -> ExitCode {
 }
 
 const EX_USAGE: u8 = 64;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn relay_makes_command_lines_that_source_and_sink_take() {
+        let line = "ringpost-loadtest relay --size 2KiB:5,4KiB:1 --recipients 3 --bdat \
+                    --eml mail --reply rcpt@a.test:450:5% --latency a.test=20ms --kill 2 \
+                    --drop-after-dot 5% --source-cores 0 --sink-cores 1 --domains a.test,b.test";
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("valid");
+        let Command::Relay(options) = cli.command else { panic!("a relay run") };
+        for arguments in [options.source_arguments(), options.sink_arguments()] {
+            let line = [vec!["ringpost-loadtest".to_owned()], arguments].concat();
+            assert!(Cli::try_parse_from(&line).is_ok(), "{line:?}");
+        }
+    }
+}

@@ -174,3 +174,64 @@ fn print_table(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: 
 
 /// A Postfix that accepts less at 20 connections is not the Postfix people run.
 const PEER_ACCEPTED_PER_S_MIN: f64 = 300.0;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::audit::Audit;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn outcome(accepted_per_s: f64, lost: u64) -> Outcome {
+        let lost_figure = lost as f64;
+        Outcome {
+            figures: Figures { accepted_per_s, lost: lost_figure, ..Figures::default() },
+            audit: Audit { accepted: 10, relayed: 10 - lost, lost, ..Audit::default() },
+            cpu_method: "a test",
+            details: json!({}),
+        }
+    }
+
+    fn object(arguments: &[&str], ours: &[Outcome], peers: &[Outcome]) -> Value {
+        let line = [&["relay"], arguments].concat();
+        let options = Line::try_parse_from(line).expect("valid").options;
+        to_json(&options, ours, peers, &Verdict::of(&options, ours, peers))
+    }
+
+    #[test]
+    fn the_object_holds_both_servers_and_their_ratio_under_the_same_keys() {
+        let (ours, peers) = ([outcome(9_000.0, 0)], [outcome(900.0, 0)]);
+        let object = object(&["--peer", "postfix"], &ours, &peers);
+        for key in ["accepted_per_s", "cpu_us_per_relayed", "p99_us", "rss_bytes", "lost"] {
+            for part in [&object, &object["peer"], &object["ratio"], &object["ratio_spread"]] {
+                assert!(part.get(key).is_some(), "{key}");
+            }
+        }
+        assert_eq!(object["ratio"]["accepted_per_s"], json!(10));
+        assert_eq!(object["valid"], json!(true));
+    }
+
+    #[test]
+    fn a_peer_that_is_held_up_makes_the_run_invalid() {
+        let (ours, peers) = ([outcome(9_000.0, 0)], [outcome(299.0, 0)]);
+        let check = |connections, valid| {
+            let arguments = ["--peer", "postfix", "--connections", connections];
+            assert_eq!(object(&arguments, &ours, &peers)["valid"], json!(valid));
+        };
+        check("20", false);
+        check("1", true);
+    }
+
+    #[test]
+    fn a_loss_makes_the_run_invalid() {
+        let object = object(&[], &[outcome(9_000.0, 1)], &[]);
+        assert_eq!((&object["valid"], &object["lost"]), (&json!(false), &json!(1)));
+        assert!(object.get("peer").is_none());
+    }
+}
