@@ -62,9 +62,10 @@ fn all_rounds(options: &Options) -> Result<(Vec<Outcome>, Vec<Outcome>), Failure
             let name = format!("{}-{round}-{}", side.name(), std::process::id());
             options.work_dir.join(name)
         };
-        ours.push(round::run(options, Side::Ringpost, &directory(Side::Ringpost))?);
-        if options.peer.is_some() {
-            peers.push(round::run(options, Side::Postfix, &directory(Side::Postfix))?);
+        let (first, second) = options.sides();
+        ours.push(round::run(options, first, &directory(first))?);
+        if let Some(second) = second {
+            peers.push(round::run(options, second, &directory(second))?);
         }
     }
     Ok((ours, peers))
@@ -111,16 +112,17 @@ fn to_json(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: &Ver
     let mut add = |name: &str, value: Value| {
         object.insert(name.to_owned(), value);
     };
-    add("server", json!(Side::Ringpost.name()));
+    let (first, second) = options.sides();
+    add("server", json!(first.name()));
     add("connections", json!(options.connections));
     add("size", json!(options.size));
     add("loop", json!(if options.rate.is_some() { "open" } else { "closed" }));
     add("spread", Value::Object(figures::spread(&our_figures)));
     let in_doubt: u64 = ours.iter().map(|outcome| outcome.audit.in_doubt).sum();
     add("in_doubt", json!(in_doubt));
-    if let Some(name) = &options.peer {
+    if let Some(second) = second {
         let comparison = figures::compare(&our_figures, &peer_figures);
-        add("peer_name", json!(name));
+        add("peer_name", json!(second.name()));
         add("peer", Value::Object(Figures::over_rounds(&peer_figures).to_json()));
         add("peer_spread", Value::Object(figures::spread(&peer_figures)));
         add("ratio", Value::Object(comparison.ratio));
@@ -142,12 +144,13 @@ fn to_json(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: &Ver
 
 fn print_table(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: &Verdict) {
     let (our_figures, peer_figures) = (figures_of(ours), figures_of(peers));
-    let peer = options.peer.as_deref().map(|name| (name, &peer_figures[..]));
+    let (first, second) = options.sides();
+    let peer = second.map(|side| (side.name(), &peer_figures[..]));
     println!(
         "{} connections, {} messages, {} rounds: medians; accepted, lost, duplicated: sums",
         options.connections, options.size, options.rounds
     );
-    println!("{}", figures::table(Side::Ringpost.name(), &our_figures, peer));
+    println!("{}", figures::table(first.name(), &our_figures, peer));
     for outcome in ours.iter().chain(peers) {
         let details = &outcome.details;
         println!(

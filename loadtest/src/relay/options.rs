@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::round::Side;
 use crate::sink::behaviour::{LatencyRule, ReplyRule};
 use crate::units::{self, Cores, SizeMix};
 
@@ -91,6 +92,9 @@ pub struct Options {
     /// Does the same work with another server as well: postfix.
     #[arg(long, value_parser = ["postfix"])]
     pub peer: Option<String>,
+    /// Runs the peer alone, to tune it.
+    #[arg(long, requires = "peer")]
+    pub peer_only: bool,
     /// Rounds; with a peer each round is one run of either.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
@@ -134,6 +138,15 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whose figures come first, and who is compared with it.
+    pub fn sides(&self) -> (Side, Option<Side>) {
+        match (self.peer.is_some(), self.peer_only) {
+            (_, true) => (Side::Postfix, None),
+            (true, false) => (Side::Ringpost, Some(Side::Postfix)),
+            (false, false) => (Side::Ringpost, None),
+        }
+    }
+
     /// Length of the run; a run with kills is long enough for them.
     pub fn run_duration(&self) -> Option<Duration> {
         let for_kills = Duration::from_millis(1_500) * self.kill;
