@@ -34,7 +34,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let made_work_dir = !options.work_dir.exists();
     let result = all_rounds(&options);
     if made_work_dir && !options.keep {
-        // Empty unless a round failed; then the logs stay.
+        // Empty unless a round left something to look into.
         let _ = std::fs::remove_dir(&options.work_dir);
     }
     let (ours, peers) = result?;

@@ -60,7 +60,8 @@ struct Round<'a> {
     kills_done: u32,
 }
 
-/// Runs one round in `directory`, which is removed afterwards unless it is to be kept.
+/// Runs one round in `directory`. It is removed afterwards, unless it is to be kept or the round
+/// failed or lost something.
 pub fn run(options: &Options, side: Side, directory: &Path) -> Result<Outcome, Failure> {
     fs::create_dir_all(directory).map_err(|error| {
         Failure::cannot_create(format!("cannot make {}: {error}", directory.display()))
@@ -68,14 +69,16 @@ pub fn run(options: &Options, side: Side, directory: &Path) -> Result<Outcome, F
     let directory = directory.canonicalize().map_err(|error| {
         Failure::cannot_create(format!("cannot use {}: {error}", directory.display()))
     })?;
-    let mut round = Round::start(options, side, directory.clone())?;
-    let outcome = round.measure()?;
-    drop(round);
-    if !options.keep {
-        // What cannot be removed is in a directory that the user named.
-        let _ = fs::remove_dir_all(&directory);
+    let measured =
+        Round::start(options, side, directory.clone()).and_then(|mut round| round.measure());
+    match &measured {
+        Ok(outcome) if outcome.audit.lost == 0 && !options.keep => {
+            // What cannot be removed is in a directory that the user named.
+            let _ = fs::remove_dir_all(&directory);
+        }
+        _ => eprintln!("queue, records and logs of this round: {}", directory.display()),
     }
-    Ok(outcome)
+    measured
 }
 
 impl<'a> Round<'a> {
