@@ -5,9 +5,16 @@
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
+mod defaults;
+mod explain;
+mod parse;
+mod values;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use parse::ConfigError;
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +36,7 @@ pub struct Config {
     pub delivery: Delivery,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,
-    /// Where mail goes for which no route matches; `None` refuses it at RCPT with 550 5.7.1... (no MX delivery yet).
+    /// Where mail goes for which no route matches; without one it is refused at RCPT.
     pub smarthost: Option<NextHop>,
     pub metrics: Metrics,
     pub log: Log,
@@ -155,8 +162,8 @@ pub struct Route {
     pub next_hop: NextHop,
 }
 
-/// `smtp://host:port` or `lmtp://host:port`; the host is an address literal or `localhost` (no DNS yet).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// `smtp://ADDRESS:PORT` or `lmtp://ADDRESS:PORT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NextHop {
     pub protocol: NextHopProtocol,
     pub address: SocketAddr,

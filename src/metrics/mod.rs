@@ -1,1 +1,167 @@
-//! (room under construction)
+//! Counters and latency histograms of a shard, merged when somebody asks.
+//!
+//! **Owns** the numbers and their names in the Prometheus text format.
+//! **Uses** `mail`. Plain cells: a shard counts alone, and gives copies away.
+//! **Holds** that counting costs an addition and no atomic.
+//! **Start reading** at `Metrics`.
+
+mod render;
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::mail::{Outcome, RecipientOutcome};
+
+pub use render::render;
+
+/// A number of one shard.
+#[derive(Default)]
+pub struct Counter(Cell<u64>);
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        self.0.set(self.0.get().wrapping_add(count));
+    }
+
+    pub fn sub(&self, count: u64) {
+        self.0.set(self.0.get().wrapping_sub(count));
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// Durations of one shard, in microseconds from 1 to an hour, to two digits.
+pub struct Latency(RefCell<Histogram<u64>>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 2);
+        Self(RefCell::new(histogram.expect("the bounds are valid")))
+    }
+}
+
+impl Latency {
+    pub fn record(&self, duration: Duration) {
+        let us = (duration.as_micros() as u64).clamp(1, LATENCY_US_MAX);
+        self.0.borrow_mut().saturating_record(us);
+    }
+}
+
+/// Declares the numbers once: field, kind for the scrape, help.
+macro_rules! numbers {
+    ($($room:ident { $($field:ident $kind:ident $help:literal;)* })*) => {
+        /// Every number of a shard, by room.
+        #[derive(Default)]
+        pub struct Metrics {
+            $(pub $room: $room::Numbers,)*
+            /// From end of data to the frame being durable.
+            pub commit_latency: Latency,
+            /// From acceptance to the next hop's 250.
+            pub relay_latency: Latency,
+        }
+
+        $(pub mod $room {
+            /// Numbers of this room.
+            #[derive(Default)]
+            pub struct Numbers {
+                $(#[doc = $help] pub $field: super::Counter,)*
+            }
+        })*
+
+        impl Metrics {
+            /// A copy to give away.
+            pub fn snapshot(&self) -> Snapshot {
+                Snapshot {
+                    values: vec![$($(self.$room.$field.value(),)*)*],
+                    commit_latency: self.commit_latency.0.borrow().clone(),
+                    relay_latency: self.relay_latency.0.borrow().clone(),
+                }
+            }
+        }
+
+        /// Name, kind and help of each value of a snapshot, in order.
+        const DESCRIPTIONS: &[Description] = &[$($(Description {
+            room: stringify!($room),
+            field: stringify!($field),
+            kind: stringify!($kind),
+            help: $help,
+        },)*)*];
+    };
+}
+
+numbers! {
+    reception {
+        sessions counter "SMTP sessions begun.";
+        sessions_open gauge "SMTP sessions open.";
+        sessions_refused counter "Sessions refused before the greeting.";
+        messages_accepted counter "Messages answered 250.";
+        bytes_accepted counter "Content octets of messages answered 250.";
+        messages_refused counter "Messages refused after their content.";
+        recipients_accepted counter "Recipients answered 250.";
+        recipients_refused counter "Recipients refused.";
+    }
+    journal {
+        frames counter "Frames written.";
+        flushes counter "Flushes of the log: one for each frame.";
+        records counter "Records written.";
+        bytes counter "Octets written to segments.";
+        segments gauge "Segments in the pool.";
+        segments_free gauge "Segments free.";
+    }
+    queue {
+        messages gauge "Messages queued.";
+        tasks gauge "Tasks queued: a message to one destination domain.";
+        held counter "Tasks held because they cannot be read back.";
+        settled counter "Messages all of whose recipients are settled.";
+        delivered counter "Recipients Delivered.";
+        relayed counter "Recipients Relayed.";
+        delayed counter "Attempts that left a recipient Delayed.";
+        failed counter "Recipients Failed.";
+    }
+    delivery {
+        attempts counter "Delivery attempts of tasks.";
+        connections counter "Connections opened to next hops.";
+        connections_open gauge "Connections open to next hops.";
+        connect_failures counter "Connections that could not be opened.";
+    }
+}
+
+impl queue::Numbers {
+    /// Counts what an attempt ended in.
+    pub fn count_outcomes(&self, outcomes: &[RecipientOutcome]) {
+        for outcome in outcomes {
+            match outcome.outcome {
+                Outcome::Delivered => self.delivered.add(1),
+                Outcome::Relayed => self.relayed.add(1),
+                Outcome::Delayed => self.delayed.add(1),
+                Outcome::Failed => self.failed.add(1),
+            }
+        }
+    }
+}
+
+struct Description {
+    room: &'static str,
+    field: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+/// The numbers of one shard at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// In the order of `DESCRIPTIONS`.
+    values: Vec<u64>,
+    commit_latency: Histogram<u64>,
+    relay_latency: Histogram<u64>,
+}
+
+const LATENCY_US_MAX: u64 = 3_600_000_000;

@@ -1,1 +1,11 @@
-//! (room under construction)
+//! Protocols as pure machines: octets and `now` in, events and octets out.
+//!
+//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, and DSNs.
+//! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
+//! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
+//! otherwise than the same input in one piece.
+//! **Start reading** at `smtp::server::Server::next`, then `smtp::client::Client`.
+
+pub mod dsn;
+pub mod message;
+pub mod smtp;

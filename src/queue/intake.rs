@@ -42,7 +42,8 @@ impl Refusal {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::NoSpace => Refusal::NoSpace,
+            // Waited for by the caller; what remains is that there is no room.
+            AppendError::NoSpace | AppendError::Later => Refusal::NoSpace,
             AppendError::TooLarge => Refusal::TooLarge,
         }
     }
@@ -101,7 +102,7 @@ impl Draft {
         taken
     }
 
-    /// Moves the full buffer into the journal. Suspends while too much there is not yet durable.
+    /// Moves the full buffer into the journal. Suspends while the frames there are full.
     pub async fn room(&mut self) -> Result<(), Refusal> {
         if self.buffer.len() == CHUNK_BYTES_MAX {
             self.spill().await?;
@@ -153,7 +154,7 @@ impl Draft {
             },
         ];
         let records = if chunk_count == 0 { &records[..] } else { &records[..1] };
-        let appended = inner.journal.append(records, Append::Message)?;
+        let appended = inner.journal.append_when_possible(records, Append::Message).await?;
         let location = appended.first;
         inner.journal.pin(location);
         inner.journal.durable(appended.ticket).await;
@@ -182,11 +183,10 @@ impl Draft {
             aux: spilled.chunks.len() as u32,
             payload: &payload,
         };
-        let appended = journal.append(&[chunk], Append::Message)?;
+        let appended = journal.append_when_possible(&[chunk], Append::Message).await?;
         journal.pin(appended.first);
         spilled.chunks.push(appended.first);
         self.buffer.clear();
-        journal.room().await;
         Ok(())
     }
 }

@@ -60,11 +60,8 @@ pub(super) fn compose(
         flags: envelope.flags,
     };
     let mut content = Vec::new();
-    let mut flags = EnvelopeFlags::default();
+    let mut flags = dsn::compose(&report, &mut content);
     flags.set(EnvelopeFlags::NOTIFICATION);
-    for flag in dsn::compose(&report, &mut content) {
-        flags.set(flag);
-    }
     Notification {
         id,
         envelope: Envelope {

@@ -174,7 +174,7 @@ impl Inner {
         let notification = ending.notifies.then(|| self.notify(&ending, chunk));
         let appended = match self.append_ending(task, &ending, &record, notification.as_ref()) {
             Ok(appended) => appended,
-            Err(AppendError::NoSpace) => return Some(ending),
+            Err(AppendError::NoSpace | AppendError::Later) => return Some(ending),
             Err(AppendError::TooLarge) => unreachable!("limits let a STATE and a DSN fit a frame"),
         };
         let (ticket, notification_at) = appended;
@@ -315,11 +315,11 @@ impl Inner {
                 site: &ending.attempt.site,
                 outcome: outcome.outcome,
                 reply: &outcome.reply,
-                attempt: ending.message.attempts + 1,
+                attempt_count: ending.message.attempts + 1,
                 queued: Duration::from_millis(ending.now_ms.saturating_sub(envelope.accepted_ms)),
-                attempt_duration: ending.attempt.duration,
+                attempt: ending.attempt.duration,
                 possible_duplicate: ending.attempt.in_doubt,
-                bytes: envelope.content_bytes,
+                content_bytes: envelope.content_bytes,
             };
             record.write(config.log.format, &mut lines);
         }
@@ -342,7 +342,7 @@ impl Inner {
             if let Some(born) = settlement.notification {
                 self.enter(born.id, born.location, Vec::new(), born.kept);
             }
-            self.log.append(&settlement.lines);
+            self.log.append(settlement.lines);
         }
     }
 

@@ -1,1 +1,89 @@
-//! (room under construction)
+//! From a forward-path to where its mail goes.
+//!
+//! **Owns** the table of routes.
+//! **Uses** `config`, `mail`. No DNS yet: every next hop is configured.
+//! **Holds** that a domain resolves to one next hop, or to the reply that refuses it.
+//! **Start reading** at `Routes::resolve`.
+
+use std::collections::HashMap;
+
+use crate::config::{Config, NextHop};
+use crate::mail::{EnhancedStatusCode, Reply};
+
+/// The routes of one configuration.
+pub struct Routes {
+    exact: HashMap<String, NextHop>,
+    /// By the suffix behind `*.`.
+    wildcard: HashMap<String, NextHop>,
+    smarthost: Option<NextHop>,
+    hostname: String,
+}
+
+impl Routes {
+    pub fn new(config: &Config) -> Self {
+        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
+        for route in &config.routes {
+            match route.domain.strip_prefix("*.") {
+                Some(suffix) => wildcard.insert(suffix.to_owned(), route.next_hop),
+                None => exact.insert(route.domain.clone(), route.next_hop),
+            };
+        }
+        let hostname = config.hostname.to_ascii_lowercase();
+        Self { exact, wildcard, smarthost: config.smarthost, hostname }
+    }
+
+    /// The next hop for a domain in any case; empty is this host (a bare `Postmaster`).
+    ///
+    /// The exact domain wins, then the longest wildcard, then the smarthost.
+    pub fn resolve(&self, domain: &str) -> Result<NextHop, Reply> {
+        let domain = domain.to_ascii_lowercase();
+        let domain = if domain.is_empty() { &self.hostname } else { &domain };
+        if let Some(next_hop) = self.exact.get(domain) {
+            return Ok(*next_hop);
+        }
+        let mut rest = domain.as_str();
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(next_hop) = self.wildcard.get(suffix) {
+                return Ok(*next_hop);
+            }
+            rest = suffix;
+        }
+        self.smarthost.ok_or(NO_ROUTE)
+    }
+}
+
+const NO_ROUTE: Reply =
+    Reply::new(550, EnhancedStatusCode::new(5, 4, 4), "No route to this domain");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{NextHopProtocol, Route};
+
+    #[test]
+    fn the_exact_domain_wins_then_the_longest_wildcard_then_the_smarthost() {
+        let hop = |port: u16| NextHop {
+            protocol: NextHopProtocol::Smtp,
+            address: ([127, 0, 0, 1], port).into(),
+        };
+        let route = |domain: &str, port| Route { domain: domain.into(), next_hop: hop(port) };
+        let mut config = Config::embedded();
+        config.hostname = "MX.test".into();
+        config.smarthost = None;
+        config.routes = vec![
+            route("a.test", 1),
+            route("*.a.test", 2),
+            route("*.b.a.test", 3),
+            route("mx.test", 4),
+        ];
+        let routes = Routes::new(&config);
+        for (domain, port) in
+            [("A.Test", 1), ("x.a.test", 2), ("x.y.a.test", 2), ("x.b.a.test", 3), ("", 4)]
+        {
+            assert_eq!(routes.resolve(domain), Ok(hop(port)), "{domain}");
+        }
+        assert_eq!(routes.resolve("test"), Err(NO_ROUTE));
+        config.smarthost = Some(hop(9));
+        assert_eq!(Routes::new(&config).resolve("test"), Ok(hop(9)));
+    }
+}

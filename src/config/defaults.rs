@@ -1,0 +1,101 @@
+//! What holds where a file says nothing, and what holds without a file.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::{
+    BareNewline, Config, Delivery, Durability, Journal, Listener, Log, LogFormat, Metrics, Network,
+    NextHop, NextHopProtocol, Queue, Reception, Shards,
+};
+
+impl Default for Config {
+    /// A file must add at least a listener, and says where mail goes.
+    fn default() -> Self {
+        Self {
+            hostname: machine_name(),
+            node: 0,
+            data_dir: "ringpost-data".into(),
+            user: None,
+            group: None,
+            shards: Shards {
+                cores: None,
+                count: None,
+                control_core: None,
+                drain: Duration::from_secs(30),
+            },
+            listeners: Vec::new(),
+            reception: Reception {
+                relay_networks: loopback(),
+                message_bytes_max: 64 << 20,
+                recipients_max: 1000,
+                errors_max: 20,
+                idle_timeout: Duration::from_secs(300),
+                content_timeout: Duration::from_secs(1800),
+                sessions_max: 20_000,
+                sessions_per_client_max: 1000,
+                messages_per_session_max: 1_000_000,
+                received_fields_max: 50,
+                bare_newline: BareNewline::Refuse,
+            },
+            journal: Journal {
+                segment_bytes: 64 << 20,
+                bytes_max: 16 << 30,
+                min_free_bytes: 1 << 30,
+                durability: Durability::Fdatasync,
+            },
+            queue: Queue {
+                retry_wait_min: Duration::from_secs(5 * 60),
+                retry_wait_max: Duration::from_secs(4 * 3600),
+                lifetime: Duration::from_secs(5 * 86_400),
+                content_cache_bytes: 64 << 20,
+                messages_max: 10_000_000,
+            },
+            delivery: Delivery {
+                ehlo_name: None,
+                connections_max: 20,
+                messages_per_connection_max: 10_000,
+                idle_timeout: Duration::from_secs(10),
+                connect_timeout: Duration::from_secs(30),
+                command_timeout: Duration::from_secs(300),
+                content_timeout: Duration::from_secs(180),
+                end_of_data_timeout: Duration::from_secs(600),
+            },
+            routes: Vec::new(),
+            smarthost: None,
+            metrics: Metrics { listen: None },
+            log: Log { path: None, format: LogFormat::Text, outcomes: true },
+        }
+    }
+}
+
+impl Config {
+    /// What `ringpost` runs without a file: loopback only, everything to the load generator's
+    /// sink, nothing to the internet.
+    pub fn embedded() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut config = Self {
+            listeners: vec![Listener { address: local(2525) }],
+            smarthost: Some(NextHop { protocol: NextHopProtocol::Smtp, address: local(2526) }),
+            metrics: Metrics { listen: Some(local(2080)) },
+            ..Self::default()
+        };
+        config.reception.sessions_per_client_max = 10_000;
+        // Whoever tries it out sees a sink that comes up later.
+        config.queue.retry_wait_min = Duration::from_secs(10);
+        config
+    }
+}
+
+fn loopback() -> Vec<Network> {
+    vec![
+        Network { address: Ipv4Addr::new(127, 0, 0, 0).into(), prefix_bits: 8 },
+        Network { address: Ipv6Addr::LOCALHOST.into(), prefix_bits: 128 },
+    ]
+}
+
+/// The kernel's name for this machine.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if crate::mail::address::is_domain(name) { name.to_owned() } else { "localhost".to_owned() }
+}

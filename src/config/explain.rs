@@ -1,0 +1,122 @@
+//! The effective configuration as a file that says the same.
+
+use std::fmt::Write;
+
+use super::Config;
+use super::parse::{BARE_NEWLINES, DURABILITIES, LOG_FORMATS};
+use super::values::{write_duration, write_size};
+
+impl Config {
+    /// Every key with its value, in the form that `Config::parse` reads.
+    pub fn explain(&self) -> String {
+        let mut out = Out(String::new());
+        out.text("hostname", Some(&self.hostname));
+        out.plain("node", self.node);
+        out.text("data_dir", self.data_dir.to_str());
+        out.text("user", self.user.as_deref());
+        out.text("group", self.group.as_deref());
+        out.text("smarthost", self.smarthost.map(|hop| hop.to_string()).as_deref());
+        out.table("[shards]");
+        match &self.shards.cores {
+            Some(cores) => out.plain("cores", format_args!("{cores:?}")),
+            None => out.text("cores", Some("auto")),
+        }
+        out.optional("count", self.shards.count);
+        out.optional("control_core", self.shards.control_core);
+        out.text("drain", Some(&write_duration(self.shards.drain)));
+        for listener in &self.listeners {
+            out.table("[[listener]]");
+            out.text("address", Some(&listener.address.to_string()));
+        }
+        let it = &self.reception;
+        out.table("[reception]");
+        let networks: Vec<String> = it.relay_networks.iter().map(|net| net.to_string()).collect();
+        out.plain("relay_networks", format_args!("{networks:?}"));
+        out.text("message_bytes_max", Some(&write_size(it.message_bytes_max)));
+        out.plain("recipients_max", it.recipients_max);
+        out.plain("errors_max", it.errors_max);
+        out.text("idle_timeout", Some(&write_duration(it.idle_timeout)));
+        out.text("content_timeout", Some(&write_duration(it.content_timeout)));
+        out.plain("sessions_max", it.sessions_max);
+        out.plain("sessions_per_client_max", it.sessions_per_client_max);
+        out.plain("messages_per_session_max", it.messages_per_session_max);
+        out.plain("received_fields_max", it.received_fields_max);
+        out.choice("bare_newline", it.bare_newline, BARE_NEWLINES);
+        let it = &self.journal;
+        out.table("[journal]");
+        out.text("segment_bytes", Some(&write_size(it.segment_bytes)));
+        out.text("bytes_max", Some(&write_size(it.bytes_max)));
+        out.text("min_free_bytes", Some(&write_size(it.min_free_bytes)));
+        out.choice("durability", it.durability, DURABILITIES);
+        let it = &self.queue;
+        out.table("[queue]");
+        out.text("retry_wait_min", Some(&write_duration(it.retry_wait_min)));
+        out.text("retry_wait_max", Some(&write_duration(it.retry_wait_max)));
+        out.text("lifetime", Some(&write_duration(it.lifetime)));
+        out.text("content_cache_bytes", Some(&write_size(it.content_cache_bytes as u64)));
+        out.plain("messages_max", it.messages_max);
+        let it = &self.delivery;
+        out.table("[delivery]");
+        out.text("ehlo_name", it.ehlo_name.as_deref());
+        out.plain("connections_max", it.connections_max);
+        out.plain("messages_per_connection_max", it.messages_per_connection_max);
+        out.text("idle_timeout", Some(&write_duration(it.idle_timeout)));
+        out.text("connect_timeout", Some(&write_duration(it.connect_timeout)));
+        out.text("command_timeout", Some(&write_duration(it.command_timeout)));
+        out.text("content_timeout", Some(&write_duration(it.content_timeout)));
+        out.text("end_of_data_timeout", Some(&write_duration(it.end_of_data_timeout)));
+        for route in &self.routes {
+            out.table("[[route]]");
+            out.text("domain", Some(&route.domain));
+            out.text("next_hop", Some(&route.next_hop.to_string()));
+        }
+        out.table("[metrics]");
+        out.text("listen", self.metrics.listen.map(|address| address.to_string()).as_deref());
+        out.table("[log]");
+        out.text("path", self.log.path.as_ref().and_then(|path| path.to_str()));
+        out.choice("format", self.log.format, LOG_FORMATS);
+        out.plain("outcomes", self.log.outcomes);
+        out.0
+    }
+}
+
+struct Out(String);
+
+impl Out {
+    fn table(&mut self, header: &str) {
+        // Writing into memory does not fail, here and below.
+        let _ = writeln!(self.0, "\n{header}");
+    }
+
+    fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn optional(&mut self, key: &str, value: Option<impl std::fmt::Display>) {
+        if let Some(value) = value {
+            self.plain(key, value);
+        }
+    }
+
+    fn text(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            let mut quoted = String::from("\"");
+            for c in value.chars() {
+                match c {
+                    '"' | '\\' => quoted.extend(['\\', c]),
+                    c if c.is_control() => {
+                        let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+                    }
+                    c => quoted.push(c),
+                }
+            }
+            quoted.push('"');
+            self.plain(key, quoted);
+        }
+    }
+
+    fn choice<T: PartialEq>(&mut self, key: &str, value: T, choices: &[(&str, T)]) {
+        let name = choices.iter().find(|(_, it)| *it == value).map(|(name, _)| *name);
+        self.text(key, name);
+    }
+}

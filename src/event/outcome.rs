@@ -1,0 +1,125 @@
+//! The outcome of one recipient in one attempt.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::config::LogFormat;
+use crate::mail::{Outcome, QueueId, Reply};
+
+pub struct OutcomeRecord<'a> {
+    /// Unix milliseconds.
+    pub time_ms: u64,
+    pub queue_id: QueueId,
+    /// Empty for the null reverse-path.
+    pub reverse_path: &'a str,
+    pub recipient: &'a str,
+    /// The next hop in words.
+    pub site: &'a str,
+    pub outcome: Outcome,
+    pub reply: &'a Reply,
+    /// 1-based.
+    pub attempt_count: u32,
+    /// From acceptance to now.
+    pub queued: Duration,
+    /// From taking the task to the outcome.
+    pub attempt: Duration,
+    pub possible_duplicate: bool,
+    pub content_bytes: u64,
+}
+
+impl OutcomeRecord<'_> {
+    /// Appends the record as one line.
+    pub fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
+        let status = self.reply.status.map_or_else(String::new, |status| status.to_string());
+        let time = self.time_ms as f64 / 1000.0;
+        let queued = self.queued.as_secs_f64();
+        let attempt = self.attempt.as_secs_f64();
+        let outcome = self.outcome.as_str();
+        let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
+        // Writing into memory does not fail.
+        let _ = match format {
+            LogFormat::Text => write!(
+                out,
+                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} attempt={attempt_count} \
+                 code={} status={status} queued={queued:.3} took={attempt:.3} bytes={bytes} \
+                 duplicate={} reply=\"{}\"\n",
+                Escaped(self.reverse_path),
+                Escaped(self.recipient),
+                Escaped(self.site),
+                reply.code,
+                self.possible_duplicate,
+                Escaped(&reply.text),
+            ),
+            LogFormat::Json => writeln!(
+                out,
+                "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\"from\":\"{}\",\
+                 \"to\":\"{}\",\"site\":\"{}\",\"attempt\":{attempt_count},\"code\":{},\
+                 \"status\":\"{status}\",\"queued\":{queued:.3},\"took\":{attempt:.3},\
+                 \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
+                Escaped(self.reverse_path),
+                Escaped(self.recipient),
+                Escaped(self.site),
+                reply.code,
+                self.possible_duplicate,
+                Escaped(&reply.text),
+            ),
+        };
+    }
+}
+
+/// Text between quotes, in the escapes of JSON: no quote, no control character gets through.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plain = |c: char| c != '"' && c != '\\' && !c.is_control();
+        let mut rest = self.0;
+        while let Some(at) = rest.find(|c| !plain(c)) {
+            f.write_str(&rest[..at])?;
+            let c = rest[at..].chars().next().expect("found above");
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                '\n' => f.write_str("\\n")?,
+                c => write!(f, "\\u{:04x}", u32::from(c))?,
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        f.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::status;
+
+    #[test]
+    fn hostile_text_stays_in_its_line_and_field() {
+        let reply =
+            Reply::with_text(550, status::BAD_MAILBOX, "no\r\ntime=0 \"x\" \\ \u{85}ü".into());
+        let record = OutcomeRecord {
+            time_ms: 1_500,
+            queue_id: QueueId { node: 0, shard: 1, message: 2 },
+            reverse_path: "",
+            recipient: "\"a\nb\"@c.test",
+            site: "smtp://127.0.0.1:25",
+            outcome: Outcome::Failed,
+            reply: &reply,
+            attempt_count: 1,
+            queued: Duration::from_millis(1_250),
+            attempt: Duration::from_millis(250),
+            possible_duplicate: false,
+            content_bytes: 7,
+        };
+        let mut text = Vec::new();
+        record.write(LogFormat::Text, &mut text);
+        assert_eq!(text.iter().filter(|octet| **octet == b'\n').count(), 1);
+        let mut json = Vec::new();
+        record.write(LogFormat::Json, &mut json);
+        let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(value["reply"], "no\r\ntime=0 \"x\" \\ \u{85}ü");
+        assert_eq!(value["to"], "\"a\nb\"@c.test");
+        assert_eq!(value["status"], "5.1.1");
+        assert_eq!(value["queued"], 1.25);
+    }
+}

@@ -1,0 +1,127 @@
+//! From a shard to the log file, without ever waiting for the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+
+use crossbeam_queue::ArrayQueue;
+
+/// Where a shard puts finished lines. Clones lead to the same log.
+#[derive(Clone)]
+pub struct LogSink {
+    shared: Arc<Shared>,
+    writer: Thread,
+}
+
+struct Shared {
+    batches: ArrayQueue<Vec<u8>>,
+    parked: AtomicBool,
+    reopen: AtomicBool,
+    stop: AtomicBool,
+    dropped_batches: AtomicU64,
+}
+
+impl LogSink {
+    /// Hands over whole lines. When the log is too slow they are dropped and counted.
+    pub fn append(&self, lines: Vec<u8>) {
+        if lines.is_empty() {
+            return;
+        }
+        if self.shared.batches.push(lines).is_err() {
+            self.shared.dropped_batches.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.shared.parked.swap(false, Ordering::SeqCst) {
+            self.writer.unpark();
+        }
+    }
+
+    /// Batches lost to a slow log since the start.
+    pub fn dropped_batches(&self) -> u64 {
+        self.shared.dropped_batches.load(Ordering::Relaxed)
+    }
+
+    /// Opens the file anew before the next line: it has been rotated.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The thread that writes the log.
+pub struct LogWriter {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl LogWriter {
+    /// Starts writing to the end of the file, or to standard output.
+    pub fn start(path: Option<PathBuf>) -> io::Result<(LogWriter, LogSink)> {
+        let shared = Arc::new(Shared {
+            batches: ArrayQueue::new(BATCHES_MAX),
+            parked: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            dropped_batches: AtomicU64::new(0),
+        });
+        let mut output = open(path.as_ref())?;
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new().name("log-file".into()).spawn(move || {
+            let mut batch = Vec::new();
+            loop {
+                while batch.len() < WRITE_BYTES
+                    && let Some(lines) = of_thread.batches.pop()
+                {
+                    batch.extend_from_slice(&lines);
+                }
+                if of_thread.reopen.swap(false, Ordering::SeqCst) {
+                    match open(path.as_ref()) {
+                        Ok(file) => output = file,
+                        Err(error) => eprintln!("ringpost: log not reopened: {error}"),
+                    }
+                }
+                if !batch.is_empty() {
+                    if let Err(error) = output.write_all(&batch) {
+                        eprintln!("ringpost: log not written: {error}");
+                    }
+                    batch.clear();
+                    continue;
+                }
+                if of_thread.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                of_thread.parked.store(true, Ordering::SeqCst);
+                if of_thread.batches.is_empty() && !of_thread.stop.load(Ordering::SeqCst) {
+                    std::thread::park_timeout(std::time::Duration::from_secs(1));
+                }
+                of_thread.parked.store(false, Ordering::SeqCst);
+            }
+        })?;
+        let sink = LogSink { shared: shared.clone(), writer: thread.thread().clone() };
+        Ok((LogWriter { shared, thread }, sink))
+    }
+
+    /// Writes what is waiting, then ends.
+    pub fn stop(self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.thread.thread().unpark();
+        // A writer that panicked has said so.
+        let _ = self.thread.join();
+    }
+}
+
+fn open(path: Option<&PathBuf>) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match path {
+        Some(path) => {
+            let file: File = OpenOptions::new().create(true).append(true).open(path)?;
+            Box::new(file)
+        }
+        None => Box::new(io::stdout()),
+    })
+}
+
+/// Batches waiting for the writer.
+const BATCHES_MAX: usize = 16 * 1024;
+/// What one write gathers at most.
+const WRITE_BYTES: usize = 256 * 1024;

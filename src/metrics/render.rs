@@ -1,0 +1,102 @@
+//! Snapshots as Prometheus reads them (text format 0.0.4).
+
+use std::fmt::Write;
+
+use hdrhistogram::Histogram;
+
+use super::{DESCRIPTIONS, Snapshot};
+
+/// Renders the snapshots of all shards, by shard for counts, merged for latencies.
+pub fn render(shards: &[Snapshot]) -> String {
+    let mut text = String::new();
+    for (index, it) in DESCRIPTIONS.iter().enumerate() {
+        let suffix = if it.kind == "counter" { "_total" } else { "" };
+        let name = format!("ringpost_{}_{}{suffix}", it.room, it.field);
+        // Writing into memory does not fail.
+        let _ = writeln!(text, "# HELP {name} {}", it.help);
+        let _ = writeln!(text, "# TYPE {name} {}", it.kind);
+        for (shard, snapshot) in shards.iter().enumerate() {
+            let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", snapshot.values[index]);
+        }
+    }
+    let commit = "From end of data to the frame being durable.";
+    render_latency(&mut text, "commit", commit, shards, |it| &it.commit_latency);
+    let relay = "From acceptance to the 250 of the next hop.";
+    render_latency(&mut text, "relay", relay, shards, |it| &it.relay_latency);
+    text
+}
+
+fn render_latency(
+    text: &mut String,
+    what: &str,
+    help: &str,
+    shards: &[Snapshot],
+    of: impl Fn(&Snapshot) -> &Histogram<u64>,
+) {
+    let Some((first, rest)) = shards.split_first() else { return };
+    let mut merged = of(first).clone();
+    for shard in rest {
+        merged.add(of(shard)).expect("histograms of one shape");
+    }
+    let name = format!("ringpost_{what}_latency_seconds");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for bound_us in BOUNDS_US {
+        let count = merged.count_between(0, *bound_us);
+        let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {count}", *bound_us as f64 / 1e6);
+    }
+    let count = merged.len();
+    let sum = merged.mean() * count as f64 / 1e6;
+    let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}");
+    let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {count}");
+}
+
+/// From a tenth of a millisecond to a day's worth of patience.
+const BOUNDS_US: &[u64] = &[
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    60_000_000,
+    600_000_000,
+    3_600_000_000,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn shards_are_told_apart_and_latencies_are_merged() {
+        let (one, two) = (Metrics::default(), Metrics::default());
+        one.reception.messages_accepted.add(3);
+        two.journal.flushes.add(7);
+        one.commit_latency.record(Duration::from_millis(2));
+        two.commit_latency.record(Duration::from_millis(200));
+        let text = render(&[one.snapshot(), two.snapshot()]);
+        for line in [
+            "ringpost_reception_messages_accepted_total{shard=\"0\"} 3",
+            "ringpost_journal_flushes_total{shard=\"1\"} 7",
+            "ringpost_commit_latency_seconds_bucket{le=\"0.001\"} 0",
+            "ringpost_commit_latency_seconds_bucket{le=\"0.0025\"} 1",
+            "ringpost_commit_latency_seconds_count 2",
+            "# TYPE ringpost_queue_messages gauge",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+        }
+    }
+}

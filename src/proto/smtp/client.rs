@@ -1,0 +1,431 @@
+//! The client's half of an SMTP or LMTP session, without sockets.
+//!
+//! One mail transaction at a time. Towards a server with PIPELINING all commands go in one write;
+//! with CHUNKING the content goes in the same write (RFC 2920, RFC 3030): one round trip a message.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::ops::Range;
+
+use super::reply_reader::{ReplyReader, Taken};
+use super::server::Dialect;
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Reply, status};
+
+/// What the server said it can do (RFC 5321 §4.1.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    pub pipelining: bool,
+    pub chunking: bool,
+    pub eight_bit_mime: bool,
+    pub smtputf8: bool,
+    /// SIZE was offered; 0 for no fixed limit.
+    pub size: Option<u64>,
+}
+
+/// A message to send.
+pub struct Transaction<'a> {
+    /// Empty for the null reverse-path.
+    pub reverse_path: &'a str,
+    pub recipients: &'a [&'a str],
+    pub flags: EnvelopeFlags,
+    /// Header prefix and content together.
+    pub message_bytes: u64,
+}
+
+/// How a transaction begins.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Write the commands, then the content as it is, at once; then `content_sent`.
+    ContentFollows,
+    /// Write the commands and wait for events.
+    Wait,
+    /// This server cannot take the message: nothing is to be sent.
+    Refused(Reply),
+}
+
+/// What happened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Read more; what was not consumed comes again with more behind it.
+    NeedInput,
+    /// Greeting and EHLO are done.
+    Ready,
+    /// Write what is in `out`.
+    Write,
+    /// The server waits for content: dot-stuffed, ended by CRLF.CRLF; then `content_sent`.
+    SendContent,
+    /// The transaction is over; the reply that decided each recipient, in order.
+    Done(Vec<Reply>),
+    /// The server closes, or talks nonsense; see `lost` for an open transaction.
+    Closed(Reply),
+}
+
+/// Where an open transaction stood when the connection was lost.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The reply that decided each recipient, `None` where none came.
+    pub replies: Vec<Option<Reply>>,
+    /// The end of data was sent and not answered: the server may have taken the message.
+    pub in_doubt: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Greeting,
+    Ehlo,
+    Helo,
+    Idle,
+    Transaction,
+    Quit,
+    Closed,
+}
+
+/// A command of the transaction whose reply is awaited, or that is not yet sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// End of data in either form; in LMTP one for each accepted recipient.
+    Final(Option<usize>),
+}
+
+/// One session.
+pub struct Client {
+    dialect: Dialect,
+    ehlo_name: Box<str>,
+    phase: Phase,
+    capabilities: Capabilities,
+    reader: ReplyReader,
+    /// Replies that are to come, in order.
+    awaited: VecDeque<Step>,
+    /// Commands that a server without PIPELINING gets one by one.
+    unsent: VecDeque<(Step, Range<usize>)>,
+    commands: Vec<u8>,
+    replies: Vec<Option<Reply>>,
+    accepted_count: usize,
+    content_sent: bool,
+    /// The last transaction did not end in success: the server is to forget it first.
+    needs_reset: bool,
+    by_chunk: bool,
+}
+
+impl Client {
+    pub fn new(dialect: Dialect, ehlo_name: &str) -> Self {
+        Self {
+            dialect,
+            ehlo_name: ehlo_name.into(),
+            phase: Phase::Greeting,
+            capabilities: Capabilities::default(),
+            reader: ReplyReader::default(),
+            awaited: VecDeque::new(),
+            unsent: VecDeque::new(),
+            commands: Vec::new(),
+            replies: Vec::new(),
+            accepted_count: 0,
+            content_sent: false,
+            needs_reset: false,
+            by_chunk: false,
+        }
+    }
+
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Whether a reply to the end of data is what we wait for.
+    pub fn awaits_final_reply(&self) -> bool {
+        self.content_sent && matches!(self.awaited.front(), Some(Step::Final(_)))
+    }
+
+    /// Writes the commands of a transaction. Only after `Ready` or `Done`.
+    pub fn begin(&mut self, transaction: &Transaction<'_>, out: &mut Vec<u8>) -> Begin {
+        assert_eq!(self.phase, Phase::Idle);
+        assert!(!transaction.recipients.is_empty());
+        if let Some(refusal) = self.refusal(transaction) {
+            return Begin::Refused(refusal);
+        }
+        self.phase = Phase::Transaction;
+        self.replies = vec![None; transaction.recipients.len()];
+        self.accepted_count = 0;
+        self.content_sent = false;
+        self.by_chunk = self.capabilities.chunking && self.capabilities.pipelining;
+        self.write_commands(transaction);
+        if self.capabilities.pipelining {
+            out.extend_from_slice(&self.commands);
+            self.awaited.extend(self.unsent.drain(..).map(|(step, _)| step));
+        } else {
+            self.send_next(out);
+        }
+        if self.by_chunk { Begin::ContentFollows } else { Begin::Wait }
+    }
+
+    /// All of the content, and its end, has been handed to the socket.
+    pub fn content_sent(&mut self) {
+        self.content_sent = true;
+    }
+
+    /// Writes QUIT. Only between transactions.
+    pub fn quit(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"QUIT\r\n");
+        self.phase = Phase::Quit;
+    }
+
+    /// Takes replies from the front of `input`; returns how much, and what happened.
+    pub fn next(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Event) {
+        let mut at = 0;
+        loop {
+            if self.phase == Phase::Closed {
+                return (input.len(), Event::Closed(CLOSED));
+            }
+            let (taken, reply) = match self.reader.next(&input[at..]) {
+                Taken::Partial(taken) => return (at + taken, Event::NeedInput),
+                Taken::Garbage => {
+                    self.phase = Phase::Closed;
+                    return (input.len(), Event::Closed(GARBAGE));
+                }
+                Taken::Reply(taken, reply) => (taken, reply),
+            };
+            at += taken;
+            if let Some(event) = self.on_reply(reply, out) {
+                return (at, event);
+            }
+        }
+    }
+
+    /// Ends an open transaction whose connection is gone.
+    pub fn lost(&mut self) -> Lost {
+        self.phase = Phase::Closed;
+        // In one write, the server may have taken everything before a reply got out.
+        let in_doubt = self.content_sent && (self.by_chunk || self.accepted_count > 0);
+        Lost { replies: std::mem::take(&mut self.replies), in_doubt }
+    }
+
+    fn refusal(&self, transaction: &Transaction<'_>) -> Option<Reply> {
+        let flags = transaction.flags;
+        let ascii = transaction.reverse_path.is_ascii()
+            && transaction.recipients.iter().all(|recipient| recipient.is_ascii());
+        if (flags.has(EnvelopeFlags::SMTPUTF8) || !ascii) && !self.capabilities.smtputf8 {
+            return Some(NO_SMTPUTF8);
+        }
+        let eight_bit = flags.has(EnvelopeFlags::EIGHT_BIT_CONTENT);
+        if eight_bit && !self.capabilities.eight_bit_mime {
+            return Some(NO_EIGHT_BIT);
+        }
+        match self.capabilities.size {
+            Some(size) if size > 0 && transaction.message_bytes > size => Some(TOO_BIG),
+            _ => None,
+        }
+    }
+
+    fn write_commands(&mut self, transaction: &Transaction<'_>) {
+        self.commands.clear();
+        self.unsent.clear();
+        if std::mem::take(&mut self.needs_reset) {
+            self.command(Step::Reset, format_args!("RSET\r\n"));
+        }
+        let size = match self.capabilities.size {
+            Some(_) => format!(" SIZE={}", transaction.message_bytes),
+            None => String::new(),
+        };
+        let flags = transaction.flags;
+        let declared = flags.has(EnvelopeFlags::EIGHT_BIT_MIME | EnvelopeFlags::EIGHT_BIT_CONTENT);
+        let body = if declared && self.capabilities.eight_bit_mime { " BODY=8BITMIME" } else { "" };
+        let utf8 = if flags.has(EnvelopeFlags::SMTPUTF8) { " SMTPUTF8" } else { "" };
+        let reverse_path = transaction.reverse_path;
+        self.command(Step::Mail, format_args!("MAIL FROM:<{reverse_path}>{size}{body}{utf8}\r\n"));
+        for (index, recipient) in transaction.recipients.iter().enumerate() {
+            self.command(Step::Rcpt(index), format_args!("RCPT TO:<{recipient}>\r\n"));
+        }
+        if self.by_chunk {
+            let bytes = transaction.message_bytes;
+            self.command(Step::Final(None), format_args!("BDAT {bytes} LAST\r\n"));
+        } else {
+            self.command(Step::Data, format_args!("DATA\r\n"));
+        }
+    }
+
+    fn command(&mut self, step: Step, text: std::fmt::Arguments<'_>) {
+        let start = self.commands.len();
+        // Writing into memory does not fail.
+        let _ = self.commands.write_fmt(text);
+        self.unsent.push_back((step, start..self.commands.len()));
+    }
+
+    /// Sends the next command that still makes sense.
+    fn send_next(&mut self, out: &mut Vec<u8>) -> bool {
+        let is_over = self.replies.iter().all(Option::is_some);
+        while let Some((step, range)) = self.unsent.pop_front() {
+            if is_over {
+                continue;
+            }
+            out.extend_from_slice(&self.commands[range]);
+            self.awaited.push_back(step);
+            return true;
+        }
+        false
+    }
+
+    fn on_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
+        if reply.code == 421 {
+            self.phase = Phase::Closed;
+            return Some(Event::Closed(reply));
+        }
+        match self.phase {
+            Phase::Greeting if reply.is_positive() => {
+                let verb = match self.dialect {
+                    Dialect::Smtp => "EHLO",
+                    Dialect::Lmtp => "LHLO",
+                };
+                // Writing into memory does not fail.
+                let _ = write!(out, "{verb} {}\r\n", self.ehlo_name);
+                self.phase = Phase::Ehlo;
+                Some(Event::Write)
+            }
+            Phase::Ehlo if reply.is_positive() => {
+                self.capabilities = read_capabilities(&reply.text);
+                self.phase = Phase::Idle;
+                Some(Event::Ready)
+            }
+            Phase::Ehlo if reply.is_permanent() && self.dialect == Dialect::Smtp => {
+                // Writing into memory does not fail.
+                let _ = write!(out, "HELO {}\r\n", self.ehlo_name);
+                self.phase = Phase::Helo;
+                Some(Event::Write)
+            }
+            Phase::Helo if reply.is_positive() => {
+                self.phase = Phase::Idle;
+                Some(Event::Ready)
+            }
+            Phase::Transaction => self.on_transaction_reply(reply, out),
+            // A refused greeting, a reply nobody asked for, or the 221 to QUIT.
+            _ => {
+                self.phase = Phase::Closed;
+                Some(Event::Closed(reply))
+            }
+        }
+    }
+
+    fn on_transaction_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
+        let Some(step) = self.awaited.pop_front() else {
+            self.phase = Phase::Closed;
+            return Some(Event::Closed(GARBAGE));
+        };
+        match step {
+            Step::Reset => {}
+            Step::Mail => {
+                if !reply.is_positive() {
+                    self.settle_open(&reply);
+                }
+            }
+            Step::Rcpt(index) => {
+                if reply.is_positive() && self.replies[index].is_none() {
+                    self.accepted_count += 1;
+                } else if self.replies[index].is_none() {
+                    self.replies[index] = Some(reply);
+                }
+            }
+            Step::Data => {
+                if (300..400).contains(&reply.code) {
+                    return Some(self.on_go_ahead(out));
+                }
+                // A 2xx here is nonsense; it is no promise to take content.
+                let reply = if reply.is_positive() { GARBAGE } else { reply };
+                self.settle_open(&reply);
+            }
+            Step::Final(None) => {
+                let is_chunk = self.by_chunk;
+                if is_chunk && self.dialect == Dialect::Lmtp && self.accepted_count > 1 {
+                    // RFC 2033 §4.2: one reply for each accepted recipient.
+                    self.expect_each_after(reply);
+                } else {
+                    self.settle_open(&reply);
+                }
+            }
+            Step::Final(Some(index)) => self.replies[index] = Some(reply),
+        }
+        if !self.awaited.is_empty() || self.send_next(out) {
+            return if out.is_empty() { None } else { Some(Event::Write) };
+        }
+        Some(self.finish())
+    }
+
+    /// 354: content is expected even where no recipient was accepted.
+    fn on_go_ahead(&mut self, out: &mut Vec<u8>) -> Event {
+        if self.accepted_count == 0 {
+            out.extend_from_slice(b".\r\n");
+            self.awaited.push_back(Step::Final(None));
+            return Event::Write;
+        }
+        match self.dialect {
+            Dialect::Smtp => self.awaited.push_back(Step::Final(None)),
+            Dialect::Lmtp => {
+                let open = self.replies.iter().enumerate().filter(|(_, it)| it.is_none());
+                self.awaited.extend(open.map(|(index, _)| Step::Final(Some(index))));
+            }
+        }
+        Event::SendContent
+    }
+
+    /// The first of several replies to a chunk has come: the others follow in order.
+    fn expect_each_after(&mut self, first: Reply) {
+        let open: Vec<usize> =
+            (0..self.replies.len()).filter(|index| self.replies[*index].is_none()).collect();
+        self.replies[open[0]] = Some(first);
+        self.awaited.extend(open[1..].iter().map(|index| Step::Final(Some(*index))));
+    }
+
+    fn settle_open(&mut self, reply: &Reply) {
+        for open in self.replies.iter_mut().filter(|it| it.is_none()) {
+            *open = Some(reply.clone());
+        }
+    }
+
+    fn finish(&mut self) -> Event {
+        self.phase = Phase::Idle;
+        self.content_sent = false;
+        let replies = std::mem::take(&mut self.replies);
+        let replies: Vec<Reply> = replies.into_iter().map(|it| it.unwrap_or(GARBAGE)).collect();
+        self.needs_reset = !replies.iter().any(Reply::is_positive);
+        Event::Done(replies)
+    }
+}
+
+fn read_capabilities(text: &str) -> Capabilities {
+    let mut capabilities = Capabilities::default();
+    // The first line is the server's name.
+    for line in text.split('\n').skip(1) {
+        let mut words = line.split_ascii_whitespace();
+        let keyword = words.next().unwrap_or("");
+        let is = |name: &str| keyword.eq_ignore_ascii_case(name);
+        if is("PIPELINING") {
+            capabilities.pipelining = true;
+        } else if is("CHUNKING") {
+            capabilities.chunking = true;
+        } else if is("8BITMIME") {
+            capabilities.eight_bit_mime = true;
+        } else if is("SMTPUTF8") {
+            capabilities.smtputf8 = true;
+        } else if is("SIZE") {
+            capabilities.size = Some(words.next().and_then(|it| it.parse().ok()).unwrap_or(0));
+        }
+    }
+    capabilities
+}
+
+const CLOSED: Reply = Reply::new(421, status::BAD_CONNECTION, "The session is closed");
+const GARBAGE: Reply =
+    Reply::new(451, EnhancedStatusCode::new(4, 5, 0), "The server's reply makes no sense");
+const NO_SMTPUTF8: Reply =
+    Reply::new(553, status::NON_ASCII_ADDRESS, "The next hop does not offer SMTPUTF8");
+const NO_EIGHT_BIT: Reply = Reply::new(
+    554,
+    EnhancedStatusCode::new(5, 6, 3),
+    "The message has 8-bit content and the next hop does not offer 8BITMIME",
+);
+const TOO_BIG: Reply =
+    Reply::new(552, status::MESSAGE_TOO_BIG, "The message exceeds the next hop's size limit");
+
+#[cfg(test)]
+mod tests;

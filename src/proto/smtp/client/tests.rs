@@ -1,0 +1,187 @@
+//! Dialogues: what the client writes and reports for what the server says, cut at every octet.
+
+use super::*;
+
+/// Plays `server`'s replies to one transaction with `recipients`; returns what was written and
+/// reported, in order.
+fn play(dialect: Dialect, recipients: &[&str], server: &[u8], cut: usize) -> Vec<String> {
+    let mut client = Client::new(dialect, "client.test");
+    let mut seen = Vec::new();
+    let mut kept = Vec::new();
+    for piece in [&server[..cut], &server[cut..]] {
+        kept.extend_from_slice(piece);
+        loop {
+            let mut out = Vec::new();
+            let (taken, event) = client.next(&kept, &mut out);
+            kept.drain(..taken);
+            let mut note = |out: &[u8]| {
+                for line in String::from_utf8_lossy(out).lines() {
+                    seen.push(format!("C: {line}"));
+                }
+            };
+            note(&out);
+            match event {
+                Event::NeedInput => break,
+                Event::Write => assert!(!out.is_empty()),
+                Event::Ready => {
+                    out.clear();
+                    let transaction = Transaction {
+                        reverse_path: "a@b.test",
+                        recipients,
+                        flags: EnvelopeFlags::default(),
+                        message_bytes: 10,
+                    };
+                    let begin = client.begin(&transaction, &mut out);
+                    note(&out);
+                    if begin == Begin::ContentFollows {
+                        seen.push("C: (content)".into());
+                        client.content_sent();
+                    }
+                }
+                Event::SendContent => {
+                    seen.push("C: (content and dot)".into());
+                    client.content_sent();
+                }
+                Event::Done(replies) => {
+                    for reply in replies {
+                        seen.push(format!("= {reply}"));
+                    }
+                }
+                Event::Closed(reply) => {
+                    let lost = client.lost();
+                    seen.push(format!("closed {reply} in_doubt={}", lost.in_doubt));
+                    for reply in lost.replies {
+                        seen.push(format!("= {:?}", reply.map(|reply| reply.to_string())));
+                    }
+                    return seen;
+                }
+            }
+        }
+    }
+    seen
+}
+
+fn check(dialect: Dialect, recipients: &[&str], server: &str, expected: &[&str]) {
+    let server = server.replace('\n', "\r\n");
+    for cut in 0..=server.len() {
+        let seen = play(dialect, recipients, server.as_bytes(), cut);
+        assert_eq!(seen, expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_chunking_server_gets_all_in_one_write() {
+    check(
+        Dialect::Smtp,
+        &["one@c.test", "two@c.test"],
+        "220 mx\n250-mx\n250-PIPELINING\n250-SIZE 99\n250 CHUNKING\n\
+         250 2.1.0 ok\n550 5.1.1 no\n250 2.1.5 ok\n250 2.0.0 queued\n",
+        &[
+            "C: EHLO client.test",
+            "C: MAIL FROM:<a@b.test> SIZE=10",
+            "C: RCPT TO:<one@c.test>",
+            "C: RCPT TO:<two@c.test>",
+            "C: BDAT 10 LAST",
+            "C: (content)",
+            "= 550 5.1.1 no",
+            "= 250 2.0.0 queued",
+        ],
+    );
+}
+
+#[test]
+fn an_old_server_gets_one_command_at_a_time() {
+    check(
+        Dialect::Smtp,
+        &["one@c.test", "two@c.test"],
+        "220 mx\n500 what\n250 mx\n250 ok\n450 later\n250 ok\n354 go\n250 taken\n",
+        &[
+            "C: EHLO client.test",
+            "C: HELO client.test",
+            "C: MAIL FROM:<a@b.test>",
+            "C: RCPT TO:<one@c.test>",
+            "C: RCPT TO:<two@c.test>",
+            "C: DATA",
+            "C: (content and dot)",
+            "= 450 later",
+            "= 250 taken",
+        ],
+    );
+    check(
+        Dialect::Smtp,
+        &["one@c.test"],
+        "220 mx\n250 mx\n553 no mail from you\n",
+        &["C: EHLO client.test", "C: MAIL FROM:<a@b.test>", "= 553 no mail from you"],
+    );
+}
+
+#[test]
+fn a_go_ahead_without_recipients_gets_a_lone_dot() {
+    check(
+        Dialect::Smtp,
+        &["one@c.test"],
+        "220 mx\n250-mx\n250 PIPELINING\n250 ok\n550 no\n354 go\n250 whatever\n",
+        &[
+            "C: EHLO client.test",
+            "C: MAIL FROM:<a@b.test>",
+            "C: RCPT TO:<one@c.test>",
+            "C: DATA",
+            "C: .",
+            "= 550 no",
+        ],
+    );
+}
+
+#[test]
+fn lmtp_answers_for_each_accepted_recipient() {
+    check(
+        Dialect::Lmtp,
+        &["one@c.test", "two@c.test", "three@c.test"],
+        "220 mx\n250-mx\n250 PIPELINING\n250 ok\n250 ok\n550 no\n250 ok\n354 go\n\
+         250 one\n452 4.2.2 full\n",
+        &[
+            "C: LHLO client.test",
+            "C: MAIL FROM:<a@b.test>",
+            "C: RCPT TO:<one@c.test>",
+            "C: RCPT TO:<two@c.test>",
+            "C: RCPT TO:<three@c.test>",
+            "C: DATA",
+            "C: (content and dot)",
+            "= 250 one",
+            "= 550 no",
+            "= 452 4.2.2 full",
+        ],
+    );
+}
+
+#[test]
+fn a_close_leaves_in_doubt_only_what_was_sent_whole() {
+    check(
+        Dialect::Smtp,
+        &["one@c.test"],
+        "220 mx\n250-mx\n250 PIPELINING\n250 ok\n421 4.3.2 bye\n",
+        &[
+            "C: EHLO client.test",
+            "C: MAIL FROM:<a@b.test>",
+            "C: RCPT TO:<one@c.test>",
+            "C: DATA",
+            "closed 421 4.3.2 bye in_doubt=false",
+            "= None",
+        ],
+    );
+    check(
+        Dialect::Smtp,
+        &["one@c.test"],
+        "220 mx\n250-mx\n250 PIPELINING\n250 ok\n250 ok\n354 go\nnonsense\n",
+        &[
+            "C: EHLO client.test",
+            "C: MAIL FROM:<a@b.test>",
+            "C: RCPT TO:<one@c.test>",
+            "C: DATA",
+            "C: (content and dot)",
+            "closed 451 4.5.0 The server's reply makes no sense in_doubt=true",
+            "= None",
+        ],
+    );
+    check(Dialect::Smtp, &["a@b.test"], "554 go away\n", &["closed 554 go away in_doubt=false"]);
+}

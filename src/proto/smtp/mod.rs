@@ -1,0 +1,7 @@
+//! SMTP (RFC 5321) and LMTP (RFC 2033).
+
+pub mod client;
+pub mod command;
+pub mod data;
+pub mod reply_reader;
+pub mod server;

@@ -1,0 +1,212 @@
+//! Transcripts of `tests/data/smtp`, whole and cut at every octet.
+//!
+//! `C: ` lines are sent with CRLF (`\xNN` is an octet, `\` at the end leaves the CRLF out), `S: `
+//! lines are what comes back until then, `= ` lines what the driver saw. A line `! KEY VALUE` sets
+//! the configuration.
+
+use super::*;
+use crate::mail::status;
+
+struct Transcript {
+    config: ServerConfig,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    seen: Vec<String>,
+}
+
+fn read_transcript(text: &str) -> Transcript {
+    let mut transcript = Transcript {
+        config: ServerConfig {
+            hostname: "mx.test".into(),
+            dialect: Dialect::Smtp,
+            message_bytes_max: 1000,
+            recipients_max: 3,
+            errors_max: 5,
+            received_fields_max: 2,
+            bare_newline: BareNewline::Refuse,
+            messages_max: 3,
+        },
+        input: Vec::new(),
+        output: Vec::new(),
+        seen: Vec::new(),
+    };
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (kind, rest) = line.split_at(2.min(line.len()));
+        match kind {
+            "C:" => transcript.input.extend_from_slice(&unescape(rest.trim_start_matches(' '))),
+            "S:" => {
+                transcript.output.extend_from_slice(rest.trim_start_matches(' ').as_bytes());
+                transcript.output.extend_from_slice(b"\r\n");
+            }
+            "= " => transcript.seen.push(rest.to_owned()),
+            "! " => match rest {
+                "normalise" => transcript.config.bare_newline = BareNewline::Normalise,
+                "lmtp" => transcript.config.dialect = Dialect::Lmtp,
+                other => panic!("unknown setting {other}"),
+            },
+            other => panic!("unknown line {other:?}"),
+        }
+    }
+    transcript
+}
+
+fn unescape(line: &str) -> Vec<u8> {
+    let (line, ending) = match line.strip_suffix('\\') {
+        Some(line) => (line, &b""[..]),
+        None => (line, &b"\r\n"[..]),
+    };
+    let mut out = Vec::new();
+    let mut rest = line;
+    while let Some(at) = rest.find("\\x") {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        out.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).expect("two hex digits"));
+        rest = &rest[at + 4..];
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out.extend_from_slice(ending);
+    out
+}
+
+/// Runs the machine over `pieces`; the driver refuses what names `refused`.
+fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
+    let mut server = Server::new(Rc::new(config.clone()));
+    let mut out = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    let mut content: Vec<u8> = Vec::new();
+    let mut kept: Vec<u8> = Vec::new();
+    let refusal = Reply::new(550, status::BAD_MAILBOX, "No such mailbox");
+    let ok = Reply::new(250, status::OK, "Ok");
+    'pieces: for piece in pieces {
+        kept.extend_from_slice(piece);
+        let mut at = 0;
+        loop {
+            let (taken, event) = server.next(&kept[at..], &mut out);
+            at += taken;
+            match event {
+                Event::NeedInput => break,
+                Event::Mail(mail) => {
+                    let path = mail.reverse_path.map_or("<>", |path| path.as_str());
+                    seen.push(format!("mail {path} {} {:?}", mail.flags.0, mail.size));
+                    server.answer(&ok, &mut out);
+                }
+                Event::Rcpt(rcpt) => {
+                    let path = rcpt.forward_path.as_str();
+                    seen.push(format!("rcpt {path}"));
+                    let reply = if path.contains("refused") { &refusal } else { &ok };
+                    server.answer(reply, &mut out);
+                }
+                Event::Vrfy(text) => {
+                    seen.push(format!("vrfy {text}"));
+                    server.answer(&ok, &mut out);
+                }
+                Event::BeginContent { .. } => {
+                    content.clear();
+                    server.answer(&ok, &mut out);
+                }
+                Event::Content(piece) => content.extend_from_slice(piece),
+                Event::ContentEnd(end) => {
+                    assert_eq!(end.bytes, content.len() as u64);
+                    seen.push(format!(
+                        "content {:?} dot={} eight={}",
+                        String::from_utf8_lossy(&content),
+                        end.leading_dot,
+                        end.eight_bit
+                    ));
+                    match config.dialect {
+                        Dialect::Smtp => server.answer(&ok, &mut out),
+                        Dialect::Lmtp => {
+                            let replies = vec![ok.clone(); server.recipient_count()];
+                            server.answer_each(&replies, &mut out);
+                        }
+                    }
+                }
+                Event::ContentRefused => seen.push("refused".into()),
+                Event::Reset => seen.push("reset".into()),
+                Event::Quit => {
+                    seen.push("quit".into());
+                    break 'pieces;
+                }
+                Event::Close => {
+                    seen.push("close".into());
+                    break 'pieces;
+                }
+            }
+        }
+        kept.drain(..at);
+        assert!(kept.len() <= COMMAND_LINE_BYTES_MAX, "what is kept is bounded");
+    }
+    (out, seen)
+}
+
+fn check_every_cut(config: &ServerConfig, input: &[u8]) -> (Vec<u8>, Vec<String>) {
+    let whole = run(config, &[input]);
+    for cut in 0..=input.len() {
+        let parts = run(config, &[&input[..cut], &input[cut..]]);
+        assert_eq!(parts, whole, "cut at {cut}");
+    }
+    let octets: Vec<&[u8]> = input.chunks(1).collect();
+    assert_eq!(run(config, &octets), whole, "octet by octet");
+    whole
+}
+
+#[test]
+fn transcripts_answer_the_same_however_they_are_cut() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smtp");
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).expect("transcripts") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a transcript");
+        let transcript = read_transcript(&text);
+        let (output, seen) = check_every_cut(&transcript.config, &transcript.input);
+        let name = path.display();
+        let expected = String::from_utf8_lossy(&transcript.output).into_owned();
+        assert_eq!(String::from_utf8_lossy(&output), expected, "{name}");
+        assert_eq!(seen, transcript.seen, "{name}");
+        count += 1;
+    }
+    println!("{count} transcripts");
+    assert!(count >= 8);
+}
+
+#[test]
+fn nothing_but_crlf_dot_crlf_ends_data() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../shared/testdata/smtp-end-of-data/vectors.dev.json"
+    );
+    let Ok(text) = std::fs::read_to_string(path) else {
+        println!("end-of-data vectors are absent");
+        return;
+    };
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let vectors = json["vectors_hex"].as_object().expect("vectors");
+    for (name, hex) in vectors {
+        let hex = hex.as_str().expect("hex");
+        let octets: Vec<u8> = (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex"))
+            .collect();
+        for bare_newline in [BareNewline::Refuse, BareNewline::Normalise] {
+            let mut config = read_transcript("").config;
+            config.bare_newline = bare_newline;
+            let mut input = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx".to_vec();
+            input.extend_from_slice(&octets);
+            input.extend_from_slice(b"MAIL FROM:<smuggled@b>\r\n.\r\nQUIT\r\n");
+            let (_, seen) = check_every_cut(&config, &input);
+            let mails = seen.iter().filter(|event| event.starts_with("mail ")).count();
+            assert_eq!(mails, 1, "{name} {bare_newline:?}: {seen:?}");
+            assert_eq!(seen.last().map(String::as_str), Some("quit"), "{name}: {seen:?}");
+        }
+    }
+    println!("{} end-of-data vectors, each in two modes", vectors.len());
+}
+
+#[test]
+fn a_line_without_end_is_passed_over_in_bounded_memory() {
+    let config = read_transcript("").config;
+    let mut input = vec![b'x'; 5 * COMMAND_LINE_BYTES_MAX];
+    input.extend_from_slice(b"\r\nNOOP\r\n");
+    let pieces: Vec<&[u8]> = input.chunks(1000).collect();
+    let (out, _) = run(&config, &pieces);
+    let expected = "500 5.5.2 Line too long\r\n250 2.0.0 Ok\r\n";
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+}
