@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use ringpost::proto::smtp::server::{BareNewline, Dialect, ServerConfig};
+use ringpost::proto::smtp::data::BareNewline;
+use ringpost::proto::smtp::server::{Dialect, ServerConfig};
 use ringpost::runtime::net::BoundListener;
 use ringpost::runtime::{executor, task, thread, timer};
 use serde::{Deserialize, Serialize};
