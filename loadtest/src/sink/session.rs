@@ -185,11 +185,11 @@ impl Session {
                         self.domain = path.domain().to_ascii_lowercase();
                     }
                     let index = recipient_index(path.local_part());
-                    if self.shard.rules.store.is_some() {
-                        self.envelope.push_str(&format!("RCPT TO:<{}>\n", path.as_str()));
-                    }
                     if self.answer(Phase::Rcpt, RECIPIENT_OK) {
                         self.recipients.push(index);
+                        if self.shard.rules.store.is_some() {
+                            self.envelope.push_str(&format!("RCPT TO:<{}>\n", path.as_str()));
+                        }
                     }
                 }
                 Event::Vrfy(_) => self.machine.answer(&VRFY, &mut self.out),
