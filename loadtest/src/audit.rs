@@ -16,7 +16,7 @@ use crate::ids;
 pub struct Options {
     /// Record of the source (`source --record`).
     pub accepted: PathBuf,
-    /// Record of the sink (`sink --record --run RUN`). Without --run it must have seen one run only.
+    /// Record of the sink (`sink --record`); without its --run it must have seen one run only.
     pub received: PathBuf,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
