@@ -15,3 +15,4 @@ pub mod queue;
 pub mod reception;
 pub mod routing;
 pub mod runtime;
+pub mod shard;

@@ -1,1 +1,201 @@
-//! (room under construction)
+//! Delivery: ready tasks to their next hops.
+//!
+//! **Owns** sites, their connections, and the attempts on them.
+//! **Uses** `queue` (pulls tasks, settles them), `routing`, `proto::smtp::client`, `metrics`.
+//! **Holds** that end of data is sent only for content that passed its checksum, that a site is
+//! never connected to more often than allowed, and that every task taken is settled, put back or
+//! held.
+//! **Start reading** at `Delivery::run`, then `connection`.
+
+mod connection;
+mod content;
+mod site;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, NextHop};
+use crate::mail::{Outcome, RecipientOutcome, Reply};
+use crate::metrics::Metrics;
+use crate::queue::{Attempt, DestinationId, Message, Queue, Task};
+use crate::routing::Routes;
+use crate::runtime::{clock, task, timer};
+use site::Site;
+
+/// Delivery of this shard. Clones are the same.
+#[derive(Clone)]
+pub struct Delivery {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    queue: Queue,
+    metrics: Rc<Metrics>,
+    config: RefCell<Arc<Config>>,
+    routes: RefCell<Rc<Routes>>,
+    sites: RefCell<HashMap<NextHop, Rc<Site>>>,
+    draining: Cell<bool>,
+}
+
+impl Delivery {
+    /// Starts delivering on the calling executor.
+    pub fn start(config: Arc<Config>, queue: Queue, metrics: Rc<Metrics>) -> Delivery {
+        let routes = Rc::new(Routes::new(&config));
+        let delivery = Delivery {
+            inner: Rc::new(Inner {
+                queue,
+                metrics,
+                config: RefCell::new(config),
+                routes: RefCell::new(routes),
+                sites: RefCell::default(),
+                draining: Cell::new(false),
+            }),
+        };
+        task::spawn(delivery.clone().run());
+        delivery
+    }
+
+    /// New connections and new decisions follow `config`.
+    pub fn reload(&self, config: Arc<Config>) {
+        self.inner.routes.replace(Rc::new(Routes::new(&config)));
+        self.inner.config.replace(config);
+    }
+
+    /// No task is begun from now on; connections end after the one they have.
+    pub fn drain(&self) {
+        self.inner.draining.set(true);
+        for site in self.inner.sites.borrow().values() {
+            site.work.notify_all();
+        }
+    }
+
+    /// Connections open or being opened.
+    pub fn connection_count(&self) -> usize {
+        self.inner.sites.borrow().values().map(|site| site.connection_count()).sum()
+    }
+
+    async fn run(self) {
+        loop {
+            let destination = self.inner.queue.next_ready().await;
+            if self.inner.draining.get() {
+                return;
+            }
+            let domain = self.inner.queue.destination(destination);
+            let resolved = self.inner.routes.borrow().resolve(&domain);
+            match resolved {
+                Ok(next_hop) => {
+                    let site = self.site(next_hop);
+                    site.add(destination);
+                    self.attend(&site);
+                }
+                Err(reply) => self.fail_unroutable(destination, &reply).await,
+            }
+        }
+    }
+
+    fn site(&self, next_hop: NextHop) -> Rc<Site> {
+        let mut sites = self.inner.sites.borrow_mut();
+        sites.entry(next_hop).or_insert_with(|| Rc::new(Site::new(next_hop))).clone()
+    }
+
+    /// Sees to it that the ready tasks of a site are taken: by an idle connection, a new one, or
+    /// later.
+    fn attend(&self, site: &Rc<Site>) {
+        if self.inner.draining.get() {
+            return;
+        }
+        if let Some(wait) = site.suspended_for(clock::coarse_ms()) {
+            task::spawn(self.clone().postpone(site.clone(), wait));
+        } else if site.has_idle() {
+            site.work.notify_one();
+        } else if site.may_open(self.inner.config.borrow().delivery.connections_max) {
+            site.on_opening();
+            task::spawn(connection::run(self.inner.clone(), self.clone(), site.clone()));
+        }
+    }
+
+    /// Puts every ready task of a suspended site back for a while: its end is not waited for by
+    /// each of them alone, and their lifetimes are watched meanwhile.
+    async fn postpone(self, site: Rc<Site>, wait: Duration) {
+        let mut count = 0;
+        while let Some(task) = site.take(&self.inner.queue) {
+            // Spread over a fifth, so that they do not come back as one crowd.
+            let spread = wait / 5 * (clock::random_u64() % 1000) as u32 / 1000;
+            self.inner.queue.put_back_until(task, wait + spread);
+            count += 1;
+            if count % POSTPONED_AT_ONCE == 0 {
+                task::yield_now().await;
+            }
+        }
+    }
+
+    /// Mail that was accepted under other routes and has none now.
+    async fn fail_unroutable(&self, destination: DestinationId, reply: &Reply) {
+        while let Some(task) = self.inner.queue.take(destination) {
+            let started = clock::now();
+            match self.inner.queue.load(task).await {
+                Ok(message) => {
+                    let replies = vec![reply.clone(); message.recipient_indexes.len()];
+                    self.inner.settle(task, &message, replies, "no route".into(), started, false);
+                }
+                Err(error) => self.inner.queue.hold(task, &error),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Ends the attempt: each recipient's outcome follows from its reply.
+    fn settle(
+        &self,
+        task: Task,
+        message: &Rc<Message>,
+        replies: Vec<Reply>,
+        site: Rc<str>,
+        started: Instant,
+        in_doubt: bool,
+    ) {
+        assert_eq!(replies.len(), message.recipient_indexes.len());
+        self.metrics.delivery.attempts.add(1);
+        let now_ms = clock::unix_ms();
+        let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
+            let outcome = outcome_of(&reply);
+            if outcome == Outcome::Relayed {
+                let age_ms = now_ms.saturating_sub(message.envelope.accepted_ms);
+                self.metrics.relay_latency.record(Duration::from_millis(age_ms));
+            }
+            RecipientOutcome { recipient_index: *index, outcome, reply }
+        });
+        let attempt = Attempt { site, duration: started.elapsed(), in_doubt };
+        self.queue.settle(task, message, outcomes.collect(), attempt);
+    }
+}
+
+/// What a reply of the next hop means for a recipient (RFC 5321 §4.2.1).
+fn outcome_of(reply: &Reply) -> Outcome {
+    if reply.is_positive() && reply.code < 300 {
+        Outcome::Relayed
+    } else if reply.is_permanent() {
+        Outcome::Failed
+    } else {
+        Outcome::Delayed
+    }
+}
+
+/// Suspends until no connection is left, at most `deadline`. Returns whether none is.
+pub async fn drained(delivery: &Delivery, deadline: Duration) -> bool {
+    let end = clock::now() + deadline;
+    while delivery.connection_count() > 0 {
+        if clock::now() >= end {
+            return false;
+        }
+        timer::sleep(Duration::from_millis(20)).await;
+    }
+    true
+}
+
+/// Tasks put back before others get a turn.
+const POSTPONED_AT_ONCE: usize = 256;

@@ -19,5 +19,6 @@ mod store;
 pub use index::{Task, TaskState};
 pub use intake::{Draft, Refusal};
 pub use outcome::Attempt;
+pub use recovery::Recovered;
 pub use schedule::DestinationId;
 pub use store::{Content, LoadError, Message, MessageView, Queue, Stats};

@@ -85,6 +85,11 @@ impl Schedule {
         }
     }
 
+    pub fn has_ready(&self, id: DestinationId) -> bool {
+        let destination = self.destinations.get(id.slot as usize);
+        destination.is_some_and(|it| it.generation == id.generation && !it.ready.is_empty())
+    }
+
     /// The oldest ready task of a destination. After `None` the destination is announced anew when
     /// it has one again.
     pub fn take(&mut self, id: DestinationId) -> Option<u32> {

@@ -203,6 +203,11 @@ impl Queue {
         self.inner.index.borrow_mut().take(id)
     }
 
+    /// Whether `take` would give a task.
+    pub fn has_ready(&self, id: DestinationId) -> bool {
+        self.inner.index.borrow().schedule.has_ready(id)
+    }
+
     /// A task that was not tried is ready again, behind the others.
     pub fn put_back(&self, task: Task) {
         self.inner.index.borrow_mut().make_ready(task.slot);

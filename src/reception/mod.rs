@@ -1,1 +1,198 @@
-//! (room under construction)
+//! Reception: SMTP sessions from the first octet to the 250 that takes responsibility.
+//!
+//! **Owns** listeners' sessions, their policy, and the limits on clients.
+//! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `metrics`.
+//! **Holds** that only configured networks relay, that a client's sessions are counted exactly over
+//! all shards, and that an idle session keeps no buffer.
+//! **Start reading** at `Reception::listen`, then `session`.
+
+pub mod clients;
+mod policy;
+mod session;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{self, Config};
+use crate::mail::{Reply, status};
+use crate::metrics::Metrics;
+use crate::proto::smtp::data::BareNewline;
+use crate::proto::smtp::server::{Dialect, ServerConfig};
+use crate::queue::Queue;
+use crate::routing::Routes;
+use crate::runtime::net::{Listener, TcpStream};
+use crate::runtime::{clock, task, timer};
+use clients::{Admission, Clients};
+pub use clients::{ClientMemo, SendMemo};
+
+/// Reception of this shard. Clones are the same.
+#[derive(Clone)]
+pub struct Reception {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    queue: Queue,
+    metrics: Rc<Metrics>,
+    /// What new sessions live under.
+    terms: RefCell<Rc<Terms>>,
+    clients: Clients,
+    session_count: Cell<usize>,
+    draining: Cell<bool>,
+}
+
+/// One configuration, as sessions need it. A session keeps the one it began under.
+struct Terms {
+    config: Arc<Config>,
+    server: Rc<ServerConfig>,
+    routes: Routes,
+}
+
+impl Terms {
+    fn new(config: Arc<Config>) -> Self {
+        let reception = &config.reception;
+        let server = Rc::new(ServerConfig {
+            hostname: config.hostname.clone(),
+            dialect: Dialect::Smtp,
+            message_bytes_max: reception.message_bytes_max,
+            recipients_max: reception.recipients_max,
+            errors_max: reception.errors_max,
+            received_fields_max: reception.received_fields_max,
+            bare_newline: match reception.bare_newline {
+                config::BareNewline::Refuse => BareNewline::Refuse,
+                config::BareNewline::Normalise => BareNewline::Normalise,
+            },
+            messages_max: reception.messages_per_session_max,
+        });
+        let routes = Routes::new(&config);
+        Self { config, server, routes }
+    }
+}
+
+impl Reception {
+    /// Reception on shard `shard` of `shard_count`; `send` carries memos to the other shards.
+    pub fn start(
+        config: Arc<Config>,
+        queue: Queue,
+        metrics: Rc<Metrics>,
+        shard: usize,
+        shard_count: usize,
+        send: SendMemo,
+    ) -> Reception {
+        let sessions_max = config.reception.sessions_per_client_max;
+        let clients = Clients::start(shard, shard_count, sessions_max, send);
+        let inner = Inner {
+            queue,
+            metrics,
+            terms: RefCell::new(Rc::new(Terms::new(config))),
+            clients,
+            session_count: Cell::new(0),
+            draining: Cell::new(false),
+        };
+        Reception { inner: Rc::new(inner) }
+    }
+
+    /// New sessions follow `config`.
+    pub fn reload(&self, config: Arc<Config>) {
+        self.inner.clients.set_sessions_max(config.reception.sessions_per_client_max);
+        self.inner.terms.replace(Rc::new(Terms::new(config)));
+    }
+
+    /// Takes a memo from another shard's reception.
+    pub fn on_memo(&self, memo: ClientMemo) {
+        self.inner.clients.on_memo(memo);
+    }
+
+    /// Accepts sessions for as long as the executor runs.
+    pub fn listen(&self, listener: Listener) {
+        let inner = self.inner.clone();
+        task::spawn(async move {
+            loop {
+                let (stream, peer) = listener.accept().await;
+                inner.metrics.reception.sessions.add(1);
+                task::spawn(admit(inner.clone(), stream, peer));
+            }
+        });
+    }
+
+    /// Sessions end at their next command boundary; a reply to end of data is awaited.
+    pub fn drain(&self) {
+        self.inner.draining.set(true);
+        timer::wake_all();
+    }
+
+    pub fn session_count(&self) -> usize {
+        self.inner.session_count.get()
+    }
+
+    /// Suspends until no session is left, at most `deadline`. Returns whether none is.
+    pub async fn drained(&self, deadline: Duration) -> bool {
+        let end = clock::now() + deadline;
+        while self.session_count() > 0 {
+            if clock::now() >= end {
+                return false;
+            }
+            timer::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+}
+
+/// Lets a client in, or tells it why not.
+async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr) {
+    let terms = inner.terms.borrow().clone();
+    let refusal = if inner.draining.get() {
+        Some(SHUTTING_DOWN)
+    } else if inner.session_count.get() >= terms.config.reception.sessions_max {
+        Some(TOO_MANY_SESSIONS)
+    } else {
+        None
+    };
+    if let Some(reply) = refusal {
+        return refuse(&inner, stream, &reply).await;
+    }
+    let _counted = Counted::new(&inner);
+    match inner.clients.admit(peer.ip()).await {
+        Admission::Granted(_held) => session::run(&inner, terms, stream, peer.ip()).await,
+        Admission::Refused => refuse(&inner, stream, &TOO_MANY_OF_CLIENT).await,
+        Admission::Unknown => refuse(&inner, stream, &TOO_MANY_SESSIONS).await,
+    }
+}
+
+async fn refuse(inner: &Inner, mut stream: TcpStream, reply: &Reply) {
+    inner.metrics.reception.sessions_refused.add(1);
+    let mut out = Vec::new();
+    reply.write(&mut out);
+    stream.set_deadline(Some(Duration::from_secs(1)));
+    // The client may be gone already.
+    let _ = stream.write_all(&out).await;
+}
+
+/// Counts a session for as long as it lives, however it ends.
+struct Counted {
+    inner: Rc<Inner>,
+}
+
+impl Counted {
+    fn new(inner: &Rc<Inner>) -> Self {
+        inner.session_count.set(inner.session_count.get() + 1);
+        inner.metrics.reception.sessions_open.add(1);
+        Self { inner: inner.clone() }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.inner.session_count.set(self.inner.session_count.get() - 1);
+        self.inner.metrics.reception.sessions_open.sub(1);
+    }
+}
+
+const SHUTTING_DOWN: Reply = Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Service shutting down");
+const TOO_MANY_SESSIONS: Reply =
+    Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Too many sessions; try again later");
+const TOO_MANY_OF_CLIENT: Reply =
+    Reply::new(421, status::TOO_MANY_CONNECTIONS, "Too many sessions from your address");

@@ -144,8 +144,21 @@ impl TcpStream {
     /// Reads into the executor's scratch buffer and gives `consume` what came; nothing at the end
     /// of the stream. No buffer is held while waiting. `consume` must not read another stream.
     pub async fn read_scratch<R>(&mut self, consume: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
+        self.read_scratch_unless(|| false, consume).await
+    }
+
+    /// The same, but gives `ErrorKind::Interrupted` where `stop` is true. A waiting read looks at
+    /// `stop` again whenever it is woken: see `timer::wake_all`.
+    pub async fn read_scratch_unless<R>(
+        &mut self,
+        stop: impl Fn() -> bool,
+        consume: impl FnOnce(&[u8]) -> R,
+    ) -> io::Result<R> {
         let mut consume = Some(consume);
         poll_fn(|context| {
+            if stop() {
+                return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+            }
             SCRATCH.with(|scratch| {
                 let mut scratch = scratch.borrow_mut();
                 let read = std::task::ready!(self.poll_read(context, &mut scratch))?;

@@ -181,6 +181,19 @@ pub(super) fn advance() {
     }
 }
 
+/// Wakes everyone who waits under a deadline on this executor, to look around: for rare events
+/// that concern all.
+pub fn wake_all() {
+    let wakers: Vec<Waker> = WHEEL.with(|wheel| {
+        let wheel = wheel.borrow();
+        let entries = wheel.buckets.iter().flatten();
+        entries.filter_map(|entry| entry.waker.borrow().clone()).collect()
+    });
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
 const BUCKET_COUNT: usize = 4096;
 
 thread_local! {

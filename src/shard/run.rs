@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::ask::{self, Ask};
+use super::ask::{self, Ask, QueueStats};
 use super::memo::Memo;
-use crate::config::Config;
-use crate::delivery::Delivery;
+use crate::config::{Config, Durability};
+use crate::delivery::{self, Delivery};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, Recovered};
-use crate::reception::{ClientMemo, Reception};
+use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
-use crate::runtime::{task, timer};
+use crate::runtime::{log_ring, task};
 
 /// The way to every shard, this one included.
-pub struct Neighbours {
+pub(super) struct Neighbours {
     pub shard: usize,
     pub senders: Vec<InboxSender<Memo>>,
 }
@@ -27,5 +27,176 @@ pub struct Neighbours {
 /// What a shard found when it opened its journal.
 pub struct Opened {
     pub message_count: usize,
+    pub malformed_count: usize,
     pub recovery: Recovery,
+}
+
+/// What a shard is given to start with.
+pub(super) struct Start {
+    pub config: Arc<Config>,
+    pub neighbours: Neighbours,
+    pub listeners: Vec<BoundListener>,
+    pub inbox: Inbox<Memo>,
+    pub log: LogSink,
+    /// Told once the journal is open, or why it is not.
+    pub opened: Sender<Result<Opened, OpenError>>,
+    /// Rung when every shard's journal is open.
+    pub gate: Inbox<()>,
+}
+
+/// Runs the shard to its end.
+pub(super) async fn run(start: Start) {
+    let Start { config, neighbours, listeners, mut inbox, log, opened, mut gate } = start;
+    let Neighbours { shard, senders } = neighbours;
+    let mut recovered = Recovered::default();
+    let journal_config = journal_config(&config, shard);
+    let result = Journal::open(&journal_config, &mut |record| recovered.visit(record));
+    let (journal, recovery) = match result {
+        Ok(result) => result,
+        Err(error) => {
+            // Whoever waits for it turns it into the exit of the process.
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    let report = Opened {
+        message_count: recovered.message_count(),
+        malformed_count: recovered.malformed().len(),
+        recovery,
+    };
+    let metrics = Rc::new(Metrics::default());
+    let queue = Queue::start(
+        shard as u16,
+        config.clone(),
+        journal.clone(),
+        recovered,
+        metrics.clone(),
+        log.clone(),
+    );
+    journal.begin();
+    if opened.send(Ok(report)).is_err() {
+        return;
+    }
+    gate.recv().await;
+    let delivery = Delivery::start(config.clone(), queue.clone(), metrics.clone());
+    let shard_count = senders.len();
+    let send = Rc::new(move |to: usize, memo| {
+        senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
+            Memo::Client(memo) => memo,
+            Memo::Ask(_) => unreachable!("what was sent comes back"),
+        })
+    });
+    let reception =
+        Reception::start(config.clone(), queue.clone(), metrics.clone(), shard, shard_count, send);
+    for listener in listeners {
+        reception.listen(listener.attach());
+    }
+    let mut this = Shard { shard, config, journal, queue, delivery, reception, metrics };
+    loop {
+        match inbox.recv().await {
+            Memo::Client(memo) => this.reception.on_memo(memo),
+            Memo::Ask(Ask::Drain { time_max }) => {
+                // Other shards may still need answers while this one drains.
+                let reception = this.reception.clone();
+                task::spawn(async move {
+                    loop {
+                        if let Memo::Client(memo) = inbox.recv().await {
+                            reception.on_memo(memo);
+                        }
+                    }
+                });
+                return this.drain(time_max).await;
+            }
+            Memo::Ask(ask) => this.on_ask(ask),
+        }
+    }
+}
+
+/// One of each.
+struct Shard {
+    shard: usize,
+    config: Arc<Config>,
+    journal: Journal,
+    queue: Queue,
+    delivery: Delivery,
+    reception: Reception,
+    metrics: Rc<Metrics>,
+}
+
+impl Shard {
+    /// Answers go to whoever asked, who may have given up waiting.
+    fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Snapshot(reply) => {
+                self.update_journal_numbers();
+                let _ = reply.send(self.metrics.snapshot());
+            }
+            Ask::QueueStats(reply) => {
+                let _ = reply.send(QueueStats::from(self.queue.stats()));
+            }
+            Ask::QueueList { after, count_max, reply } => {
+                let queue = self.queue.clone();
+                task::spawn(async move {
+                    let _ = reply.send(ask::list(&queue, after, count_max).await);
+                });
+            }
+            Ask::QueueShow { message, reply } => {
+                let queue = self.queue.clone();
+                task::spawn(async move {
+                    let _ = reply.send(ask::show(&queue, message).await);
+                });
+            }
+            Ask::Reload(config) => {
+                self.queue.reload(config.clone());
+                self.delivery.reload(config.clone());
+                self.reception.reload(config.clone());
+                self.config = config;
+            }
+            Ask::Drain { .. } => unreachable!("the dispatch loop ends at it"),
+        }
+    }
+
+    /// No new transactions; replies to end of data are awaited; then everything is made durable.
+    async fn drain(self, deadline: Duration) {
+        self.reception.drain();
+        self.delivery.drain();
+        let sessions_gone = self.reception.drained(deadline).await;
+        let connections_gone = delivery::drained(&self.delivery, deadline).await;
+        self.queue.drain();
+        self.queue.flushed().await;
+        self.journal.close().await;
+        if !(sessions_gone && connections_gone) {
+            eprintln!("ringpost: shard {}: cut sessions that were still open", self.shard);
+        }
+    }
+
+    fn update_journal_numbers(&self) {
+        let (counters, space) = (self.journal.counters(), self.journal.space());
+        let numbers = &self.metrics.journal;
+        numbers.frames.set(counters.frames);
+        // One data sync for each frame and each segment header.
+        let flushes = counters.frames + counters.segments_activated;
+        let durable = self.config.journal.durability != Durability::None;
+        numbers.flushes.set(if durable { flushes } else { 0 });
+        numbers.records.set(counters.records);
+        numbers.bytes.set(counters.bytes);
+        numbers.segments.set(space.slots as u64);
+        numbers.segments_free.set(space.slots_free as u64);
+    }
+}
+
+fn journal_config(config: &Config, shard: usize) -> JournalConfig {
+    JournalConfig {
+        data_dir: config.data_dir.clone(),
+        shard: shard as u16,
+        segment_bytes: config.journal.segment_bytes,
+        bytes_max: config.journal.bytes_max,
+        min_free_bytes: config.journal.min_free_bytes,
+        durability: match config.journal.durability {
+            Durability::Fdatasync => log_ring::Durability::Fdatasync,
+            Durability::Dsync => log_ring::Durability::Dsync,
+            Durability::None => log_ring::Durability::None,
+        },
+        log_core: None,
+    }
 }

@@ -13,6 +13,7 @@ use super::ask::Ask;
 use super::memo::Memo;
 use super::run::{self, Neighbours, Opened};
 use crate::config::Config;
+use crate::event::LogSink;
 use crate::journal::OpenError;
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
 use crate::runtime::inbox::{InboxSender, inbox};
@@ -126,8 +127,9 @@ impl Bound {
         (0..self.shard_count()).map(|shard| self.cores[shard % self.cores.len()]).collect()
     }
 
-    /// Opens every journal, then lets every shard accept. Returns once all do.
-    pub fn start(self) -> Result<Shards, StartError> {
+    /// Opens every journal, then lets every shard accept. Returns once all do. Outcomes go to
+    /// `log`.
+    pub fn start(self, log: &LogSink) -> Result<Shards, StartError> {
         let shard_count = self.shard_count();
         let data_dir = self.config.data_dir.clone();
         std::fs::create_dir_all(&data_dir)
@@ -141,19 +143,24 @@ impl Bound {
         let mut openings = Vec::new();
         let mut gates = Vec::new();
         let of_shard = self.listeners.into_iter().zip(inboxes).enumerate();
-        for (shard, (listeners, inbox)) in of_shard {
+        for (shard, (listeners, memos)) in of_shard {
             let (opened_sender, opened) = mpsc::channel();
-            let (gate, gate_receiver) = inbox_of_one();
-            let neighbours = Neighbours { shard, senders: senders.clone() };
-            let config = self.config.clone();
+            let (gate_sender, gate) = inbox(1);
+            let start = run::Start {
+                config: self.config.clone(),
+                neighbours: Neighbours { shard, senders: senders.clone() },
+                listeners,
+                inbox: memos,
+                log: log.clone(),
+                opened: opened_sender,
+                gate,
+            };
             let name = format!("shard-{shard}");
-            let thread = executor::spawn(&name, Some(cores[shard]), move || {
-                run::run(config, neighbours, listeners, inbox, opened_sender, gate_receiver)
-            })
-            .map_err(|error| StartError::Thread { name, error })?;
+            let thread = executor::spawn(&name, Some(cores[shard]), move || run::run(start))
+                .map_err(|error| StartError::Thread { name, error })?;
             threads.push(thread);
             openings.push(opened);
-            gates.push(gate);
+            gates.push(gate_sender);
         }
         let mut opened_shards = Vec::new();
         for (shard, opened) in openings.into_iter().enumerate() {
@@ -166,10 +173,6 @@ impl Bound {
         }
         Ok(Shards { senders, threads, opened: opened_shards })
     }
-}
-
-fn inbox_of_one() -> (InboxSender<()>, crate::runtime::inbox::Inbox<()>) {
-    inbox(1)
 }
 
 /// The running shards, as the control thread sees them.

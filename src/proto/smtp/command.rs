@@ -218,7 +218,7 @@ fn trim(bytes: &[u8]) -> &[u8] {
 }
 
 const UNRECOGNIZED: Reply =
-    Reply::new(500, status::BAD_COMMAND_SEQUENCE, "Command not recognized; try HELP");
+    Reply::new(500, status::SYNTAX_ERROR, "Command not recognized; try HELP");
 const SYNTAX: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "Syntax error in arguments");
 const BAD_NAME: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "A host name is needed");
 const BAD_PARAMETER: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "Bad parameter value");

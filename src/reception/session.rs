@@ -1,0 +1,377 @@
+//! One SMTP session: reads, drives the protocol machine, commits, replies.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::policy;
+use super::{Inner, SHUTTING_DOWN, Terms};
+use crate::mail::envelope::Notify;
+use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, status};
+use crate::proto::message::received::Received;
+use crate::proto::smtp::server::{ContentSeen, Event, Server};
+use crate::queue::{Draft, Refusal};
+use crate::runtime::clock;
+use crate::runtime::net::TcpStream;
+
+/// Serves a client until it leaves, goes too far, is silent too long, or the shard drains.
+pub(super) async fn run(inner: &Rc<Inner>, terms: Rc<Terms>, stream: TcpStream, client: IpAddr) {
+    let may_relay = policy::may_relay(&terms, client);
+    let server = Server::new(terms.server.clone());
+    let mut session = Session {
+        inner,
+        terms: &terms,
+        stream,
+        client,
+        may_relay,
+        server,
+        kept: Vec::new(),
+        out: Vec::new(),
+        transaction: None,
+    };
+    session.server.greet(&mut session.out);
+    // An error of the socket ends the session; nothing was promised to the client.
+    let _ = session.serve().await;
+}
+
+struct Session<'s> {
+    inner: &'s Rc<Inner>,
+    terms: &'s Terms,
+    stream: TcpStream,
+    client: IpAddr,
+    may_relay: bool,
+    server: Server,
+    /// Octets that came and are not dealt with: a partial line, or what stands behind content that
+    /// is being committed.
+    kept: Vec<u8>,
+    out: Vec<u8>,
+    transaction: Option<Box<Transaction>>,
+}
+
+/// A mail transaction under way.
+struct Transaction {
+    reverse_path: Box<str>,
+    recipients: Vec<Recipient>,
+    flags: EnvelopeFlags,
+    content: Intake,
+    /// Monotonic milliseconds.
+    content_began_ms: u64,
+}
+
+enum Intake {
+    None,
+    Draft {
+        draft: Draft,
+        /// What the draft had no room for.
+        overflow: Vec<u8>,
+    },
+    /// Content comes, and will be answered with this.
+    Refused(Refusal),
+}
+
+/// What the machine cannot go on without.
+enum Need {
+    Input,
+    /// The content is whole.
+    Commit(ContentSeen),
+    /// The draft is full.
+    Room,
+    /// Replies are to be flushed, then the session is over.
+    Close,
+    /// The client has closed.
+    End,
+}
+
+impl Session<'_> {
+    async fn serve(&mut self) -> io::Result<()> {
+        let mut need = Need::Input;
+        loop {
+            need = match need {
+                Need::Input => {
+                    self.flush().await?;
+                    match self.read().await {
+                        Ok(need) => need,
+                        Err(error) => return self.give_up(error).await,
+                    }
+                }
+                Need::Commit(seen) => {
+                    self.commit(seen).await;
+                    self.resume()
+                }
+                Need::Room => {
+                    self.make_room().await;
+                    self.resume()
+                }
+                Need::Close => return self.flush().await,
+                Need::End => return Ok(()),
+            };
+        }
+    }
+
+    /// Waits for octets and runs the machine over them.
+    async fn read(&mut self) -> io::Result<Need> {
+        let reception = &self.terms.config.reception;
+        let is_idle = self.transaction.is_none() && self.kept.is_empty();
+        let timeout = match &self.transaction {
+            // However steadily the octets drip, content has an end.
+            Some(transaction) if self.server.is_in_content() => {
+                let passed_ms = clock::coarse_ms().saturating_sub(transaction.content_began_ms);
+                let left =
+                    reception.content_timeout.saturating_sub(Duration::from_millis(passed_ms));
+                left.min(reception.idle_timeout)
+            }
+            _ => reception.idle_timeout,
+        };
+        self.stream.set_deadline(Some(timeout));
+        if is_idle {
+            // Thousands of sessions wait like this one: it keeps no buffer.
+            self.kept = Vec::new();
+            self.out = Vec::new();
+        }
+        let draining = &self.inner.draining;
+        let may_stop = is_idle && self.server.is_between_commands();
+        let Session { inner, terms, stream, may_relay, server, kept, out, transaction, .. } = self;
+        let stop = || may_stop && draining.get();
+        let mut machine = Machine { inner, terms, may_relay: *may_relay, server, out, transaction };
+        stream
+            .read_scratch_unless(stop, |bytes| {
+                if bytes.is_empty() {
+                    return Need::End;
+                }
+                if kept.is_empty() {
+                    let (taken, need) = machine.run(bytes);
+                    kept.extend_from_slice(&bytes[taken..]);
+                    need
+                } else {
+                    kept.extend_from_slice(bytes);
+                    let (taken, need) = machine.run(kept);
+                    kept.drain(..taken);
+                    need
+                }
+            })
+            .await
+    }
+
+    /// Runs the machine over what is there already.
+    fn resume(&mut self) -> Need {
+        let Session { inner, terms, may_relay, server, kept, out, transaction, .. } = self;
+        let mut machine = Machine { inner, terms, may_relay: *may_relay, server, out, transaction };
+        let (taken, need) = machine.run(kept);
+        kept.drain(..taken);
+        need
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.stream.set_deadline(Some(self.terms.config.reception.idle_timeout));
+            self.stream.write_all(&self.out).await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes responsibility for the message, or says why not.
+    async fn commit(&mut self, seen: ContentSeen) {
+        let started = clock::now();
+        let transaction = self.transaction.take().expect("content belongs to a transaction");
+        let Transaction { reverse_path, recipients, mut flags, content, .. } = *transaction;
+        let result = match content {
+            Intake::Draft { draft, .. } => {
+                if !seen.leading_dot {
+                    flags.set(EnvelopeFlags::NO_LEADING_DOT);
+                }
+                if seen.eight_bit {
+                    flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
+                }
+                let envelope = self.envelope(reverse_path, recipients, flags, draft.id());
+                draft.commit(envelope).await
+            }
+            Intake::Refused(refusal) => Err(refusal),
+            Intake::None => unreachable!("content was begun"),
+        };
+        let numbers = &self.inner.metrics.reception;
+        let reply = match result {
+            Ok(id) => {
+                numbers.messages_accepted.add(1);
+                numbers.bytes_accepted.add(seen.bytes);
+                self.inner.metrics.commit_latency.record(started.elapsed());
+                queued(id)
+            }
+            Err(refusal) => {
+                numbers.messages_refused.add(1);
+                refusal.reply()
+            }
+        };
+        self.server.answer(&reply, &mut self.out);
+    }
+
+    fn envelope(
+        &self,
+        reverse_path: Box<str>,
+        recipients: Vec<Recipient>,
+        flags: EnvelopeFlags,
+        queue_id: QueueId,
+    ) -> Envelope {
+        let config = &self.terms.config;
+        let now_ms = clock::unix_ms();
+        let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
+        Received {
+            helo_name: self.server.helo_name(),
+            client: self.client,
+            protocol: match (self.server.is_esmtp(), flags.has(EnvelopeFlags::SMTPUTF8)) {
+                (true, true) => "UTF8SMTP",
+                (true, false) => "ESMTP",
+                (false, _) => "SMTP",
+            },
+            hostname: &config.hostname,
+            queue_id,
+            recipient: match recipients.as_slice() {
+                [only] => Some(&only.address),
+                _ => None,
+            },
+            unix_ms: now_ms,
+        }
+        .write(&mut header_prefix);
+        Envelope {
+            reverse_path,
+            recipients,
+            flags,
+            accepted_ms: now_ms,
+            expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
+            envelope_id: None,
+            client: Some(self.client),
+            header_prefix,
+            // Filled in by the draft.
+            content_bytes: 0,
+            content_hash: 0,
+        }
+    }
+
+    /// Lets the draft write down what it has, then gives it what it had no room for.
+    async fn make_room(&mut self) {
+        let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
+        if let Intake::Draft { draft, overflow } = &mut transaction.content {
+            match draft.room().await {
+                Ok(()) => {
+                    let taken = draft.append(overflow);
+                    assert_eq!(taken, overflow.len(), "a read is smaller than an empty buffer");
+                    *overflow = Vec::new();
+                }
+                Err(refusal) => transaction.content = Intake::Refused(refusal),
+            }
+        }
+    }
+
+    /// Ends the session for what the socket said.
+    async fn give_up(&mut self, error: io::Error) -> io::Result<()> {
+        let reply = match error.kind() {
+            io::ErrorKind::Interrupted => SHUTTING_DOWN,
+            io::ErrorKind::TimedOut => TIMED_OUT,
+            _ => return Err(error),
+        };
+        self.server.close(&reply, &mut self.out);
+        self.flush().await
+    }
+}
+
+/// The machine with its decisions, between two waits.
+struct Machine<'m> {
+    inner: &'m Rc<Inner>,
+    terms: &'m Terms,
+    may_relay: bool,
+    server: &'m mut Server,
+    out: &'m mut Vec<u8>,
+    transaction: &'m mut Option<Box<Transaction>>,
+}
+
+impl Machine<'_> {
+    /// Runs over the front of `input` until something is needed; returns how much was taken.
+    fn run(&mut self, input: &[u8]) -> (usize, Need) {
+        let mut at = 0;
+        loop {
+            let (taken, event) = self.server.next(&input[at..], self.out);
+            at += taken;
+            match event {
+                Event::NeedInput => return (at, Need::Input),
+                Event::Mail(mail) => {
+                    let reverse_path = mail.reverse_path.map_or("", |path| path.as_str()).into();
+                    *self.transaction = Some(Box::new(Transaction {
+                        reverse_path,
+                        recipients: Vec::with_capacity(1),
+                        flags: mail.flags,
+                        content: Intake::None,
+                        content_began_ms: 0,
+                    }));
+                    self.server.answer(&policy::MAIL_OK, self.out);
+                }
+                Event::Rcpt(rcpt) => {
+                    let reply = policy::on_rcpt(self.terms, self.may_relay, rcpt.forward_path);
+                    let numbers = &self.inner.metrics.reception;
+                    if reply.is_positive() {
+                        numbers.recipients_accepted.add(1);
+                        let transaction = self.transaction.as_mut();
+                        let transaction = transaction.expect("RCPT belongs to a transaction");
+                        transaction.recipients.push(Recipient {
+                            address: rcpt.forward_path.as_str().into(),
+                            original_recipient: None,
+                            notify: Notify::DEFAULT,
+                        });
+                    } else {
+                        numbers.recipients_refused.add(1);
+                    }
+                    self.server.answer(&reply, self.out);
+                }
+                Event::Vrfy(_) => self.server.answer(&policy::VRFY, self.out),
+                Event::BeginContent { declared_bytes } => self.begin_content(declared_bytes),
+                Event::Content(piece) => {
+                    if self.take_content(piece) {
+                        return (at, Need::Room);
+                    }
+                }
+                Event::ContentEnd(seen) => return (at, Need::Commit(seen)),
+                Event::ContentRefused => {
+                    self.inner.metrics.reception.messages_refused.add(1);
+                    *self.transaction = None;
+                }
+                Event::Reset => *self.transaction = None,
+                Event::Quit | Event::Close => return (at, Need::Close),
+            }
+        }
+    }
+
+    fn begin_content(&mut self, declared_bytes: u64) {
+        let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
+        transaction.content_began_ms = clock::coarse_ms();
+        let reply = match self.inner.queue.begin(declared_bytes) {
+            Ok(draft) => {
+                transaction.content = Intake::Draft { draft, overflow: Vec::new() };
+                policy::MAIL_OK
+            }
+            Err(refusal) => refusal.reply(),
+        };
+        self.server.answer(&reply, self.out);
+    }
+
+    /// Gives the draft a piece; returns whether it needs room first.
+    fn take_content(&mut self, piece: &[u8]) -> bool {
+        let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
+        match &mut transaction.content {
+            Intake::Draft { draft, overflow } => {
+                let taken = draft.append(piece);
+                overflow.extend_from_slice(&piece[taken..]);
+                taken < piece.len()
+            }
+            Intake::Refused(_) => false,
+            Intake::None => unreachable!("content was begun"),
+        }
+    }
+}
+
+fn queued(id: QueueId) -> Reply {
+    Reply::with_text(250, status::OK, format!("Ok: queued as {id}"))
+}
+
+const TIMED_OUT: Reply = Reply::new(421, status::BAD_CONNECTION, "Timed out; closing");
+/// A Received field of ordinary names.
+const RECEIVED_BYTES: usize = 256;
