@@ -13,4 +13,4 @@ mod run;
 mod start;
 
 pub use memo::Memo;
-pub use start::{Bound, Shards, StartError, bind};
+pub use start::{Bound, Shards, StartError, ask_through, bind};
