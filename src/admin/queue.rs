@@ -72,12 +72,14 @@ pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { place, limit, after, json } => {
             let request = Request::QueueList { after: after.clone(), count_max: *limit };
-            if !json {
-                print(&list_header())?;
-            }
+            let mut header = list_header();
             ask(place, &request, &mut |line| match line {
                 Line::Message(message) if *json => print(&json_line(&message)),
-                Line::Message(message) => print(&list_row(&message, unix_ms())),
+                Line::Message(message) => {
+                    // Above the first row only.
+                    print(&std::mem::take(&mut header))?;
+                    print(&list_row(&message, unix_ms()))
+                }
                 _ => Ok(()),
             })
         }
