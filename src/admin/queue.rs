@@ -43,7 +43,7 @@ pub enum Command {
     Stats {
         #[command(flatten)]
         place: Place,
-        /// One JSON object a line.
+        /// One JSON object: the shards in order, and all together.
         #[arg(long)]
         json: bool,
     },
@@ -94,15 +94,17 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Stats { place, json } => {
             let mut shards = Vec::new();
             ask(place, &Request::QueueStats, &mut |line| {
-                if let Line::Stats { shard, stats } = line {
-                    if *json {
-                        print(&json_line(&Line::Stats { shard, stats: stats.clone() }))?;
-                    }
-                    shards.push((shard, stats));
+                if let Line::Stats { stats, .. } = line {
+                    shards.push(stats);
                 }
                 Ok(())
             })?;
-            if *json { Ok(()) } else { print(&stats_table(&shards, unix_ms())) }
+            let total = add_up(&shards);
+            if *json {
+                print(&json_line(&serde_json::json!({ "shards": shards, "all": total })))
+            } else {
+                print(&stats_table(&shards, &total, unix_ms()))
+            }
         }
     }
 }
@@ -234,12 +236,26 @@ fn show_page(message: &QueuedMessage, now_ms: u64) -> String {
     text
 }
 
-fn stats_table(shards: &[(usize, QueueStats)], now_ms: u64) -> String {
+fn add_up(shards: &[QueueStats]) -> QueueStats {
+    let mut total = QueueStats::default();
+    for it in shards {
+        total.messages += it.messages;
+        total.tasks += it.tasks;
+        total.ready += it.ready;
+        total.in_flight += it.in_flight;
+        total.delayed += it.delayed;
+        total.held += it.held;
+        total.kept_bytes += it.kept_bytes;
+    }
+    total.oldest_ms = shards.iter().filter_map(|it| it.oldest_ms).min();
+    total
+}
+
+fn stats_table(shards: &[QueueStats], total: &QueueStats, now_ms: u64) -> String {
     let mut text = format!(
         "{:<6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}\n",
         "SHARD", "MESSAGES", "TASKS", "READY", "IN FLIGHT", "DELAYED", "HELD", "CACHED", "OLDEST"
     );
-    let mut total = QueueStats::default();
     let mut row = |name: &str, it: &QueueStats| {
         let oldest = it.oldest_ms.map_or("-".to_owned(), |ms| age(now_ms.saturating_sub(ms)));
         let _ = writeln!(
@@ -254,21 +270,10 @@ fn stats_table(shards: &[(usize, QueueStats)], now_ms: u64) -> String {
             size(it.kept_bytes as u64),
         );
     };
-    for (shard, it) in shards {
+    for (shard, it) in shards.iter().enumerate() {
         row(&shard.to_string(), it);
-        total.messages += it.messages;
-        total.tasks += it.tasks;
-        total.ready += it.ready;
-        total.in_flight += it.in_flight;
-        total.delayed += it.delayed;
-        total.held += it.held;
-        total.kept_bytes += it.kept_bytes;
-        total.oldest_ms = match (total.oldest_ms, it.oldest_ms) {
-            (Some(one), Some(two)) => Some(one.min(two)),
-            (one, two) => one.or(two),
-        };
     }
-    row("all", &total);
+    row("all", total);
     text
 }
 
@@ -358,7 +363,8 @@ mod tests {
     fn shards_add_up() {
         let one = QueueStats { messages: 2, oldest_ms: Some(5_000), ..QueueStats::default() };
         let two = QueueStats { messages: 3, kept_bytes: 20 << 10, ..QueueStats::default() };
-        let table = stats_table(&[(0, one), (1, two)], 65_000);
+        let shards = [one, two];
+        let table = stats_table(&shards, &add_up(&shards), 65_000);
         let last: Vec<&str> = table.lines().last().expect("rows").split_whitespace().collect();
         assert_eq!(last, ["all", "5", "0", "0", "0", "0", "0", "20KiB", "60s"]);
     }
