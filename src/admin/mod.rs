@@ -1,1 +1,101 @@
-//! (room under construction)
+//! The program's command line: serve, check, queue, reload, doctor.
+//!
+//! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
+//! **Uses** `config`, `shard` to start, `control` to speak to a running server.
+//! **Holds** that whatever goes wrong is one clear line on standard error with the right exit code.
+//! **Start reading** at `run`, then `serve::serve`.
+
+mod check;
+mod doctor;
+mod exit;
+mod queue;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use exit::{Exit, Failure};
+
+/// A mail transfer agent that keeps one complete mail system on every core.
+#[derive(Parser)]
+#[command(name = "ringpost", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server. Without a file: loopback, high ports, ./ringpost-data. The default.
+    Serve(Source),
+    /// Checks a configuration and prints the effective one.
+    Check(Source),
+    /// Shows what is queued in a running server.
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Makes a running server read its configuration and open its log anew, as SIGHUP does.
+    Reload(queue::Place),
+    /// Looks at this machine: io_uring, limits, cores, disk, ports, clock.
+    Doctor(doctor::Options),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+struct Source {
+    /// TOML file; without one the embedded default.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Arc<Config>, Failure> {
+        let config = match &self.config {
+            Some(path) => Config::load(path).map_err(|error| Failure::new(Exit::Config, error))?,
+            None => Config::embedded(),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+/// Runs the program with its arguments, the first being its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where the terminal is gone nobody can read it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match cli.command.unwrap_or(Command::Serve(Source::default())) {
+        Command::Serve(source) => serve::serve(source),
+        Command::Check(source) => check::check(&source),
+        Command::Queue(command) => queue::run(&command),
+        Command::Reload(place) => queue::reload(&place),
+        Command::Doctor(options) => doctor::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ringpost: {}", failure.text);
+            failure.exit.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -8,6 +8,8 @@
 mod defaults;
 mod explain;
 mod parse;
+mod reload;
+mod table;
 mod values;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,14 +1,12 @@
 //! From a TOML file to a `Config`, naming file, line and key of whatever is wrong.
 
-use std::cell::Cell;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
+use super::table::{Checked, Table};
 use super::values;
 use super::{BareNewline, Config, Durability, Listener, LogFormat, Route};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
@@ -18,33 +16,47 @@ use crate::mail::address::is_domain;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub file: String,
-    /// 1-based.
+    /// 1-based; 0 when the file as a whole is meant.
     pub line: usize,
     pub message: String,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.message)
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.message),
+            line => write!(f, "{}:{line}: {}", self.file, self.message),
+        }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// What is wrong, at an offset of the text.
-struct Wrong {
-    offset: usize,
-    message: String,
-}
-
-type Checked<T> = Result<T, Wrong>;
-
 impl Config {
+    /// Reads and parses a file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                return Err(ConfigError { file, line: 0, message });
+            }
+        };
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Config::parse(text, &file),
+            Err(error) => {
+                let line = line_of(&bytes, error.valid_up_to());
+                Err(ConfigError { file, line, message: "not UTF-8".to_owned() })
+            }
+        }
+    }
+
     /// Parses `text`; what it does not say has its default. `file` is for messages.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         let error = |offset: usize, message: String| ConfigError {
             file: file.to_owned(),
-            line: text[..offset.min(text.len())].matches('\n').count() + 1,
+            line: line_of(text.as_bytes(), offset),
             message,
         };
         let document = DeTable::parse(text).map_err(|wrong| {
@@ -53,6 +65,11 @@ impl Config {
         })?;
         read(document.get_ref()).map_err(|wrong| error(wrong.offset, wrong.message))
     }
+}
+
+/// The line that holds the octet at `offset`, 1-based.
+fn line_of(text: &[u8], offset: usize) -> usize {
+    text[..offset.min(text.len())].iter().filter(|octet| **octet == b'\n').count() + 1
 }
 
 fn read(document: &DeTable<'_>) -> Checked<Config> {
@@ -89,30 +106,34 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
 
 /// What single values cannot tell.
 fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
-    let wrong = |key: &str, message: &str| root.wrong_at(key, message.to_owned());
+    let wrong = |path: &[&str], message: &str| root.wrong_at(path, message.to_owned());
     if config.listeners.is_empty() {
-        return Err(wrong("listener", "no [[listener]]; add one with address = \"ADDRESS:PORT\""));
+        return Err(wrong(&[], "no [[listener]]; add one with address = \"ADDRESS:PORT\""));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         if config.listeners[..index].contains(listener) {
-            return Err(wrong("listener", "two [[listener]] tables with one address"));
+            let path = ["listener", &index.to_string(), "address"];
+            return Err(wrong(&path, "listener.address: another [[listener]] has it already"));
         }
     }
     for (index, route) in config.routes.iter().enumerate() {
         if config.routes[..index].iter().any(|earlier| earlier.domain == route.domain) {
-            let message = format!("two [[route]] tables for {}", route.domain);
-            return Err(wrong("route", &message));
+            let message = format!("route.domain: {} has a [[route]] already", route.domain);
+            return Err(wrong(&["route", &index.to_string(), "domain"], &message));
         }
     }
     if config.queue.retry_wait_min > config.queue.retry_wait_max {
-        return Err(wrong("queue", "queue.retry_wait_min is above queue.retry_wait_max"));
+        let message = "queue.retry_wait_min: above retry_wait_max; make it at most that";
+        return Err(wrong(&["queue", "retry_wait_min"], message));
     }
     if config.journal.bytes_max < 4 * config.journal.segment_bytes {
-        return Err(wrong("journal", "journal.bytes_max must hold four segments at the least"));
+        let message = "journal.bytes_max: less than four times segment_bytes; raise it";
+        return Err(wrong(&["journal", "bytes_max"], message));
     }
     if config.reception.message_bytes_max > config.journal.bytes_max / 4 {
-        let message = "reception.message_bytes_max is above a quarter of journal.bytes_max";
-        return Err(wrong("reception", message));
+        let message = "reception.message_bytes_max: above a quarter of journal.bytes_max; \
+                       lower the one or raise the other";
+        return Err(wrong(&["reception", "message_bytes_max"], message));
     }
     Ok(())
 }
@@ -195,7 +216,9 @@ fn read_queue(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
 
 fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     let delivery = &mut config.delivery;
-    table.optional_text("ehlo_name", &mut delivery.ehlo_name)?;
+    table.parsed("ehlo_name", "a host name such as mx.example", |name| {
+        (is_domain(name) && name.is_ascii()).then(|| delivery.ehlo_name = Some(name.to_owned()))
+    })?;
     table.number("connections_max", &mut delivery.connections_max, 1, 10_000)?;
     table.number(
         "messages_per_connection_max",
@@ -221,282 +244,6 @@ pub(super) const DURABILITIES: &[(&str, Durability)] = &[
 ];
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// A table under reading: every key that was asked for is known, the rest is not.
-struct Table<'t, 'i> {
-    /// Empty for the root, else with a dot at the end.
-    prefix: String,
-    offset: usize,
-    entries: Vec<Entry<'t, 'i>>,
-}
-
-struct Entry<'t, 'i> {
-    key: &'t str,
-    offset: usize,
-    value: &'t DeValue<'i>,
-    value_offset: usize,
-    known: Cell<bool>,
-}
-
-impl<'t, 'i> Table<'t, 'i> {
-    fn new(prefix: &str, offset: usize, table: &'t DeTable<'i>) -> Self {
-        let entries = table.iter().map(|(key, value)| Entry {
-            key: key.get_ref().as_ref(),
-            offset: key.span().start,
-            value: value.get_ref(),
-            value_offset: value.span().start,
-            known: Cell::new(false),
-        });
-        Self { prefix: prefix.to_owned(), offset, entries: entries.collect() }
-    }
-
-    fn entry(&self, key: &str) -> Option<&Entry<'t, 'i>> {
-        let entry = self.entries.iter().find(|entry| entry.key == key)?;
-        entry.known.set(true);
-        Some(entry)
-    }
-
-    /// Refuses what nobody asked for.
-    fn finish(&self) -> Checked<()> {
-        match self.entries.iter().find(|entry| !entry.known.get()) {
-            Some(entry) => Err(Wrong {
-                offset: entry.offset,
-                message: format!("{}{}: unknown key", self.prefix, entry.key),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn wrong_at(&self, key: &str, message: String) -> Wrong {
-        let entry = self.entries.iter().find(|entry| entry.key == key);
-        Wrong { offset: entry.map_or(self.offset, |entry| entry.offset), message }
-    }
-
-    fn missing(&self, key: &str) -> Wrong {
-        let message = format!("{}{key}: missing", self.prefix);
-        Wrong { offset: self.offset, message }
-    }
-
-    fn wrong(&self, entry: &Entry<'_, '_>, right: &str) -> Wrong {
-        let found = describe(entry.value);
-        let message = format!("{}{}: found {found}; expected {right}", self.prefix, entry.key);
-        Wrong { offset: entry.value_offset, message }
-    }
-
-    fn table(&self, key: &str, read: impl FnOnce(&Table<'_, '_>) -> Checked<()>) -> Checked<()> {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        let DeValue::Table(table) = entry.value else {
-            return Err(self.wrong(entry, &format!("a table [{key}]")));
-        };
-        let table = Table::new(&format!("{key}."), entry.offset, table);
-        read(&table)?;
-        table.finish()
-    }
-
-    fn tables<T>(&self, key: &str, read: impl Fn(&Table<'_, '_>) -> Checked<T>) -> Checked<Vec<T>> {
-        let Some(entry) = self.entry(key) else { return Ok(Vec::new()) };
-        let right = format!("tables [[{key}]]");
-        let DeValue::Array(array) = entry.value else {
-            return Err(self.wrong(entry, &right));
-        };
-        let mut values = Vec::new();
-        for value in array.iter() {
-            let DeValue::Table(table) = value.get_ref() else {
-                return Err(self.wrong(entry, &right));
-            };
-            let table = Table::new(&format!("{key}."), value.span().start, table);
-            values.push(read(&table)?);
-            table.finish()?;
-        }
-        Ok(values)
-    }
-
-    /// A string that `parse` understands.
-    fn parsed(
-        &self,
-        key: &str,
-        right: &str,
-        mut parse: impl FnMut(&str) -> Option<()>,
-    ) -> Checked<()> {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        match entry.value {
-            DeValue::String(text) if parse(text).is_some() => Ok(()),
-            _ => Err(self.wrong(entry, right)),
-        }
-    }
-
-    fn text(
-        &self,
-        key: &str,
-        field: &mut String,
-        right: &str,
-        is_valid: impl Fn(&str) -> bool,
-    ) -> Checked<()> {
-        self.parsed(key, right, |text| is_valid(text).then(|| text.clone_into(field)))
-    }
-
-    fn optional_text(&self, key: &str, field: &mut Option<String>) -> Checked<()> {
-        self.parsed(key, "a text that is not empty", |text| {
-            (!text.is_empty()).then(|| *field = Some(text.to_owned()))
-        })
-    }
-
-    fn path(&self, key: &str, field: &mut PathBuf) -> Checked<()> {
-        self.parsed(key, "a path", |text| (!text.is_empty()).then(|| *field = text.into()))
-    }
-
-    fn optional_path(&self, key: &str, field: &mut Option<PathBuf>) -> Checked<()> {
-        self.parsed(key, "a path", |text| (!text.is_empty()).then(|| *field = Some(text.into())))
-    }
-
-    fn address(&self, key: &str, field: &mut Option<SocketAddr>) -> Checked<()> {
-        self.parsed(key, "\"ADDRESS:PORT\" such as \"127.0.0.1:2525\" or \"[::1]:25\"", |text| {
-            *field = Some(text.parse().ok()?);
-            Some(())
-        })
-    }
-
-    fn duration(&self, key: &str, field: &mut Duration, min: Duration) -> Checked<()> {
-        let right = format!(
-            "a duration such as \"30s\", \"5m\", \"2h\" or \"5d\", at least {}",
-            values::write_duration(min)
-        );
-        self.parsed(key, &right, |text| {
-            let duration = values::parse_duration(text)?;
-            (duration >= min && duration <= DURATION_MAX).then(|| *field = duration)
-        })
-    }
-
-    fn size(&self, key: &str, field: &mut u64, min: u64, max: u64) -> Checked<()> {
-        let (least, most) = (values::write_size(min), values::write_size(max));
-        let right = format!("a size such as \"25MiB\", from {least} to {most}");
-        self.parsed(key, &right, |text| {
-            let size = values::parse_size(text)?;
-            (min..=max).contains(&size).then(|| *field = size)
-        })
-    }
-
-    fn number<T>(&self, key: &str, field: &mut T, min: T, max: T) -> Checked<()>
-    where
-        T: Copy + PartialOrd + fmt::Display + TryFrom<u64>,
-    {
-        let mut value = None;
-        self.optional_number(key, &mut value, min, max)?;
-        if let Some(value) = value {
-            *field = value;
-        }
-        Ok(())
-    }
-
-    fn optional_number<T>(&self, key: &str, field: &mut Option<T>, min: T, max: T) -> Checked<()>
-    where
-        T: Copy + PartialOrd + fmt::Display + TryFrom<u64>,
-    {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        let number = integer(entry.value).and_then(|it| T::try_from(it).ok());
-        match number {
-            Some(number) if number >= min && number <= max => {
-                *field = Some(number);
-                Ok(())
-            }
-            _ => Err(self.wrong(entry, &format!("a whole number from {min} to {max}"))),
-        }
-    }
-
-    fn boolean(&self, key: &str, field: &mut bool) -> Checked<()> {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        match entry.value {
-            DeValue::Boolean(value) => {
-                *field = *value;
-                Ok(())
-            }
-            _ => Err(self.wrong(entry, "true or false")),
-        }
-    }
-
-    fn choice<T: Copy>(&self, key: &str, field: &mut T, choices: &[(&str, T)]) -> Checked<()> {
-        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        self.parsed(key, &names.join(" or "), |text| {
-            let (_, value) = choices.iter().find(|(name, _)| *name == text)?;
-            *field = *value;
-            Some(())
-        })
-    }
-
-    fn list<T>(
-        &self,
-        key: &str,
-        field: &mut Vec<T>,
-        example: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Checked<()> {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        let right = format!("a list of texts such as [{example}]");
-        let DeValue::Array(array) = entry.value else {
-            return Err(self.wrong(entry, &right));
-        };
-        field.clear();
-        for item in array.iter() {
-            let value = match item.get_ref() {
-                DeValue::String(text) => parse(text),
-                _ => None,
-            };
-            match value {
-                Some(value) => field.push(value),
-                None => return Err(self.wrong_item(entry, item, &right)),
-            }
-        }
-        Ok(())
-    }
-
-    fn cores(&self, key: &str, field: &mut Option<Vec<usize>>) -> Checked<()> {
-        let Some(entry) = self.entry(key) else { return Ok(()) };
-        let right = "\"auto\", a set such as \"0-3,8\", or a list such as [0, 1]";
-        *field = match entry.value {
-            DeValue::String(text) if text.as_ref() == "auto" => None,
-            DeValue::String(text) => {
-                Some(values::parse_core_set(text).ok_or_else(|| self.wrong(entry, right))?)
-            }
-            DeValue::Array(array) => {
-                let numbers = array.iter().map(|item| integer(item.get_ref()));
-                let listed: Option<Vec<String>> =
-                    numbers.map(|number| number.map(|it| it.to_string())).collect();
-                let set = listed.and_then(|it| values::parse_core_set(&it.join(",")));
-                Some(set.ok_or_else(|| self.wrong(entry, right))?)
-            }
-            _ => return Err(self.wrong(entry, right)),
-        };
-        Ok(())
-    }
-
-    fn wrong_item(&self, entry: &Entry<'_, '_>, item: &Spanned<DeValue<'_>>, right: &str) -> Wrong {
-        let found = describe(item.get_ref());
-        let message = format!("{}{}: found {found}; expected {right}", self.prefix, entry.key);
-        Wrong { offset: item.span().start, message }
-    }
-}
-
-fn integer(value: &DeValue<'_>) -> Option<u64> {
-    match value {
-        DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
-        _ => None,
-    }
-}
-
-fn describe(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("{:?}", text.as_ref()),
-        DeValue::Integer(number) => number.as_str().to_owned(),
-        DeValue::Float(_) => "a fraction".to_owned(),
-        DeValue::Boolean(value) => value.to_string(),
-        DeValue::Datetime(_) => "a date".to_owned(),
-        DeValue::Array(_) => "a list".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
-    }
-}
-
-/// A year: what is longer is a mistake, and sums of durations stay far from overflow.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -513,7 +260,7 @@ mod tests {
 
     #[test]
     fn every_error_names_its_line_and_key() {
-        check("hostnam = \"x\"", 1, "hostnam: unknown key");
+        check("hostnam = \"x\"", 1, "hostnam: unknown key; known here: hostname, node, ");
         check("\n[reception]\nfoo = 1", 3, "reception.foo: unknown key");
         check("hostname = \"two words\"", 1, "hostname: found \"two words\"; expected a host name");
         check("hostname = 5", 1, "hostname: found 5; expected");
@@ -540,14 +287,36 @@ mod tests {
         );
         check("log = 1", 1, "log: found 1; expected a table [log]");
         check("x = 1 2", 1, "");
-        check("[queue]\nretry_wait_min = \"2h\"\nretry_wait_max = \"1h\"", 1, "retry_wait_min is");
-        check("[journal]\nbytes_max = \"64MiB\"", 1, "four segments");
-        check(LISTENER, 1, "two [[listener]]");
+        check(
+            "[queue]\nretry_wait_max = \"1h\"\nretry_wait_min = \"2h\"",
+            3,
+            "above retry_wait_max",
+        );
+        check("[journal]\nbytes_max = \"64MiB\"", 2, "four times segment_bytes");
+        check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "four times");
+        check("[reception]\nmessage_bytes_max = \"1TiB\"", 2, "above a quarter of journal");
+        check("[delivery]\nehlo_name = \"a\\r\\nb\"", 2, "expected a host name");
+        check(LISTENER, 5, "another [[listener]] has it");
+        let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"smtp://[::1]:25\"\n";
+        check(&[route, route].concat(), 5, "route.domain: a.test has a [[route]] already");
         let error = Config::parse("", "f").expect_err("no listener");
         assert_eq!(
             error.to_string(),
             "f:1: no [[listener]]; add one with address = \"ADDRESS:PORT\""
         );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ringpost.toml");
+        let shown = |path: &Path| Config::load(path).expect_err("refused").to_string();
+        assert_eq!(
+            shown(&path),
+            format!("{}: cannot be read: No such file or directory (os error 2)", path.display())
+        );
+        std::fs::write(&path, b"# one\n# \xff\n").expect("written");
+        assert_eq!(shown(&path), format!("{}:2: not UTF-8", path.display()));
     }
 
     #[test]

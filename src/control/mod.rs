@@ -1,1 +1,225 @@
-//! (room under construction)
+//! Control: what happens beside the mail: signals, reload, drain, metrics, the control socket.
+//!
+//! **Owns** the threads that speak to operators, and the one place where a reload is decided.
+//! **Uses** `shard` by `Ask` only, `config`, `metrics`, `event`.
+//! **Holds** that no shard ever waits for this room, that whoever connects has a deadline and a
+//! bounded request, and that a configuration is either taken whole or refused with its line.
+//! **Start reading** at `Control`.
+
+mod asking;
+mod deadline;
+mod http;
+mod socket;
+pub mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use asking::{AskError, Shards};
+pub use deadline::Deadlined;
+pub use socket::{SocketError, bind as bind_socket, path_in as socket_path};
+
+use crate::config::{Config, ConfigError};
+use crate::event::LogSink;
+use crate::runtime::signal::Signal;
+use crate::runtime::{signal, thread};
+use crate::shard::ask::Ask;
+
+/// The operators' side of a running server. Shared by the control threads.
+pub struct Control {
+    shards: Box<dyn Shards>,
+    /// The file that a reload reads; none for the embedded default.
+    source: Option<PathBuf>,
+    log: LogSink,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What the shards run by.
+    config: Arc<Config>,
+    draining: bool,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose new value waits for the next start.
+    pub waiting: Vec<&'static str>,
+    pub warnings: Vec<String>,
+}
+
+/// The old configuration stays; the text says why and what to do.
+#[derive(Debug)]
+pub enum ReloadError {
+    /// The server runs its embedded default.
+    NoFile,
+    Config(ConfigError),
+    /// Some shards have the new configuration, this one does not: reload again.
+    Shard(AskError),
+    Draining,
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReloadError::NoFile => {
+                f.write_str("started without --config: there is no file to read")
+            }
+            ReloadError::Config(error) => write!(f, "{error} (the old configuration stays)"),
+            ReloadError::Shard(error) => write!(f, "{error}; reload again"),
+            ReloadError::Draining => f.write_str("the server is stopping"),
+        }
+    }
+}
+
+impl Control {
+    pub fn new(
+        shards: Box<dyn Shards>,
+        config: Arc<Config>,
+        source: Option<PathBuf>,
+        log: LogSink,
+    ) -> Arc<Control> {
+        let state = Mutex::new(State { config, draining: false });
+        Arc::new(Control { shards, source, log, state })
+    }
+
+    /// Starts the threads: metrics, control socket, signals. They live as long as the process.
+    pub fn start(
+        self: &Arc<Self>,
+        metrics: Option<TcpListener>,
+        socket: socket::ControlListener,
+    ) -> io::Result<()> {
+        let core = self.config().shards.control_core;
+        if let Some(listener) = metrics {
+            let control = self.clone();
+            thread::spawn("metrics", core, move || http::serve(&listener, &control))?;
+        }
+        let control = self.clone();
+        thread::spawn("control", core, move || socket::serve(&socket, &control))?;
+        let control = self.clone();
+        signal::watch(core, move |signal| control.on_signal(signal))?;
+        Ok(())
+    }
+
+    fn on_signal(self: &Arc<Self>, signal: Signal) {
+        match signal {
+            Signal::Hangup => match self.reload() {
+                Ok(reloaded) => eprintln!("ringpost: {reloaded}"),
+                Err(error) => eprintln!("ringpost: not reloaded: {error}"),
+            },
+            Signal::Stop => self.stop(),
+        }
+    }
+
+    /// Reads the configuration anew and gives it to every shard; opens the log anew in any case.
+    ///
+    /// Blocks until every shard has it, a few seconds at most.
+    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.log.reopen();
+        let source = self.source.as_ref().ok_or(ReloadError::NoFile)?;
+        let new = Config::load(source).map_err(ReloadError::Config)?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.draining {
+            return Err(ReloadError::Draining);
+        }
+        let (merged, waiting) = state.config.reloaded(&new);
+        let merged = Arc::new(merged);
+        // From here on the new one counts: a shard that misses it gets it by the next reload.
+        state.config = merged.clone();
+        for shard in 0..self.shards.count() {
+            asking::tell(&*self.shards, shard, Ask::Reload(merged.clone()), ANSWER_WAIT)
+                .map_err(ReloadError::Shard)?;
+        }
+        Ok(Reloaded { waiting, warnings: merged.warnings() })
+    }
+
+    /// Tells every shard to drain; asked again, ends the process at once.
+    fn stop(self: &Arc<Self>) {
+        let time_max = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.draining {
+                // Nothing that was answered 250 can be lost by it.
+                eprintln!("ringpost: told to stop twice: ending at once");
+                std::process::exit(EXIT_CUT);
+            }
+            state.draining = true;
+            state.config.shards.drain
+        };
+        eprintln!("ringpost: stopping; open sessions have {time_max:?}");
+        let end_by = Instant::now() + time_max + DRAIN_GRACE;
+        let started = thread::spawn("drain-deadline", None, move || {
+            std::thread::sleep(end_by.saturating_duration_since(Instant::now()));
+            eprintln!("ringpost: a shard did not come to its end in time: ending at once");
+            std::process::exit(EXIT_CUT);
+        });
+        if let Err(error) = started {
+            eprintln!("ringpost: stopping without a deadline: {error}");
+        }
+        for shard in 0..self.shards.count() {
+            let told = asking::tell(&*self.shards, shard, Ask::Drain { time_max }, time_max);
+            if let Err(error) = told {
+                eprintln!("ringpost: {error}");
+            }
+        }
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("configuration reloaded")?;
+        if !self.waiting.is_empty() {
+            write!(f, "; waits for the next start: {}", self.waiting.join(", "))?;
+        }
+        for warning in &self.warnings {
+            write!(f, "; warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Longest wait for a shard's answer: it says in far less, or it hangs.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// What a shard may take beyond the drain time to make everything durable.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// The process ended before every session had; EX_TEMPFAIL.
+const EXIT_CUT: i32 = 75;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::LogWriter;
+
+    #[test]
+    fn a_bad_file_keeps_the_old_configuration_and_a_good_one_reaches_every_shard() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ringpost.toml");
+        let log_path = directory.path().join("log");
+        let (writer, log) = LogWriter::start(Some(log_path)).expect("a log");
+        let (shards, inboxes) = asking::fake::shards(2);
+        let running = Arc::new(Config::embedded());
+        let control = Control::new(Box::new(shards), running.clone(), Some(path.clone()), log);
+        std::fs::write(&path, "node = 1\nnod = 2\n").expect("written");
+        let error = control.reload().expect_err("refused").to_string();
+        assert!(error.contains(":2: nod: unknown key"), "{error}");
+        assert!(inboxes.iter().all(|inbox| inbox.try_recv().is_err()));
+        let mut wanted = (*running).clone();
+        wanted.reception.recipients_max = 123;
+        wanted.node = 7;
+        std::fs::write(&path, wanted.explain()).expect("written");
+        let reloaded = control.reload().expect("accepted");
+        assert_eq!(reloaded, Reloaded { waiting: vec!["node"], warnings: vec![] });
+        for inbox in &inboxes {
+            let Ok(Ask::Reload(config)) = inbox.try_recv() else { panic!("no reload") };
+            assert_eq!((config.node, config.reception.recipients_max), (0, 123));
+        }
+        writer.stop();
+    }
+}

@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 
 use super::{DESCRIPTIONS, Snapshot};
 
-/// Renders the snapshots of all shards, by shard for counts, merged for latencies.
-pub fn render(shards: &[Snapshot]) -> String {
+/// Renders the snapshots of shards (0-based), by shard for counts, merged for latencies.
+pub fn render(shards: &[(usize, Snapshot)]) -> String {
     let mut text = String::new();
     for (index, it) in DESCRIPTIONS.iter().enumerate() {
         let suffix = if it.kind == "counter" { "_total" } else { "" };
@@ -15,7 +15,7 @@ pub fn render(shards: &[Snapshot]) -> String {
         // Writing into memory does not fail.
         let _ = writeln!(text, "# HELP {name} {}", it.help);
         let _ = writeln!(text, "# TYPE {name} {}", it.kind);
-        for (shard, snapshot) in shards.iter().enumerate() {
+        for (shard, snapshot) in shards {
             let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", snapshot.values[index]);
         }
     }
@@ -30,12 +30,12 @@ fn render_latency(
     text: &mut String,
     what: &str,
     help: &str,
-    shards: &[Snapshot],
+    shards: &[(usize, Snapshot)],
     of: impl Fn(&Snapshot) -> &Histogram<u64>,
 ) {
-    let Some((first, rest)) = shards.split_first() else { return };
+    let Some(((_, first), rest)) = shards.split_first() else { return };
     let mut merged = of(first).clone();
-    for shard in rest {
+    for (_, shard) in rest {
         merged.add(of(shard)).expect("histograms of one shape");
     }
     let name = format!("ringpost_{what}_latency_seconds");
@@ -50,7 +50,7 @@ fn render_latency(
     let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {count}");
 }
 
-/// From a tenth of a millisecond to a day's worth of patience.
+/// From a tenth of a millisecond to the end of what is recorded.
 const BOUNDS_US: &[u64] = &[
     100,
     250,
@@ -87,7 +87,7 @@ mod tests {
         two.journal.flushes.add(7);
         one.commit_latency.record(Duration::from_millis(2));
         two.commit_latency.record(Duration::from_millis(200));
-        let text = render(&[one.snapshot(), two.snapshot()]);
+        let text = render(&[(0, one.snapshot()), (1, two.snapshot())]);
         for line in [
             "ringpost_reception_messages_accepted_total{shard=\"0\"} 3",
             "ringpost_journal_flushes_total{shard=\"1\"} 7",

@@ -39,6 +39,18 @@ impl BoundListener {
         Ok(Self { socket })
     }
 
+    /// Fails with `AddrInUse` when anybody listens there already. Another server of the same user
+    /// would let `bind` succeed, and each would get a share of the connections.
+    pub fn check_unused(address: SocketAddr) -> io::Result<()> {
+        let socket = tcp_socket(address)?;
+        let on: libc::c_int = 1;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, on)?;
+        if address.is_ipv6() {
+            set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, on)?;
+        }
+        bind(&socket, address)
+    }
+
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let socket = self.socket.try_clone()?;
         std::net::TcpListener::from(socket).local_addr()

@@ -51,6 +51,16 @@ pub fn disabled_setting() -> u8 {
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Whether a time service keeps the clock; `None` where the kernel does not say.
+pub fn clock_is_synchronised() -> Option<bool> {
+    // SAFETY: zeroed modes ask and change nothing; the kernel fills the rest.
+    let state = unsafe {
+        let mut state: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&mut state)
+    };
+    (state >= 0).then_some(state != libc::TIME_ERROR)
+}
+
 fn translate(error: io::Error, disabled: u8) -> ProbeError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => ProbeError::NoSystemCall,

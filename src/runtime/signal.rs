@@ -25,8 +25,12 @@ pub fn block() -> io::Result<()> {
 }
 
 /// Starts the thread that waits for signals and calls `on_signal` for each, until the process ends.
-pub fn watch(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::spawn("signals", None, move || {
+/// `core` pins it.
+pub fn watch(
+    core: Option<usize>,
+    mut on_signal: impl FnMut(Signal) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::spawn("signals", core, move || {
         loop {
             on_signal(wait());
         }

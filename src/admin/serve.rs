@@ -1,0 +1,276 @@
+//! `ringpost serve`: from the command line to running shards, and to their end.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Source;
+use super::exit::{Exit, Failure};
+use crate::config::{Config, Durability};
+use crate::control::{self, Control};
+use crate::event::LogWriter;
+use crate::journal::OpenError;
+use crate::runtime::net::BoundListener;
+use crate::runtime::privilege::{self, Identity, PrivilegeError};
+use crate::runtime::rlimit::{self, LOCKED_MEMORY_BYTES_MIN, Resource};
+use crate::runtime::{probe, signal};
+use crate::shard::{self, Bound, Shards, StartError};
+
+/// Runs the server until it has drained after SIGTERM.
+pub fn serve(source: Source) -> Result<(), Failure> {
+    let config = source.load()?;
+    for warning in config.warnings() {
+        eprintln!("ringpost: warning: {warning}");
+    }
+    // Before any thread is there that would inherit the signals.
+    signal::block().map_err(|error| Failure::new(Exit::System, error))?;
+    ready_the_machine(&config)?;
+    let identity = identity(&config)?;
+    make_data_dir(&config.data_dir, identity.as_ref())?;
+    let (bound, metrics) = bind(&config)?;
+    if let Some(orphan) = orphan_shard(&config.data_dir, bound.shard_count()) {
+        let shard_count = bound.shard_count();
+        return Err(Failure::new(
+            Exit::Config,
+            format!(
+                "{} holds a journal of shard {orphan}, but [shards] makes {shard_count}: mail in \
+                 it would wait for ever; set shards.count to {} at least",
+                config.data_dir.display(),
+                orphan + 1,
+            ),
+        ));
+    }
+    drop_privileges(identity.as_ref())?;
+    let (writer, log) = LogWriter::start(config.log.path.clone()).map_err(|error| {
+        let path = config.log.path.as_deref().unwrap_or(Path::new("standard output"));
+        Failure::new(Exit::CannotCreate, format!("cannot open log {}: {error}", path.display()))
+    })?;
+    let cores = bound.cores();
+    let shards = bound.start(&log).map_err(start_failure)?;
+    let socket = control::bind_socket(&config.data_dir)
+        .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
+    let inboxes = Box::new(shards.senders());
+    let control = Control::new(inboxes, config.clone(), source.config.clone(), log);
+    control.start(metrics, socket).map_err(|error| Failure::new(Exit::System, error))?;
+    say_ready(&config, &cores, &shards, source.config.as_deref());
+    let result = shards.join();
+    // The file of a socket that nobody listens on; the next start would replace it.
+    let _ = fs::remove_file(control::socket_path(&config.data_dir));
+    writer.stop();
+    result.map_err(|error| Failure::new(Exit::Software, error))?;
+    eprintln!("ringpost: stopped");
+    Ok(())
+}
+
+/// io_uring and limits: raised where allowed, otherwise named with the fix.
+fn ready_the_machine(config: &Config) -> Result<(), Failure> {
+    for resource in [Resource::LockedMemory, Resource::OpenFiles] {
+        // Where it stays low, what follows says what that means.
+        let _ = rlimit::raise(resource);
+    }
+    let locked =
+        rlimit::limit(Resource::LockedMemory).map_err(|error| Failure::new(Exit::System, error))?;
+    if locked.soft < LOCKED_MEMORY_BYTES_MIN {
+        return Err(Failure::new(
+            Exit::System,
+            format!(
+                "memlock limit is {} KiB, an executor needs {} KiB; raise it \
+                 (systemd: LimitMEMLOCK=infinity; limits.conf: ringpost - memlock unlimited)",
+                locked.hard >> 10,
+                LOCKED_MEMORY_BYTES_MIN >> 10,
+            ),
+        ));
+    }
+    probe::io_uring().map_err(|error| Failure::new(Exit::System, error))?;
+    if let Ok(files) = rlimit::limit(Resource::OpenFiles)
+        && files.soft < FILES_ADVISED_MIN
+    {
+        eprintln!(
+            "ringpost: warning: nofile limit is {}: sessions beyond it wait; raise it \
+             (systemd: LimitNOFILE=1048576) or lower reception.sessions_max (now {})",
+            files.soft, config.reception.sessions_max,
+        );
+    }
+    Ok(())
+}
+
+/// Whom to become after binding; nobody else unless the configuration says so.
+fn identity(config: &Config) -> Result<Option<Identity>, Failure> {
+    let Some(user) = &config.user else { return Ok(None) };
+    if !privilege::is_root() {
+        return Err(Failure::new(Exit::Permission, PrivilegeError::NotRoot));
+    }
+    let identity = privilege::look_up(user, config.group.as_deref());
+    identity.map(Some).map_err(|error| Failure::new(Exit::Config, error))
+}
+
+/// Makes the directory where it is missing: nobody else may look into a queue.
+fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failure> {
+    let failure = |error: io::Error| {
+        Failure::new(
+            Exit::CannotCreate,
+            format!("cannot use data_dir {}: {error}", data_dir.display()),
+        )
+    };
+    if data_dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failure)?;
+    match owner {
+        Some(owner) => chown(data_dir, Some(owner.uid), Some(owner.gid)).map_err(failure),
+        None => Ok(()),
+    }
+}
+
+/// Takes every address while we still may.
+fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
+    for listener in &config.listeners {
+        let address = listener.address;
+        BoundListener::check_unused(address)
+            .map_err(|error| start_failure(StartError::Bind { address, error }))?;
+    }
+    let bound = shard::bind(config.clone()).map_err(start_failure)?;
+    let metrics = match config.metrics.listen {
+        Some(address) => Some(TcpListener::bind(address).map_err(|error| {
+            let text =
+                format!("cannot listen on metrics.listen {address}: {error}; choose another");
+            Failure::new(bind_exit(&error), text)
+        })?),
+        None => None,
+    };
+    Ok((bound, metrics))
+}
+
+/// The highest shard that has a journal and would not be started.
+fn orphan_shard(data_dir: &Path, shard_count: usize) -> Option<usize> {
+    let entries = fs::read_dir(data_dir).ok()?;
+    let shards = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.strip_prefix("shard-")?.parse().ok()
+    });
+    shards.filter(|shard| *shard >= shard_count).max()
+}
+
+fn drop_privileges(identity: Option<&Identity>) -> Result<(), Failure> {
+    let failure = |error| Failure::new(Exit::Permission, error);
+    if let Some(identity) = identity {
+        privilege::become_identity(identity).map_err(failure)?;
+    }
+    privilege::forbid_new_privileges().map_err(failure)
+}
+
+fn start_failure(error: StartError) -> Failure {
+    let exit = match &error {
+        StartError::Bind { error, .. } => bind_exit(error),
+        StartError::Core { .. } => Exit::Config,
+        StartError::Journal { error, .. } => match error {
+            OpenError::Io { error, .. } => match error.kind() {
+                io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::StorageFull => Exit::CannotCreate,
+                _ => Exit::InputOutput,
+            },
+            OpenError::Locked { .. } => Exit::Temporary,
+            OpenError::Foreign { .. } | OpenError::Segment { .. } => Exit::Data,
+        },
+        StartError::Thread { .. } => Exit::System,
+        StartError::Lost { .. } => Exit::Software,
+        StartError::DataDir { .. } => Exit::CannotCreate,
+    };
+    Failure::new(exit, error)
+}
+
+fn bind_exit(error: &io::Error) -> Exit {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Exit::Permission,
+        _ => Exit::Unavailable,
+    }
+}
+
+fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&Path>) {
+    for (shard, opened) in shards.opened().iter().enumerate() {
+        if opened.message_count > 0 {
+            eprintln!("ringpost: shard {shard}: {} messages queued", opened.message_count);
+        }
+        if opened.malformed_count > 0 || !opened.recovery.rot.is_empty() {
+            eprintln!(
+                "ringpost: shard {shard}: DAMAGED JOURNAL: {} records make no sense, unreadable: \
+                 {:?}; everything else is served, keep a copy of the disk",
+                opened.malformed_count, opened.recovery.rot,
+            );
+        }
+    }
+    let listeners: Vec<String> =
+        config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    let durability = match config.journal.durability {
+        Durability::Fdatasync => "fdatasync",
+        Durability::Dsync => "dsync",
+        Durability::None => "NOT DURABLE",
+    };
+    eprintln!(
+        "ringpost {}: ready on {}; {} shards on cores {cores:?}; journal in {}, {durability}",
+        env!("CARGO_PKG_VERSION"),
+        listeners.join(", "),
+        cores.len(),
+        config.data_dir.display(),
+    );
+    if let Some(address) = config.metrics.listen {
+        eprintln!("ringpost: metrics at http://{address}/metrics");
+    }
+    if source.is_none() {
+        eprint!("{TRY_NEXT}");
+    }
+}
+
+/// What to do with the embedded default. Its addresses are those of `Config::embedded`.
+const TRY_NEXT: &str = "
+Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another terminal:
+  cargo run --release --bin ringpost-loadtest -- sink          receives what is relayed
+  cargo run --release --bin ringpost-loadtest -- source        sends 10,000 messages
+  swaks --server 127.0.0.1:2525 --from a@example.test --to b@example.test
+  curl smtp://127.0.0.1:2525 --mail-from a@example.test --mail-rcpt b@example.test -T message.eml
+  cargo run --release -- queue stats
+  cargo run --release -- check > ringpost.toml                 a configuration to start from
+SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
+
+";
+/// Below this many descriptors a busy server runs out.
+const FILES_ADVISED_MIN: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_without_a_shard_is_noticed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["shard-00", "shard-07", "shard-x", "other"] {
+            fs::create_dir(directory.path().join(name)).expect("made");
+        }
+        assert_eq!(orphan_shard(directory.path(), 8), None);
+        assert_eq!(orphan_shard(directory.path(), 2), Some(7));
+        assert_eq!(orphan_shard(&directory.path().join("missing"), 2), None);
+    }
+
+    #[test]
+    fn the_hints_name_the_addresses_of_the_embedded_default() {
+        let config = Config::embedded();
+        assert!(TRY_NEXT.contains(&config.listeners[0].address.to_string()));
+        let smarthost = config.smarthost.expect("set").address.to_string();
+        assert!(TRY_NEXT.contains(&smarthost));
+    }
+
+    #[test]
+    fn a_server_that_listens_there_already_is_noticed() {
+        let first = BoundListener::bind("127.0.0.1:0".parse().expect("an address"));
+        let first = first.expect("a free port");
+        let mut config = Config::embedded();
+        config.listeners[0].address = first.local_addr().expect("bound");
+        let failure = bind(&Arc::new(config)).err().expect("in use");
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.text.contains("in use"), "{}", failure.text);
+    }
+}

@@ -1,0 +1,137 @@
+//! What a new configuration can change in a running server, and what an operator should think over.
+
+use std::time::Duration;
+
+use super::{Config, Durability};
+
+impl Config {
+    /// The configuration that a running server goes on with when it is given `new`, and the keys
+    /// whose new value has to wait for the next start.
+    ///
+    /// Those are the keys by which sockets are bound, threads pinned and files opened; they keep
+    /// the running value.
+    pub fn reloaded(&self, new: &Config) -> (Config, Vec<&'static str>) {
+        let mut merged = new.clone();
+        let mut waiting = Vec::new();
+        let mut keep = |key, differs: bool| {
+            if differs {
+                waiting.push(key);
+            }
+        };
+        keep("node", new.node != self.node);
+        keep("data_dir", new.data_dir != self.data_dir);
+        keep("user", new.user != self.user);
+        keep("group", new.group != self.group);
+        keep("shards.cores", new.shards.cores != self.shards.cores);
+        keep("shards.count", new.shards.count != self.shards.count);
+        keep("shards.control_core", new.shards.control_core != self.shards.control_core);
+        keep("listener", new.listeners != self.listeners);
+        keep("journal", new.journal != self.journal);
+        keep("metrics.listen", new.metrics != self.metrics);
+        keep("log.path", new.log.path != self.log.path);
+        merged.node = self.node;
+        merged.data_dir = self.data_dir.clone();
+        merged.user = self.user.clone();
+        merged.group = self.group.clone();
+        merged.shards = super::Shards { drain: new.shards.drain, ..self.shards.clone() };
+        merged.listeners = self.listeners.clone();
+        merged.journal = self.journal.clone();
+        merged.metrics = self.metrics.clone();
+        merged.log.path = self.log.path.clone();
+        (merged, waiting)
+    }
+
+    /// What is allowed and yet most likely a mistake, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |condition: bool, text: &str| {
+            if condition {
+                warnings.push(text.to_owned());
+            }
+        };
+        warn(
+            self.journal.durability == Durability::None,
+            "journal.durability is \"none\": 250 is NOT durable, mail can be lost; benchmarks only",
+        );
+        warn(
+            self.delivery.end_of_data_timeout < Duration::from_secs(600),
+            "delivery.end_of_data_timeout is below ten minutes: a slow next hop gets duplicates \
+             (RFC 5321 section 4.5.3.2.6)",
+        );
+        warn(
+            self.delivery.command_timeout < Duration::from_secs(300),
+            "delivery.command_timeout is below five minutes (RFC 5321 section 4.5.3.2)",
+        );
+        warn(
+            self.reception.idle_timeout < Duration::from_secs(300),
+            "reception.idle_timeout is below five minutes (RFC 5321 section 4.5.3.2.7)",
+        );
+        warn(
+            self.queue.lifetime < Duration::from_secs(4 * 86_400),
+            "queue.lifetime is below four days (RFC 5321 section 4.5.4.1)",
+        );
+        warn(
+            self.reception.recipients_max < 100,
+            "reception.recipients_max is below 100 (RFC 5321 section 4.5.3.1.8)",
+        );
+        warn(
+            self.reception.relay_networks.iter().any(|network| network.prefix_bits == 0),
+            "reception.relay_networks holds a whole address family: an open relay",
+        );
+        warn(
+            self.smarthost.is_none() && self.routes.is_empty(),
+            "neither smarthost nor [[route]]: every recipient will be refused",
+        );
+        warn(self.group.is_some() && self.user.is_none(), "group without user has no effect");
+        for hop in self.routes.iter().map(|route| &route.next_hop).chain(&self.smarthost) {
+            if self.listeners.iter().any(|listener| listener.address == hop.address) {
+                warnings.push(format!("next hop {hop} is a [[listener]] of this server: a loop"));
+            }
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_bound_and_pinned_waits_for_the_next_start() {
+        let running = Config::embedded();
+        let mut new = running.clone();
+        new.reception.recipients_max = 7;
+        new.shards.drain = Duration::from_secs(1);
+        assert_eq!(running.reloaded(&new), (new.clone(), vec![]));
+        let wanted = new.clone();
+        new.node = 9;
+        new.listeners.clear();
+        new.shards.count = Some(3);
+        new.log.path = Some("log".into());
+        let (merged, waiting) = running.reloaded(&new);
+        assert_eq!(merged, wanted);
+        assert_eq!(waiting, ["node", "shards.count", "listener", "log.path"]);
+    }
+
+    #[test]
+    fn the_embedded_default_gives_no_reason_to_warn() {
+        assert_eq!(Config::embedded().warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_likely_mistake_is_named() {
+        let check = |change: fn(&mut Config), expected: &str| {
+            let mut config = Config::embedded();
+            change(&mut config);
+            let warnings = config.warnings();
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains(expected), "{warnings:?}");
+        };
+        check(|it| it.journal.durability = Durability::None, "NOT durable");
+        check(|it| it.delivery.end_of_data_timeout = Duration::from_secs(60), "duplicates");
+        check(|it| it.reception.relay_networks[0].prefix_bits = 0, "open relay");
+        check(|it| it.smarthost = None, "every recipient");
+        check(|it| it.smarthost.as_mut().expect("set").address.set_port(2525), "a loop");
+        check(|it| it.group = Some("mail".into()), "without user");
+    }
+}
