@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Source;
 use super::exit::{Exit, Failure};
@@ -129,7 +130,7 @@ fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failur
 fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
     for listener in &config.listeners {
         let address = listener.address;
-        BoundListener::check_unused(address)
+        wait_until_unused(address)
             .map_err(|error| start_failure(StartError::Bind { address, error }))?;
     }
     let bound = shard::bind(config.clone()).map_err(start_failure)?;
@@ -142,6 +143,20 @@ fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
         None => None,
     };
     Ok((bound, metrics))
+}
+
+/// A predecessor that was killed has its ring taken apart by the kernel after its exit: until then
+/// its sockets still listen.
+fn wait_until_unused(address: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + PREDECESSOR_WAIT;
+    loop {
+        match BoundListener::check_unused(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The highest shard that has a journal and would not be started.
@@ -239,6 +254,8 @@ SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
 ";
 /// Below this many descriptors a busy server runs out.
 const FILES_ADVISED_MIN: u64 = 16 * 1024;
+/// How long it may take.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -40,8 +40,9 @@ impl OutcomeRecord<'_> {
         let _ = match format {
             LogFormat::Text => write!(
                 out,
-                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} attempt={attempt_count} \
-                 code={} status={status} queued={queued:.3} took={attempt:.3} bytes={bytes} \
+                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} \
+                 attempt={attempt_count} code={} status={status} queued={queued:.3} \
+                 took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"\n",
                 Escaped(self.reverse_path),
                 Escaped(self.recipient),

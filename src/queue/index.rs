@@ -293,7 +293,7 @@ impl Kept {
     /// What it counts against the budget.
     pub fn bytes(&self) -> usize {
         match &self.content {
-            Content::Whole(content) => content.capacity() + 512,
+            Content::Whole(content) => content.len() + 512,
             Content::Chunked { .. } => 512,
         }
     }

@@ -22,9 +22,18 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A port that nobody has, below those the kernel gives to clients: a client of a server that is
+/// down must not take the server's port.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 97;
+    loop {
+        let offset = (start + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], 12_000 + offset as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A running ringpost with a data directory of its own.
@@ -112,6 +121,11 @@ impl Server {
     /// SIGTERM, and how it ends.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
+        self.wait_for_end()
+    }
+
+    /// How it ends once it was told to.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("running");
         let end = Instant::now() + SOON;
         loop {

@@ -101,7 +101,7 @@ fn a_stop_tells_idle_clients_and_waits_for_open_transactions() {
     busy.send(b"\r\n.\r\n");
     assert!(busy.reply().starts_with("250"));
     drop((idle, busy));
-    assert!(server.stop().success(), "{}", server.stderr());
+    assert!(server.wait_for_end().success(), "{}", server.stderr());
 }
 
 #[test]

@@ -143,7 +143,8 @@ fn mail_for_a_next_hop_that_is_down_waits_for_it_and_over_a_restart() {
 #[test]
 fn mail_that_outlives_its_lifetime_is_returned() {
     let refused = free_address();
-    let extra = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"100ms\"\nlifetime = \"1s\"\n\
+    let extra = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"100ms\"\n\
+                 lifetime = \"1s\"\n\
                  [[route]]\ndomain = \"from.test\"\nnext_hop = \"smtp://HOP\"\n";
     let next_hop = NextHop::start(Behaviour::default());
     let extra = extra.replace("HOP", &next_hop.address.to_string());
@@ -179,7 +180,8 @@ fn chunks_and_pipelines_are_accepted_in_one_packet() {
     let server = Server::start(next_hop.address, "");
     let mut client = Client::connect(server.address);
     client.send(
-        b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 6\r\nx: y\r\nBDAT 2 LAST\r\n\r\n\
+        b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n\
+          BDAT 6\r\nx: y\r\nBDAT 2 LAST\r\n\r\n\
           MAIL FROM:<>\r\nRCPT TO:<Postmaster>\r\nDATA\r\nz\r\n.\r\nQUIT\r\n",
     );
     let codes: Vec<String> = (0..10).map(|_| client.reply()[..3].to_owned()).collect();
