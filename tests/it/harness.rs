@@ -91,7 +91,8 @@ impl Server {
             .expect("ringpost starts");
         self.child = Some(child);
         let end = Instant::now() + SOON;
-        while TcpStream::connect(self.address).is_err() {
+        // The endpoint comes last: whoever can ask it finds everything ready.
+        while TcpStream::connect(self.metrics).is_err() {
             let exited = self.child.as_mut().expect("started").try_wait().expect("a status");
             assert!(exited.is_none(), "ended with {exited:?}: {}", self.stderr());
             assert!(Instant::now() < end, "does not listen: {}", self.stderr());
