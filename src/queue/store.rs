@@ -409,13 +409,11 @@ impl Inner {
     async fn read_message(
         &self,
         location: Location,
-        chunks: Option<Box<Vec<Location>>>,
+        chunks: Option<Rc<Vec<Location>>>,
     ) -> Result<Kept, LoadError> {
         let (envelope, chunk_count) = self.read_envelope(location).await?;
         let content = match chunks {
-            Some(chunks) if chunks.len() == chunk_count as usize => {
-                Content::Chunked { chunks: Rc::new(*chunks) }
-            }
+            Some(chunks) if chunks.len() == chunk_count as usize => Content::Chunked { chunks },
             None if chunk_count == 0 => {
                 let content = location.following(envelope.content_bytes as usize);
                 Content::Whole(self.read_content(content).await?)
