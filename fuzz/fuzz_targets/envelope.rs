@@ -1,0 +1,19 @@
+//! Payloads of ENVELOPE and STATE: what reads back is written the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringpost::queue::codec;
+
+fuzz_target!(|payload: &[u8]| {
+    if let Ok((envelope, chunk_count)) = codec::read_envelope(payload) {
+        let mut again = Vec::new();
+        codec::write_envelope(&envelope, chunk_count, &mut again);
+        assert_eq!(codec::read_envelope(&again), Ok((envelope, chunk_count)));
+    }
+    if let Ok(state) = codec::read_state(payload) {
+        let mut again = Vec::new();
+        codec::write_state(&state, &mut again);
+        let read = codec::read_state(&again).expect("what was written");
+        assert_eq!(read.groups.len(), state.groups.len());
+    }
+});

@@ -1,0 +1,63 @@
+//! A server's octets to the SMTP client: cut anywhere, they mean the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringpost::mail::EnvelopeFlags;
+use ringpost::proto::smtp::client::{Begin, Client, Event, Transaction};
+use ringpost::proto::smtp::server::Dialect;
+
+fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
+    let mut client = Client::new(dialect, "client.test");
+    let (mut seen, mut kept) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        kept.extend_from_slice(piece);
+        loop {
+            let mut out = Vec::new();
+            let (taken, event) = client.next(&kept, &mut out);
+            kept.drain(..taken);
+            seen.push(String::from_utf8_lossy(&out).into_owned());
+            match event {
+                Event::NeedInput => {
+                    seen.retain(|it| !it.is_empty());
+                    break;
+                }
+                Event::Ready => {
+                    let transaction = Transaction {
+                        reverse_path: "a@b.test",
+                        recipients: &["c@d.test", "e@d.test"],
+                        flags: EnvelopeFlags::default(),
+                        message_bytes: 10,
+                    };
+                    let begin = client.begin(&transaction, &mut out);
+                    if begin == Begin::ContentFollows {
+                        client.content_sent();
+                    }
+                    seen.push(format!("{begin:?}"));
+                }
+                Event::SendContent => client.content_sent(),
+                Event::Closed(reply) => {
+                    seen.push(format!("{reply} {:?}", client.lost()));
+                    seen.retain(|it| !it.is_empty());
+                    return seen;
+                }
+                // One transaction is enough.
+                Event::Done(replies) => {
+                    seen.push(format!("{replies:?}"));
+                    seen.retain(|it| !it.is_empty());
+                    return seen;
+                }
+                Event::Write => {}
+            }
+        }
+        assert!(kept.len() < 4096);
+    }
+    seen
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [settings, cut, input @ ..] = input else { return };
+    let dialect = if settings & 1 == 0 { Dialect::Smtp } else { Dialect::Lmtp };
+    let whole = run(dialect, &[input]);
+    let cut = usize::from(*cut) % (input.len() + 1);
+    assert_eq!(run(dialect, &[&input[..cut], &input[cut..]]), whole);
+});
