@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Source;
 use super::exit::{Exit, Failure};
@@ -127,9 +128,10 @@ fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failur
 
 /// Takes every address while we still may.
 fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
+    let start = Instant::now();
     for listener in &config.listeners {
         let address = listener.address;
-        BoundListener::check_unused(address)
+        check_unused(address, start)
             .map_err(|error| start_failure(StartError::Bind { address, error }))?;
     }
     let bound = shard::bind(config.clone()).map_err(start_failure)?;
@@ -142,6 +144,22 @@ fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
         None => None,
     };
     Ok((bound, metrics))
+}
+
+/// Waits a little for an address in use: the kernel closes the sockets of a ring some time after
+/// the process that had it is gone, so a quick restart would meet its own past.
+fn check_unused(address: SocketAddr, start: Instant) -> io::Result<()> {
+    loop {
+        match BoundListener::check_unused(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && start.elapsed() < PREDECESSOR_WAIT_MAX =>
+            {
+                std::thread::sleep(PREDECESSOR_POLL);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// The highest shard that has a journal and would not be started.
@@ -237,6 +255,9 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
 
 ";
+/// How long the sockets of a server that ended just now may take to go.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(3);
+const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 /// Below this many descriptors a busy server runs out.
 const FILES_ADVISED_MIN: u64 = 16 * 1024;
 
