@@ -31,7 +31,7 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     ready_the_machine(&config)?;
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
-    let (bound, metrics) = bind(&config)?;
+    let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
     if let Some(orphan) = orphan_shard(&config.data_dir, bound.shard_count()) {
         let shard_count = bound.shard_count();
         return Err(Failure::new(
@@ -126,12 +126,12 @@ fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failur
     }
 }
 
-/// Takes every address while we still may.
-fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
-    let start = Instant::now();
+/// Takes every address while we still may, waiting at most `time_max` for one in use.
+fn bind(config: &Arc<Config>, time_max: Duration) -> Result<(Bound, Option<TcpListener>), Failure> {
+    let end_by = Instant::now() + time_max;
     for listener in &config.listeners {
         let address = listener.address;
-        check_unused(address, start)
+        check_unused(address, end_by)
             .map_err(|error| start_failure(StartError::Bind { address, error }))?;
     }
     let bound = shard::bind(config.clone()).map_err(start_failure)?;
@@ -146,15 +146,12 @@ fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
     Ok((bound, metrics))
 }
 
-/// Waits a little for an address in use: the kernel closes the sockets of a ring some time after
-/// the process that had it is gone, so a quick restart would meet its own past.
-fn check_unused(address: SocketAddr, start: Instant) -> io::Result<()> {
+/// Waits for an address in use: the kernel closes the sockets of a ring some time after the process
+/// that had it is gone, so a quick restart would meet its own past.
+fn check_unused(address: SocketAddr, end_by: Instant) -> io::Result<()> {
     loop {
         match BoundListener::check_unused(address) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && start.elapsed() < PREDECESSOR_WAIT_MAX =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end_by => {
                 std::thread::sleep(PREDECESSOR_POLL);
             }
             result => return result,
@@ -290,7 +287,7 @@ mod tests {
         let first = first.expect("a free port");
         let mut config = Config::embedded();
         config.listeners[0].address = first.local_addr().expect("bound");
-        let failure = bind(&Arc::new(config)).err().expect("in use");
+        let failure = bind(&Arc::new(config), Duration::ZERO).err().expect("in use");
         assert_eq!(failure.exit, Exit::Unavailable);
         assert!(failure.text.contains("in use"), "{}", failure.text);
     }
