@@ -47,7 +47,8 @@ pub struct Config {
 /// `[shards]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shards {
-    /// Cores to pin to, in order; shard i runs on cores[i mod n]. `None` is `"auto"`: all this process may use.
+    /// Cores to pin to, in order; shard i runs on cores[i mod n]. `None` is `"auto"`: all that this
+    /// process may use.
     pub cores: Option<Vec<usize>>,
     /// Shards; the number of cores by default, at most `limits::SHARDS_MAX`.
     pub count: Option<usize>,

@@ -38,11 +38,12 @@ impl OutcomeRecord<'_> {
         let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
         // Writing into memory does not fail.
         let _ = match format {
-            LogFormat::Text => write!(
+            LogFormat::Text => writeln!(
                 out,
-                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} attempt={attempt_count} \
-                 code={} status={status} queued={queued:.3} took={attempt:.3} bytes={bytes} \
-                 duplicate={} reply=\"{}\"\n",
+                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} \
+                 attempt={attempt_count} code={} status={status} queued={queued:.3} \
+                 took={attempt:.3} bytes={bytes} \
+                 duplicate={} reply=\"{}\"",
                 Escaped(self.reverse_path),
                 Escaped(self.recipient),
                 Escaped(self.site),

@@ -36,10 +36,13 @@ struct Inner {
     room: Notify,
     submit: Notify,
     patient: Notify,
-    reads: RefCell<HashMap<u64, sync::Sender<(AlignedBuffer, std::io::Result<()>)>>>,
+    reads: RefCell<HashMap<u64, sync::Sender<ReadDone>>>,
     next_read: Cell<u64>,
     stopped: Cell<bool>,
 }
+
+/// What a read ended in.
+type ReadDone = (AlignedBuffer, std::io::Result<()>);
 
 /// Why a record cannot be given back.
 #[derive(Debug)]

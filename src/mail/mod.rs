@@ -1,6 +1,7 @@
 //! The nouns of mail: addresses, envelopes, replies, enhanced status codes, queue ids.
 //!
-//! **Owns** the types every other room speaks in. Values only: no state, no clock, no input or output.
+//! **Owns** the types every other room speaks in. Values only: no state, no clock, no input and no
+//! output.
 //! **Uses** nothing but `limits`.
 //! **Holds** that a value that exists is valid: what was parsed need not be checked again.
 //! **Start reading** at `envelope::Envelope`.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// `class.subject.detail`, for instance `4.3.1`. Class is 2, 4 or 5; subject and detail are 0..=999.
+/// `class.subject.detail`, for instance `4.3.1`. Class is 2, 4 or 5; the others are 0..=999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EnhancedStatusCode {
     pub class: u8,

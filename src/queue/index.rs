@@ -34,7 +34,7 @@ pub(super) struct MessageEntry {
     pub first_task: u32,
     pub open_task_count: u16,
     /// Chunks of large content, in order.
-    pub chunks: Option<Box<Vec<Location>>>,
+    pub chunks: Option<Rc<Vec<Location>>>,
     /// Envelope and content while the budget has room for them.
     pub kept: Option<Rc<Kept>>,
 }
@@ -113,7 +113,7 @@ impl Index {
             accepted_ms: envelope.accepted_ms,
             first_task: slots[0],
             open_task_count: slots.len() as u16,
-            chunks: if chunks.is_empty() { None } else { Some(Box::new(chunks)) },
+            chunks: if chunks.is_empty() { None } else { Some(Rc::new(chunks)) },
             kept: None,
         });
         let earlier = self.by_id.insert(id, message_slot);
@@ -293,7 +293,7 @@ impl Kept {
     /// What it counts against the budget.
     pub fn bytes(&self) -> usize {
         match &self.content {
-            Content::Whole(content) => content.capacity() + 512,
+            Content::Whole(content) => content.len() + 512,
             Content::Chunked { .. } => 512,
         }
     }

@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::codec;
 use super::index::Index;
-use super::store::{Content, Inner, Kept, Queue};
-use crate::journal::{Append, AppendError, Level, Location, Record, kind};
+use super::store::{Content, Inner, Kept, Octets, Queue};
+use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::mail::{Envelope, QueueId, Reply, status};
 
@@ -64,6 +64,8 @@ struct Spilled {
     chunks: Vec<Location>,
     bytes: u64,
     hash: Xxh3,
+    /// Frame of the last chunk.
+    last: Option<Ticket>,
 }
 
 impl Queue {
@@ -102,7 +104,8 @@ impl Draft {
         taken
     }
 
-    /// Moves the full buffer into the journal. Suspends while the frames there are full.
+    /// Moves the full buffer into the journal. Suspends until the chunk before is
+    /// durable.
     pub async fn room(&mut self) -> Result<(), Refusal> {
         if self.buffer.len() == CHUNK_BYTES_MAX {
             self.spill().await?;
@@ -162,7 +165,7 @@ impl Draft {
         let buffer = std::mem::take(&mut self.buffer);
         let chunks = self.spilled.take().map_or_else(Vec::new, |spilled| spilled.chunks);
         let content = if chunks.is_empty() {
-            Content::Whole(Rc::new(buffer))
+            Content::Whole(Octets::Fresh(Rc::new(buffer)))
         } else {
             Content::Chunked { chunks: Rc::new(chunks.clone()) }
         };
@@ -173,6 +176,10 @@ impl Draft {
     async fn spill(&mut self) -> Result<(), Refusal> {
         let journal = &self.queue.inner.journal;
         let spilled = self.spilled.get_or_insert_default();
+        // One chunk under way and one that fills: the memory of a message is bounded by two.
+        if let Some(last) = spilled.last {
+            journal.durable(last).await;
+        }
         spilled.hash.update(&self.buffer);
         spilled.bytes += self.buffer.len() as u64;
         let payload = [self.buffer.as_slice()];
@@ -185,6 +192,7 @@ impl Draft {
         };
         let appended = journal.append_when_possible(&[chunk], Append::Message).await?;
         journal.pin(appended.first);
+        spilled.last = Some(appended.ticket);
         spilled.chunks.push(appended.first);
         self.buffer.clear();
         Ok(())

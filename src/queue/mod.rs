@@ -2,7 +2,7 @@
 //!
 //! **Owns** the index of messages at home on this shard, the schedule over it, and what the
 //! records ENVELOPE, CONTENT, STATE and RETIRED mean.
-//! **Uses** `journal`, `proto::dsn`, `metrics`, `event`. Never `reception` or `delivery`: they pull.
+//! **Uses** `journal`, `proto::dsn`, `metrics`, `event`. Never `reception` or `delivery`.
 //! **Holds** that a `QueueId` is handed out only after its frame is durable, that a recipient ends
 //! in one final state, and that Failed and its DSN commit in one frame.
 //! **Start reading** at `intake::Draft`, the only entrance, then `outcome`, the only way out.
@@ -21,4 +21,4 @@ pub use intake::{Draft, Refusal};
 pub use outcome::Attempt;
 pub use recovery::Recovered;
 pub use schedule::DestinationId;
-pub use store::{Content, LoadError, Message, MessageView, Queue, Stats};
+pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

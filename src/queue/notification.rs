@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::store::{Content, Kept, Message};
+use super::store::{Content, Kept, Message, Octets};
 use crate::config::Config;
 use crate::mail::envelope::Notify;
 use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome};
@@ -19,7 +19,7 @@ pub(super) struct Notification {
 
 impl Notification {
     pub fn into_kept(self) -> Kept {
-        let content = Content::Whole(Rc::new(self.content));
+        let content = Content::Whole(Octets::Fresh(Rc::new(self.content)));
         Kept { envelope: Rc::new(self.envelope), content }
     }
 }

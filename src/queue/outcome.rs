@@ -166,7 +166,7 @@ impl Ending {
 
 impl Inner {
     /// Records an ending. Gives it back when it must wait: for a chunk to quote, or for room.
-    fn finish(&self, task: Task, ending: Ending, chunk: Option<&Vec<u8>>) -> Option<Ending> {
+    fn finish(&self, task: Task, ending: Ending, chunk: Option<&[u8]>) -> Option<Ending> {
         if ending.needs_chunk() && chunk.is_none() {
             return Some(ending);
         }
@@ -282,7 +282,7 @@ impl Inner {
         record
     }
 
-    fn notify(&self, ending: &Ending, chunk: Option<&Vec<u8>>) -> Notification {
+    fn notify(&self, ending: &Ending, chunk: Option<&[u8]>) -> Notification {
         let content: &[u8] = match (&ending.message.content, chunk) {
             (Content::Whole(content), _) => content,
             (Content::Chunked { .. }, Some(chunk)) => chunk,

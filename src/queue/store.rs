@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::recovery::{self, Recovered};
 use super::schedule::DestinationId;
 use crate::config::Config;
 use crate::event::LogSink;
-use crate::journal::{Journal, Location, ReadError};
+use crate::journal::{Journal, Location, ReadError, RecordBuffer};
 use crate::mail::{Envelope, QueueId};
 use crate::metrics::Metrics;
 use crate::runtime::sync::Notify;
@@ -55,11 +56,29 @@ pub struct Message {
 /// The content of a message without its header prefix.
 #[derive(Clone)]
 pub enum Content {
-    Whole(Rc<Vec<u8>>),
+    Whole(Octets),
     /// Large content stays on disk: read it chunk by chunk with `Queue::load_chunk`.
     Chunked {
         chunks: Rc<Vec<Location>>,
     },
+}
+
+/// Octets in memory, shared, as they came in or as they were read back.
+#[derive(Clone)]
+pub enum Octets {
+    Fresh(Rc<Vec<u8>>),
+    Read(Rc<RecordBuffer>),
+}
+
+impl Deref for Octets {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Octets::Fresh(octets) => octets,
+            Octets::Read(record) => record.payload(),
+        }
+    }
 }
 
 impl Content {
@@ -239,7 +258,7 @@ impl Queue {
         &self,
         message: &Message,
         chunk_index: usize,
-    ) -> Result<Rc<Vec<u8>>, LoadError> {
+    ) -> Result<Octets, LoadError> {
         match &message.content {
             Content::Whole(content) => Ok(content.clone()),
             Content::Chunked { chunks } => self.inner.read_content(chunks[chunk_index]).await,
@@ -390,13 +409,11 @@ impl Inner {
     async fn read_message(
         &self,
         location: Location,
-        chunks: Option<Box<Vec<Location>>>,
+        chunks: Option<Rc<Vec<Location>>>,
     ) -> Result<Kept, LoadError> {
         let (envelope, chunk_count) = self.read_envelope(location).await?;
         let content = match chunks {
-            Some(chunks) if chunks.len() == chunk_count as usize => {
-                Content::Chunked { chunks: Rc::new(*chunks) }
-            }
+            Some(chunks) if chunks.len() == chunk_count as usize => Content::Chunked { chunks },
             None if chunk_count == 0 => {
                 let content = location.following(envelope.content_bytes as usize);
                 Content::Whole(self.read_content(content).await?)
@@ -406,9 +423,9 @@ impl Inner {
         Ok(Kept { envelope: Rc::new(envelope), content })
     }
 
-    async fn read_content(&self, location: Location) -> Result<Rc<Vec<u8>>, LoadError> {
+    async fn read_content(&self, location: Location) -> Result<Octets, LoadError> {
         let record = self.journal.read(location).await.map_err(LoadError::Journal)?;
-        Ok(Rc::new(record.payload().to_vec()))
+        Ok(Octets::Read(Rc::new(record)))
     }
 }
 

@@ -45,7 +45,8 @@ pub fn io_uring() -> Result<Vec<Operation>, ProbeError> {
     if missing.is_empty() { Ok(operations) } else { Err(ProbeError::Operations(missing)) }
 }
 
-/// `kernel.io_uring_disabled`: 0 for everybody, 1 for a group only, 2 for nobody. 0 before Linux 6.6.
+/// `kernel.io_uring_disabled`: 0 for nobody, 1 for all but a group, 2 for everybody. 0 before
+/// Linux 6.6.
 pub fn disabled_setting() -> u8 {
     let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)

@@ -1,0 +1,10 @@
+//! ringpost as a real process on loopback, and the shape of its sources.
+
+mod durability;
+mod harness;
+mod hostile;
+mod interop;
+mod memory;
+mod operate;
+mod relay;
+mod tidy;

@@ -1,0 +1,128 @@
+//! Starting, reloading, stopping, and what a wrong configuration is told.
+
+use std::process::{Command, Output};
+
+use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
+
+fn ringpost(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringpost")).args(arguments).output().expect("ringpost runs")
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_by_file_line_and_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("wrong.toml");
+    std::fs::write(&path, "hostname = \"mx.test\"\n[queue]\nlifetime = 5\n").expect("written");
+    let path = path.to_str().expect("a path");
+    for (command, code) in [("check", 1), ("serve", 78)] {
+        let output = ringpost(&[command, "--config", path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{command}: {text}");
+        assert!(text.contains(&format!("{path}:3: queue.lifetime: found 5; expected")), "{text}");
+    }
+    let output = ringpost(&["check", "--config", "/nonexistent.toml"]);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent.toml"));
+}
+
+#[test]
+fn the_effective_configuration_is_printed_and_accepted_again() {
+    let output = ringpost(&["check"]);
+    assert!(output.status.success());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("effective.toml");
+    std::fs::write(&path, &output.stdout).expect("written");
+    let again = ringpost(&["check", "--config", path.to_str().expect("a path")]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(again.stdout, output.stdout);
+}
+
+#[test]
+fn the_examples_of_tuning_are_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/pinning.toml");
+    let output = ringpost(&["check", "--config", path]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_refused() {
+    let server = Server::start(free_address(), "");
+    let text = std::fs::read_to_string(server.config_path()).expect("the configuration");
+    let other = text
+        .replace(&server.address.to_string(), &free_address().to_string())
+        .replace(&server.metrics.to_string(), &free_address().to_string());
+    let path = server.directory.path().join("second.toml");
+    std::fs::write(&path, other).expect("written");
+    let output = ringpost(&["serve", "--config", path.to_str().expect("a path")]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(text.contains("another process has this journal open"), "{text}");
+}
+
+#[test]
+fn a_reload_changes_what_follows_and_drops_no_session() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let server = Server::start(next_hop.address, "");
+    let mut old = server.client();
+    old.expect("EHLO client.test", "250");
+    old.expect("MAIL FROM:<a@from.test>", "250");
+    server.write_config(next_hop.address, "[reception]\nrelay_networks = []\n");
+    server.signal("HUP");
+    wait_until("new sessions follow the new configuration", || {
+        let mut new = server.client();
+        new.expect("EHLO client.test", "250");
+        new.expect("MAIL FROM:<a@from.test>", "250");
+        new.say("RCPT TO:<b@to.test>").starts_with("550 5.7.1")
+    });
+    old.expect("RCPT TO:<b@to.test>", "250");
+    // A wrong one changes nothing, and says so.
+    server.write_config(next_hop.address, "nonsense = 1\n");
+    server.signal("HUP");
+    wait_until("the error is told", || server.stderr().contains("nonsense: unknown key"));
+    old.expect("DATA", "354");
+    old.send(b"x: y\r\n\r\n.\r\n");
+    assert!(old.reply().starts_with("250"));
+    next_hop.wait_for(1);
+}
+
+#[test]
+fn a_stop_tells_idle_clients_and_waits_for_open_transactions() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let mut server = Server::start(next_hop.address, "[shards]\ncount = 2\ndrain = \"10s\"\n");
+    let mut idle = server.client();
+    let mut busy = server.client();
+    busy.expect("EHLO client.test", "250");
+    busy.expect("MAIL FROM:<a@from.test>", "250");
+    busy.expect("RCPT TO:<b@to.test>", "250");
+    busy.expect("DATA", "354");
+    busy.send(b"x: y\r\n");
+    server.signal("TERM");
+    assert!(idle.reply().starts_with("421 4.3.2 "));
+    busy.send(b"\r\n.\r\n");
+    assert!(busy.reply().starts_with("250"));
+    drop((idle, busy));
+    assert!(server.wait_for_end().success(), "{}", server.stderr());
+}
+
+#[test]
+fn the_queue_can_be_looked_at() {
+    let server = Server::start(free_address(), "");
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let reply = client.message("a@from.test", &["b@to.test"], b"x: y\r\n\r\n");
+    let id = reply.rsplit(' ').next().expect("an id").to_owned();
+    wait_until("an attempt has failed", || server.log().contains("outcome=delayed"));
+    let config = server.config_path();
+    let config = config.to_str().expect("a path");
+    let list = ringpost(&["queue", "list", "--config", config]);
+    let text = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(text.contains(&id) && text.contains("a@from.test"), "{text}");
+    let show = ringpost(&["queue", "show", &id, "--config", config]);
+    let text = String::from_utf8_lossy(&show.stdout).into_owned();
+    assert!(text.contains("b@to.test") && text.contains("Cannot connect"), "{text}");
+    let stats = ringpost(&["queue", "stats", "--json", "--config", config]);
+    let json: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+    assert!(json.to_string().contains("\"messages\":1"), "{json}");
+    let missing = ringpost(&["queue", "show", "0.0.ZZZ", "--config", config]);
+    assert!(!missing.status.success());
+}
