@@ -40,7 +40,7 @@ impl OutcomeRecord<'_> {
         let _ = match format {
             LogFormat::Text => writeln!(
                 out,
-                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} \
+                "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> recipient=<{}> site={} \
                  attempt={attempt_count} code={} status={status} queued={queued:.3} \
                  took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
@@ -53,8 +53,8 @@ impl OutcomeRecord<'_> {
             ),
             LogFormat::Json => writeln!(
                 out,
-                "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\"from\":\"{}\",\
-                 \"to\":\"{}\",\"site\":\"{}\",\"attempt\":{attempt_count},\"code\":{},\
+                "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
+                 \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\"attempt\":{attempt_count},\"code\":{},\
                  \"status\":\"{status}\",\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
                 Escaped(self.reverse_path),
@@ -134,14 +134,14 @@ mod tests {
         assert_eq!(text.iter().filter(|octet| **octet == b'\n').count(), 1);
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(
-            text.contains(" to=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> site="),
+            text.contains(" recipient=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> site="),
             "{text}"
         );
         let mut json = Vec::new();
         record.write(LogFormat::Json, &mut json);
         let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(value["reply"], "no\r\ntime=0 \"x\" \\ \u{85}ü");
-        assert_eq!(value["to"], "\"a\n> to=<b\"@c.test");
+        assert_eq!(value["recipient"], "\"a\n> to=<b\"@c.test");
         assert_eq!(value["status"], "5.1.1");
         assert_eq!(value["queued"], 1.25);
     }
