@@ -54,7 +54,8 @@ impl OutcomeRecord<'_> {
             LogFormat::Json => writeln!(
                 out,
                 "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
-                 \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\"attempt\":{attempt_count},\"code\":{},\
+                 \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\
+                 \"attempt\":{attempt_count},\"code\":{},\
                  \"status\":\"{status}\",\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
                 Escaped(self.reverse_path),
