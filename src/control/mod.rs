@@ -41,7 +41,7 @@ pub struct Control {
 struct State {
     /// What the shards run by.
     config: Arc<Config>,
-    draining: bool,
+    draining_since: Option<Instant>,
 }
 
 /// What a reload did.
@@ -83,7 +83,7 @@ impl Control {
         source: Option<PathBuf>,
         log: LogSink,
     ) -> Arc<Control> {
-        let state = Mutex::new(State { config, draining: false });
+        let state = Mutex::new(State { config, draining_since: None });
         Arc::new(Control { shards, source, log, state })
     }
 
@@ -123,7 +123,7 @@ impl Control {
         let source = self.source.as_ref().ok_or(ReloadError::NoFile)?;
         let new = Config::load(source).map_err(ReloadError::Config)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.draining {
+        if state.draining_since.is_some() {
             return Err(ReloadError::Draining);
         }
         let (merged, waiting) = state.config.reloaded(&new);
@@ -137,16 +137,20 @@ impl Control {
         Ok(Reloaded { waiting, warnings: merged.warnings() })
     }
 
-    /// Tells every shard to drain; asked again, ends the process at once.
+    /// Tells every shard to drain; asked again after a moment, ends the process at once.
     fn stop(self: &Arc<Self>) {
         let time_max = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.draining {
+            if let Some(since) = state.draining_since {
+                // Supervisors tell the process and its group: that is one order, not two.
+                if since.elapsed() < SECOND_ORDER_AFTER {
+                    return;
+                }
                 // Nothing that was answered 250 can be lost by it.
                 eprintln!("ringpost: told to stop twice: ending at once");
                 std::process::exit(EXIT_CUT);
             }
-            state.draining = true;
+            state.draining_since = Some(Instant::now());
             state.config.shards.drain
         };
         eprintln!("ringpost: stopping; open sessions have {time_max:?}");
@@ -187,6 +191,8 @@ impl fmt::Display for Reloaded {
 
 /// Longest wait for a shard's answer: it says in far less, or it hangs.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Before this a repeated order to stop is the same one.
+const SECOND_ORDER_AFTER: Duration = Duration::from_secs(1);
 /// What a shard may take beyond the drain time to make everything durable.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// The process ended before every session had; EX_TEMPFAIL.
