@@ -31,7 +31,7 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     ready_the_machine(&config)?;
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
-    let (bound, metrics) = bind(&config)?;
+    let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
     if let Some(orphan) = orphan_shard(&config.data_dir, bound.shard_count()) {
         let shard_count = bound.shard_count();
         return Err(Failure::new(
@@ -126,11 +126,12 @@ fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failur
     }
 }
 
-/// Takes every address while we still may.
-fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
+/// Takes every address while we still may, waiting at most `time_max` for one in use.
+fn bind(config: &Arc<Config>, time_max: Duration) -> Result<(Bound, Option<TcpListener>), Failure> {
+    let end_by = Instant::now() + time_max;
     for listener in &config.listeners {
         let address = listener.address;
-        wait_until_unused(address)
+        check_unused(address, end_by)
             .map_err(|error| start_failure(StartError::Bind { address, error }))?;
     }
     let bound = shard::bind(config.clone()).map_err(start_failure)?;
@@ -145,14 +146,13 @@ fn bind(config: &Arc<Config>) -> Result<(Bound, Option<TcpListener>), Failure> {
     Ok((bound, metrics))
 }
 
-/// A predecessor that was killed has its ring taken apart by the kernel after its exit: until then
-/// its sockets still listen.
-fn wait_until_unused(address: SocketAddr) -> io::Result<()> {
-    let end = Instant::now() + PREDECESSOR_WAIT;
+/// Waits for an address in use: the kernel closes the sockets of a ring some time after the process
+/// that had it is gone, so a quick restart would meet its own past.
+fn check_unused(address: SocketAddr, end_by: Instant) -> io::Result<()> {
     loop {
         match BoundListener::check_unused(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(20));
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end_by => {
+                std::thread::sleep(PREDECESSOR_POLL);
             }
             result => return result,
         }
@@ -252,10 +252,11 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
 
 ";
+/// How long the sockets of a server that ended just now may take to go.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(3);
+const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 /// Below this many descriptors a busy server runs out.
 const FILES_ADVISED_MIN: u64 = 16 * 1024;
-/// How long it may take.
-const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -286,7 +287,7 @@ mod tests {
         let first = first.expect("a free port");
         let mut config = Config::embedded();
         config.listeners[0].address = first.local_addr().expect("bound");
-        let failure = bind(&Arc::new(config)).err().expect("in use");
+        let failure = bind(&Arc::new(config), Duration::ZERO).err().expect("in use");
         assert_eq!(failure.exit, Exit::Unavailable);
         assert!(failure.text.contains("in use"), "{}", failure.text);
     }

@@ -334,6 +334,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_core_pinning_is_valid_and_gives_no_reason_to_warn() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/pinning.toml");
+        let config = Config::load(Path::new(path)).expect("valid");
+        assert_eq!(config.shards.cores, Some(vec![2, 3, 4, 5, 6, 7]));
+        assert_eq!(config.warnings(), Vec::<String>::new());
+        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
+    }
+
+    #[test]
     fn no_prefix_of_a_configuration_makes_the_parser_panic() {
         let text = Config::embedded().explain();
         for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {

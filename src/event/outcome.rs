@@ -40,21 +40,22 @@ impl OutcomeRecord<'_> {
         let _ = match format {
             LogFormat::Text => writeln!(
                 out,
-                "time={time:.3} id={id} outcome={outcome} from=<{}> to=<{}> site={} \
+                "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> recipient=<{}> site={} \
                  attempt={attempt_count} code={} status={status} queued={queued:.3} \
                  took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
-                Escaped(self.reverse_path),
-                Escaped(self.recipient),
-                Escaped(self.site),
+                Word(self.reverse_path),
+                Word(self.recipient),
+                Word(self.site),
                 reply.code,
                 self.possible_duplicate,
                 Escaped(&reply.text),
             ),
             LogFormat::Json => writeln!(
                 out,
-                "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\"from\":\"{}\",\
-                 \"to\":\"{}\",\"site\":\"{}\",\"attempt\":{attempt_count},\"code\":{},\
+                "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
+                 \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\
+                 \"attempt\":{attempt_count},\"code\":{},\
                  \"status\":\"{status}\",\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
                 Escaped(self.reverse_path),
@@ -73,20 +74,37 @@ struct Escaped<'a>(&'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let plain = |c: char| c != '"' && c != '\\' && !c.is_control();
-        let mut rest = self.0;
-        while let Some(at) = rest.find(|c| !plain(c)) {
-            f.write_str(&rest[..at])?;
-            let c = rest[at..].chars().next().expect("found above");
-            match c {
-                '"' | '\\' => write!(f, "\\{c}")?,
-                '\n' => f.write_str("\\n")?,
-                c => write!(f, "\\u{:04x}", u32::from(c))?,
-            }
-            rest = &rest[at + c.len_utf8()..];
-        }
-        f.write_str(rest)
+        escape(self.0, |c| c == '"' || c == '\\' || c.is_control(), f)
     }
+}
+
+/// Text without quotes round it, in the same escapes: nothing that could end the field gets
+/// through either. A quoted local-part may hold spaces and angle brackets.
+struct Word<'a>(&'a str);
+
+impl std::fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ends_field = |c: char| c.is_whitespace() || c == '<' || c == '>';
+        escape(self.0, |c| c == '"' || c == '\\' || c.is_control() || ends_field(c), f)
+    }
+}
+
+fn escape(
+    text: &str,
+    is_special: impl Fn(char) -> bool,
+    f: &mut std::fmt::Formatter<'_>,
+) -> std::fmt::Result {
+    let mut rest = text;
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_special(*c)) {
+        f.write_str(&rest[..at])?;
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            '\n' => f.write_str("\\n")?,
+            c => write!(f, "\\u{:04x}", u32::from(c))?,
+        }
+        rest = &rest[at + c.len_utf8()..];
+    }
+    f.write_str(rest)
 }
 
 #[cfg(test)]
@@ -102,7 +120,7 @@ mod tests {
             time_ms: 1_500,
             queue_id: QueueId { node: 0, shard: 1, message: 2 },
             reverse_path: "",
-            recipient: "\"a\nb\"@c.test",
+            recipient: "\"a\n> to=<b\"@c.test",
             site: "smtp://127.0.0.1:25",
             outcome: Outcome::Failed,
             reply: &reply,
@@ -115,11 +133,16 @@ mod tests {
         let mut text = Vec::new();
         record.write(LogFormat::Text, &mut text);
         assert_eq!(text.iter().filter(|octet| **octet == b'\n').count(), 1);
+        let text = String::from_utf8(text).expect("UTF-8");
+        assert!(
+            text.contains(" recipient=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> site="),
+            "{text}"
+        );
         let mut json = Vec::new();
         record.write(LogFormat::Json, &mut json);
         let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(value["reply"], "no\r\ntime=0 \"x\" \\ \u{85}ü");
-        assert_eq!(value["to"], "\"a\nb\"@c.test");
+        assert_eq!(value["recipient"], "\"a\n> to=<b\"@c.test");
         assert_eq!(value["status"], "5.1.1");
         assert_eq!(value["queued"], 1.25);
     }

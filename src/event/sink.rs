@@ -46,6 +46,7 @@ impl LogSink {
     /// Opens the file anew before the next line: it has been rotated.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::SeqCst);
+        self.writer.unpark();
     }
 }
 
@@ -125,3 +126,40 @@ fn open(path: Option<&PathBuf>) -> io::Result<Box<dyn Write + Send>> {
 const BATCHES_MAX: usize = 16 * 1024;
 /// What one write gathers at most.
 const WRITE_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_log_goes_on_in_a_new_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, rotated) = (directory.path().join("log"), directory.path().join("log.1"));
+        let (writer, sink) = LogWriter::start(Some(path.clone())).expect("started");
+        std::fs::rename(&path, &rotated).expect("rotated");
+        sink.reopen();
+        sink.append(b"one\n".to_vec());
+        sink.append(b"two\n".to_vec());
+        writer.stop();
+        assert_eq!(std::fs::read(&rotated).expect("there"), b"");
+        assert_eq!(std::fs::read(&path).expect("there"), b"one\ntwo\n");
+        assert_eq!(sink.dropped_batches(), 0);
+    }
+
+    #[test]
+    fn what_a_stuck_writer_leaves_no_room_for_is_dropped_and_counted() {
+        let shared = Arc::new(Shared {
+            batches: ArrayQueue::new(2),
+            parked: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            dropped_batches: AtomicU64::new(0),
+        });
+        // Nobody takes anything out.
+        let sink = LogSink { shared, writer: std::thread::current() };
+        for _ in 0..5 {
+            sink.append(b"line\n".to_vec());
+        }
+        assert_eq!(sink.dropped_batches(), 3);
+    }
+}

@@ -7,4 +7,5 @@ mod interop;
 mod memory;
 mod operate;
 mod relay;
+mod start;
 mod tidy;

@@ -88,7 +88,7 @@ fn several_recipients_travel_by_domain_and_end_each_in_their_own_way() {
     assert!(!text.contains("rfc822;yes@one.test"));
     wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
     let log = server.log();
-    assert!(log.contains("outcome=failed") && log.contains("to=<no@one.test>"), "{log}");
+    assert!(log.contains("outcome=failed") && log.contains("recipient=<no@one.test>"), "{log}");
 }
 
 #[test]

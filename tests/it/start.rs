@@ -1,0 +1,137 @@
+//! What keeps the server from starting: one clear line, the right exit code, nothing overwritten.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::harness::free_address;
+
+/// A directory with a configuration that would start.
+struct Place {
+    directory: TempDir,
+    address: SocketAddr,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place =
+            Place { directory: tempfile::tempdir().expect("a directory"), address: free_address() };
+        place.configure(&place.data_dir(), place.address, "");
+        place
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("ringpost.toml")
+    }
+
+    fn configure(&self, data_dir: &Path, address: SocketAddr, extra: &str) {
+        let text = format!(
+            "data_dir = {data_dir:?}\nsmarthost = \"smtp://{}\"\n{extra}\n\
+             [[listener]]\naddress = \"{address}\"\n",
+            free_address()
+        );
+        std::fs::write(self.config(), text).expect("written");
+    }
+
+    /// Fails to start with `code` and one line that holds `expected`.
+    fn refuses(&self, code: i32, expected: &str) {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+            .args(["serve", "--config"])
+            .arg(self.config())
+            .output()
+            .expect("ringpost runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.starts_with("ringpost: ") && text.contains(expected), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let place = Place::new();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("bound");
+    place.configure(&place.data_dir(), address, "");
+    place.refuses(69, &format!("cannot listen on {address}: Address already in use"));
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_or_written_is_named() {
+    let place = Place::new();
+    let file = place.directory.path().join("file");
+    std::fs::write(&file, "mine").expect("written");
+    place.configure(&file.join("data"), place.address, "");
+    place.refuses(73, "cannot use data_dir ");
+    assert_eq!(std::fs::read(&file).expect("there"), b"mine");
+}
+
+#[test]
+fn a_foreign_data_directory_is_left_as_it_is() {
+    let place = Place::new();
+    let journal = place.data_dir().join("shard-00");
+    std::fs::create_dir_all(&journal).expect("made");
+    place.configure(&place.data_dir(), place.address, "[shards]\ncount = 1");
+    std::fs::write(journal.join("LOCK"), "somebody else's").expect("written");
+    place.refuses(65, "not the lock of this shard's journal");
+    assert_eq!(std::fs::read(journal.join("LOCK")).expect("there"), b"somebody else's");
+    std::fs::remove_file(journal.join("LOCK")).expect("removed");
+    std::fs::write(journal.join("seg.000000"), "short").expect("written");
+    // Segments without their lock: not known whose.
+    place.refuses(65, "not the lock of this shard's journal");
+    assert_eq!(std::fs::read(journal.join("seg.000000")).expect("there"), b"short");
+}
+
+#[test]
+fn a_journal_that_no_shard_would_open_is_named() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.data_dir().join("shard-03")).expect("made");
+    place.configure(&place.data_dir(), place.address, "[shards]\ncount = 2");
+    place.refuses(78, "holds a journal of shard 3, but [shards] makes 2");
+}
+
+#[test]
+fn a_core_that_is_not_there_is_named() {
+    let place = Place::new();
+    place.configure(&place.data_dir(), place.address, "[shards]\ncores = [1000]");
+    place.refuses(78, "names core 1000");
+}
+
+#[test]
+fn a_user_that_is_not_there_is_named() {
+    let place = Place::new();
+    place.configure(&place.data_dir(), place.address, "user = \"no-such-user\"");
+    // Without root's rights nobody can be become at all.
+    let is_root = std::fs::metadata("/proc/self")
+        .is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0);
+    match is_root {
+        true => place.refuses(78, "this machine has no user \"no-such-user\""),
+        false => place.refuses(77, "only root can become somebody else"),
+    }
+}
+
+#[test]
+fn doctor_names_what_it_looked_at() {
+    let place = Place::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .args(["doctor", "--json", "--config"])
+        .arg(place.config())
+        .output()
+        .expect("ringpost runs");
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let subjects: Vec<&str> = findings
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|finding| finding["subject"].as_str().expect("a subject"))
+        .collect();
+    for subject in ["io_uring", "memlock", "cores", "port", "clock", "file system", "flush cost"] {
+        assert!(subjects.contains(&subject), "{subject} in {subjects:?}");
+    }
+}
