@@ -77,6 +77,17 @@ impl Delivery {
         self.inner.sites.borrow().values().map(|site| site.connection_count()).sum()
     }
 
+    /// Suspends until no connection is left, or until `end`. Returns whether none is.
+    pub async fn drained(&self, end: Instant) -> bool {
+        while self.connection_count() > 0 {
+            if clock::now() >= end {
+                return false;
+            }
+            timer::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+
     async fn run(self) {
         loop {
             let destination = self.inner.queue.next_ready().await;
@@ -183,18 +194,6 @@ fn outcome_of(reply: &Reply) -> Outcome {
     } else {
         Outcome::Delayed
     }
-}
-
-/// Suspends until no connection is left, at most `deadline`. Returns whether none is.
-pub async fn drained(delivery: &Delivery, deadline: Duration) -> bool {
-    let end = clock::now() + deadline;
-    while delivery.connection_count() > 0 {
-        if clock::now() >= end {
-            return false;
-        }
-        timer::sleep(Duration::from_millis(20)).await;
-    }
-    true
 }
 
 /// Tasks put back before others get a turn.

@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
 use crate::mail::{Reply, status};
@@ -128,9 +128,8 @@ impl Reception {
         self.inner.session_count.get()
     }
 
-    /// Suspends until no session is left, at most `deadline`. Returns whether none is.
-    pub async fn drained(&self, deadline: Duration) -> bool {
-        let end = clock::now() + deadline;
+    /// Suspends until no session is left, or until `end`. Returns whether none is.
+    pub async fn drained(&self, end: Instant) -> bool {
         while self.session_count() > 0 {
             if clock::now() >= end {
                 return false;

@@ -27,6 +27,7 @@ where
 {
     let thread_name = name.to_owned();
     std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
+        let _guard = EndProcessOnPanic;
         if let Some(core) = core {
             thread::pin_to_core(core)?;
         }
@@ -47,6 +48,19 @@ where
         });
         Ok(())
     })
+}
+
+/// A shard that panics outside a task takes the process with it: nothing that was answered 250 is
+/// lost by that, and half a server is worse than a restart.
+struct EndProcessOnPanic;
+
+impl Drop for EndProcessOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("ringpost: a shard panicked: ending the process");
+            std::process::abort();
+        }
+    }
 }
 
 /// Turns the wheel, and bounds the time for which an executor can park with runnable tasks.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::ask::{self, Ask, QueueStats};
 use super::memo::Memo;
 use crate::config::{Config, Durability};
-use crate::delivery::{self, Delivery};
+use crate::delivery::Delivery;
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
@@ -16,7 +16,7 @@ use crate::queue::{Queue, Recovered};
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
-use crate::runtime::{log_ring, task};
+use crate::runtime::{clock, log_ring, task};
 
 /// The way to every shard, this one included.
 pub(super) struct Neighbours {
@@ -158,10 +158,11 @@ impl Shard {
 
     /// No new transactions; replies to end of data are awaited; then everything is made durable.
     async fn drain(self, deadline: Duration) {
+        let end = clock::now() + deadline;
         self.reception.drain();
         self.delivery.drain();
-        let sessions_gone = self.reception.drained(deadline).await;
-        let connections_gone = delivery::drained(&self.delivery, deadline).await;
+        let sessions_gone = self.reception.drained(end).await;
+        let connections_gone = self.delivery.drained(end).await;
         self.queue.drain();
         self.queue.flushed().await;
         self.journal.close().await;
