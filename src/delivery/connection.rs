@@ -14,6 +14,7 @@ use crate::proto::smtp::server::Dialect;
 use crate::queue::schedule::retry_wait;
 use crate::queue::{Content, LoadError, Message, Task};
 use crate::runtime::net::TcpStream;
+use crate::runtime::timer::Deadline;
 use crate::runtime::{clock, timer};
 
 /// Opens a connection and delivers on it until there is nothing left to do.
@@ -65,10 +66,11 @@ async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link
         let config = inner.config.borrow();
         (config.delivery.messages_per_connection_max, config.delivery.idle_timeout)
     };
+    let idle = Deadline::default();
     while message_count < message_count_max && !inner.draining.get() {
         let Some(task) = site.take(&inner.queue) else {
             site.on_idle();
-            let woken = timer::timeout(idle_timeout, site.work.notified()).await;
+            let woken = timer::timeout(&idle, idle_timeout, site.work.notified()).await;
             site.on_busy();
             match woken {
                 Ok(()) => continue,

@@ -1,7 +1,7 @@
 //! One record for each step of a message's life that an operator wants to find again.
 //!
 //! **Owns** the form of a record, and the way from a shard to the log file.
-//! **Uses** `mail`, `config` for the format.
+//! **Uses** `mail`.
 //! **Holds** that text from strangers cannot forge a line, and that a slow log never holds up
 //! mail: what does not fit is dropped and counted.
 //! **Start reading** at `OutcomeRecord`.
@@ -9,5 +9,5 @@
 mod outcome;
 mod sink;
 
-pub use outcome::OutcomeRecord;
+pub use outcome::{Format, OutcomeRecord};
 pub use sink::{LogSink, LogWriter};

@@ -3,9 +3,18 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::config::LogFormat;
 use crate::mail::{Outcome, QueueId, Reply};
 
+/// How a record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value` words.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What an operator wants to know of an attempt.
 pub struct OutcomeRecord<'a> {
     /// Unix milliseconds.
     pub time_ms: u64,
@@ -29,7 +38,7 @@ pub struct OutcomeRecord<'a> {
 
 impl OutcomeRecord<'_> {
     /// Appends the record as one line.
-    pub fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
+    pub fn write(&self, format: Format, out: &mut Vec<u8>) {
         let status = self.reply.status.map_or_else(String::new, |status| status.to_string());
         let time = self.time_ms as f64 / 1000.0;
         let queued = self.queued.as_secs_f64();
@@ -38,7 +47,7 @@ impl OutcomeRecord<'_> {
         let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
         // Writing into memory does not fail.
         let _ = match format {
-            LogFormat::Text => writeln!(
+            Format::Text => writeln!(
                 out,
                 "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> recipient=<{}> site={} \
                  attempt={attempt_count} code={} status={status} queued={queued:.3} \
@@ -51,7 +60,7 @@ impl OutcomeRecord<'_> {
                 self.possible_duplicate,
                 Escaped(&reply.text),
             ),
-            LogFormat::Json => writeln!(
+            Format::Json => writeln!(
                 out,
                 "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
                  \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\
@@ -131,7 +140,7 @@ mod tests {
             content_bytes: 7,
         };
         let mut text = Vec::new();
-        record.write(LogFormat::Text, &mut text);
+        record.write(Format::Text, &mut text);
         assert_eq!(text.iter().filter(|octet| **octet == b'\n').count(), 1);
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(
@@ -139,7 +148,7 @@ mod tests {
             "{text}"
         );
         let mut json = Vec::new();
-        record.write(LogFormat::Json, &mut json);
+        record.write(Format::Json, &mut json);
         let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(value["reply"], "no\r\ntime=0 \"x\" \\ \u{85}ü");
         assert_eq!(value["recipient"], "\"a\n> to=<b\"@c.test");

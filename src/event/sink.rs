@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
@@ -18,7 +19,6 @@ pub struct LogSink {
 
 struct Shared {
     batches: ArrayQueue<Vec<u8>>,
-    parked: AtomicBool,
     reopen: AtomicBool,
     stop: AtomicBool,
     dropped_batches: AtomicU64,
@@ -33,7 +33,8 @@ impl LogSink {
         if self.shared.batches.push(lines).is_err() {
             self.shared.dropped_batches.fetch_add(1, Ordering::Relaxed);
         }
-        if self.shared.parked.swap(false, Ordering::SeqCst) {
+        // The writer looks by itself; it is woken only when it cannot wait.
+        if self.shared.batches.len() == BATCHES_MAX / 2 {
             self.writer.unpark();
         }
     }
@@ -61,7 +62,6 @@ impl LogWriter {
     pub fn start(path: Option<PathBuf>) -> io::Result<(LogWriter, LogSink)> {
         let shared = Arc::new(Shared {
             batches: ArrayQueue::new(BATCHES_MAX),
-            parked: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             dropped_batches: AtomicU64::new(0),
@@ -92,11 +92,7 @@ impl LogWriter {
                 if of_thread.stop.load(Ordering::SeqCst) {
                     return;
                 }
-                of_thread.parked.store(true, Ordering::SeqCst);
-                if of_thread.batches.is_empty() && !of_thread.stop.load(Ordering::SeqCst) {
-                    std::thread::park_timeout(std::time::Duration::from_secs(1));
-                }
-                of_thread.parked.store(false, Ordering::SeqCst);
+                std::thread::park_timeout(LOOK_PERIOD);
             }
         })?;
         let sink = LogSink { shared: shared.clone(), writer: thread.thread().clone() };
@@ -124,6 +120,8 @@ fn open(path: Option<&PathBuf>) -> io::Result<Box<dyn Write + Send>> {
 
 /// Batches waiting for the writer.
 const BATCHES_MAX: usize = 16 * 1024;
+/// How often the writer looks for lines: waking it for each would cost more than the line.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// What one write gathers at most.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -150,7 +148,6 @@ mod tests {
     fn what_a_stuck_writer_leaves_no_room_for_is_dropped_and_counted() {
         let shared = Arc::new(Shared {
             batches: ArrayQueue::new(2),
-            parked: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             dropped_batches: AtomicU64::new(0),

@@ -125,6 +125,7 @@ impl Journal {
         let mut core = Core::new(start_of(config, store, ground, maker.slots_max));
         for rot in &recovery.rot {
             core.quarantine(rot.slot);
+            core.quarantine(rot.next_slot);
         }
         let (completion_sender, completions) = inbox(ORDERS_MAX);
         let name = format!("log-{}", config.shard);

@@ -46,12 +46,15 @@ pub struct Recovery {
     pub last_clock_ms: u64,
 }
 
-/// Damage to acknowledged data. It stays on disk.
+/// Damage to acknowledged data: frames that are missing between two whole ones. It stays on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rot {
+    /// Where the frame before it ends.
     pub slot: usize,
-    /// Where in the segment the damaged or missing frame is expected.
     pub offset: u64,
+    /// Where the frame behind it stands.
+    pub next_slot: usize,
+    pub next_offset: u64,
     /// The seqs that are missing.
     pub first_seq: u64,
     pub last_seq: u64,
@@ -223,7 +226,9 @@ fn count_frames(
                 Some(it) => (it.slot, it.offset + it.header.padded_bytes() as u64),
                 None => (frame.slot, SEGMENT_HEADER_BYTES as u64),
             };
-            recovery.rot.push(Rot { slot, offset, first_seq: expected, last_seq });
+            let (next_slot, next_offset) = (frame.slot, frame.offset);
+            let first_seq = expected;
+            recovery.rot.push(Rot { slot, offset, next_slot, next_offset, first_seq, last_seq });
         }
         expected = frame.header.seq + 1;
         end += 1;

@@ -8,7 +8,8 @@ use super::index::{MessageEntry, Task};
 use super::notification::{self, Notification};
 use super::schedule::retry_wait;
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
-use crate::event::OutcomeRecord;
+use crate::config::LogFormat;
+use crate::event::{self, OutcomeRecord};
 use crate::journal::{Append, AppendError, Location, Record, Ticket, kind};
 use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, status};
 use crate::runtime::{clock, task, timer};
@@ -304,6 +305,10 @@ impl Inner {
         if !config.log.outcomes {
             return lines;
         }
+        let format = match config.log.format {
+            LogFormat::Text => event::Format::Text,
+            LogFormat::Json => event::Format::Json,
+        };
         let envelope = &ending.message.envelope;
         for outcome in &ending.outcomes {
             let recipient = &envelope.recipients[usize::from(outcome.recipient_index)];
@@ -321,7 +326,7 @@ impl Inner {
                 possible_duplicate: ending.attempt.in_doubt,
                 content_bytes: envelope.content_bytes,
             };
-            record.write(config.log.format, &mut lines);
+            record.write(format, &mut lines);
         }
         lines
     }

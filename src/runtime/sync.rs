@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// A bell. A `notify_one` without a waiter is remembered, once.
+/// A bell. A `notify_one` without a waiter is remembered, once; with several it wakes the one that
+/// came last, whose memory is the warmest.
 #[derive(Default)]
 pub struct Notify {
     state: RefCell<NotifyState>,
@@ -25,7 +26,7 @@ impl Notify {
         let waiter = {
             let mut state = self.state.borrow_mut();
             state.rung = true;
-            state.waiters.pop_front()
+            state.waiters.pop_back()
         };
         if let Some((_, waker)) = waiter {
             waker.wake();

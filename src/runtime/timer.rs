@@ -38,12 +38,18 @@ pub async fn sleep_exactly(duration: Duration) {
 }
 
 /// Runs `future` for at most `duration`; dropping it midway is then what its own doc says.
-pub async fn timeout<T>(duration: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
-    let deadline = Deadline::default();
+///
+/// Whoever waits often keeps a `deadline`: it has one place in the wheel, however often it moves.
+pub async fn timeout<T>(
+    deadline: &Deadline,
+    duration: Duration,
+    future: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
     deadline.set(Some(duration));
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
         if let Poll::Ready(value) = future.as_mut().poll(context) {
+            deadline.set(None);
             return Poll::Ready(Ok(value));
         }
         if deadline.is_over() {

@@ -21,12 +21,6 @@ const RANKS: &[(&str, u32)] = &[
     ("admin", 10),
 ];
 
-/// Rooms of equal rank that may be used all the same, with the reason.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    // A record is written in the format the configuration names.
-    ("event", "config"),
-];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -78,8 +72,7 @@ fn rooms_use_rooms_of_lower_rank_only() {
             let used = &rest[..end.unwrap_or(rest.len())];
             let Some(used_rank) = rank(used) else { continue };
             uses += 1;
-            let allowed =
-                used == room || used_rank < own_rank || EXCEPTIONS.contains(&(room.as_str(), used));
+            let allowed = used == room || used_rank < own_rank;
             let name = path.display();
             assert!(allowed, "{name}: {room} (rank {own_rank}) uses {used} (rank {used_rank})");
         }
