@@ -1,8 +1,10 @@
 //! One connection to a site, from its opening to QUIT: task after task.
 
+use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::content::{Form, Stuffing};
 use super::site::Site;
@@ -73,6 +75,8 @@ async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link
             let woken = timer::timeout(&idle, idle_timeout, site.work.notified()).await;
             site.on_busy();
             match woken {
+                // The peer may have closed it meanwhile: nothing must be sent into the void.
+                Ok(()) if link.stream.is_closed_by_peer() => return,
                 Ok(()) => continue,
                 Err(timer::Elapsed) => break,
             }
@@ -80,10 +84,11 @@ async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link
         if site.may_have_work() {
             delivery.attend(site);
         }
-        if link.deliver(inner, site, task, message_count > 0).await == After::Close {
+        let (count, after) = link.deliver(inner, site, task).await;
+        if after == After::Close {
             return;
         }
-        message_count += 1;
+        message_count += count;
     }
     link.quit().await;
 }
@@ -93,6 +98,26 @@ async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link
 enum After {
     Continue,
     Close,
+}
+
+/// A message whose transaction has begun.
+struct UnderWay {
+    task: Task,
+    message: Rc<Message>,
+    started: Instant,
+    /// Its commands in `Link::out`.
+    commands: Range<usize>,
+}
+
+impl UnderWay {
+    fn is_large(&self) -> bool {
+        matches!(self.message.content, Content::Chunked { .. })
+    }
+
+    fn settle(self, inner: &Inner, site: &Site, replies: Vec<Reply>, in_doubt: bool) {
+        let name = site.name.clone();
+        inner.settle(self.task, &self.message, replies, name, self.started, in_doubt);
+    }
 }
 
 /// Why an attempt broke off.
@@ -145,52 +170,84 @@ impl Link {
         }
     }
 
-    /// One attempt. `is_reused` tells that the connection has carried messages before.
-    async fn deliver(
-        &mut self,
-        inner: &Rc<Inner>,
-        site: &Site,
-        task: Task,
-        is_reused: bool,
-    ) -> After {
+    /// Delivers `first`, and where the next hop lets several share a round trip, more of what is
+    /// ready behind it. Returns how many were tried.
+    async fn deliver(&mut self, inner: &Rc<Inner>, site: &Site, first: Task) -> (u32, After) {
         let started = clock::now();
-        let message = match inner.queue.load(task).await {
-            Ok(message) => message,
-            Err(error) => {
-                inner.queue.hold(task, &error);
-                return After::Continue;
-            }
-        };
-        match self.transact(inner, &message).await {
-            Ok(replies) => {
-                inner.settle(task, &message, replies, site.name.clone(), started, false);
-                After::Continue
-            }
+        let mut under_way = self.begin(inner, site, first).await;
+        let count = under_way.len() as u32;
+        if count == 0 {
+            return (1, After::Continue);
+        }
+        let result = self.transact(inner, site, &mut under_way).await;
+        site.on_round_trip(started.elapsed() / count);
+        match result {
+            Ok(()) => (count, After::Continue),
             Err(Broken::Content(error)) => {
-                inner.queue.hold(task, &error);
-                After::Close
+                for message in under_way {
+                    inner.queue.hold(message.task, &error);
+                }
+                (count, After::Close)
             }
             Err(Broken::Connection(reply)) => {
                 let lost = self.client.lost();
-                if is_reused && !lost.in_doubt && lost.replies.iter().all(Option::is_none) {
-                    // The peer had closed it before: this message was not tried.
-                    inner.queue.put_back(task);
-                    return After::Close;
+                assert_eq!(lost.len(), under_way.len());
+                for (message, lost) in under_way.into_iter().zip(lost) {
+                    let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
+                    message.settle(inner, site, replies.collect(), lost.in_doubt);
                 }
-                let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
-                let (replies, name) = (replies.collect(), site.name.clone());
-                inner.settle(task, &message, replies, name, started, lost.in_doubt);
-                After::Close
+                (count, After::Close)
             }
         }
     }
 
-    /// One mail transaction; the reply that decided each recipient, in their order.
-    async fn transact(
-        &mut self,
-        inner: &Rc<Inner>,
-        message: &Message,
-    ) -> Result<Vec<Reply>, Broken> {
+    /// Begins transactions into `out`: one, or as many as may share a write.
+    async fn begin(&mut self, inner: &Rc<Inner>, site: &Site, first: Task) -> VecDeque<UnderWay> {
+        self.out.clear();
+        let mut under_way: VecDeque<UnderWay> = VecDeque::with_capacity(1);
+        let mut content_bytes = 0;
+        let mut next = Some(first);
+        while let Some(task) = next.take() {
+            let started = clock::now();
+            match inner.queue.load(task).await {
+                Err(error) => inner.queue.hold(task, &error),
+                Ok(message) => {
+                    let is_large = matches!(message.content, Content::Chunked { .. });
+                    if is_large && !under_way.is_empty() {
+                        // Large content has the connection to itself.
+                        inner.queue.put_back(task);
+                        return under_way;
+                    }
+                    let start = self.out.len();
+                    let begin = self.begin_one(&message);
+                    content_bytes += message.envelope.content_bytes;
+                    let commands = start..self.out.len();
+                    let it = UnderWay { task, message, started, commands };
+                    match begin {
+                        Begin::Refused(reply) => {
+                            let replies = vec![reply; it.message.recipient_indexes.len()];
+                            it.settle(inner, site, replies, false);
+                        }
+                        begin => {
+                            let shares = begin == Begin::ContentFollows && !is_large;
+                            under_way.push_back(it);
+                            if !shares || !self.client.pipelines() {
+                                return under_way;
+                            }
+                            self.client.content_sent();
+                        }
+                    }
+                }
+            }
+            let has_room = under_way.len() < GROUP_MESSAGES_MAX && content_bytes < GROUP_BYTES;
+            if has_room {
+                next = site.take(&inner.queue);
+            }
+        }
+        under_way
+    }
+
+    fn begin_one(&mut self, message: &Message) -> Begin {
         let envelope = &message.envelope;
         let recipients: Vec<&str> = message
             .recipient_indexes
@@ -203,11 +260,22 @@ impl Link {
             flags: envelope.flags,
             message_bytes: envelope.header_prefix.len() as u64 + envelope.content_bytes,
         };
-        self.out.clear();
-        match self.client.begin(&transaction, &mut self.out) {
-            Begin::Refused(reply) => return Ok(vec![reply; recipients.len()]),
-            Begin::Wait => self.flush().await.map_err(|error| broken(&error))?,
-            Begin::ContentFollows => self.send_content(inner, message, Form::Verbatim).await?,
+        self.client.begin(&transaction, &mut self.out)
+    }
+
+    /// Sends what was begun, and settles each message as its replies come.
+    async fn transact(
+        &mut self,
+        inner: &Rc<Inner>,
+        site: &Site,
+        under_way: &mut VecDeque<UnderWay>,
+    ) -> Result<(), Broken> {
+        if self.client.pipelines() && !under_way[0].is_large() {
+            self.send_group(under_way).await?;
+        } else if self.client.sends_by_chunk() {
+            self.send_content(inner, &under_way[0].message, Form::Verbatim).await?;
+        } else {
+            self.flush().await.map_err(|error| broken(&error))?;
         }
         loop {
             let timeout = if self.client.awaits_final_reply() {
@@ -216,17 +284,42 @@ impl Link {
                 self.timeouts.command_timeout
             };
             match self.event(timeout).await.map_err(|error| broken(&error))? {
-                Event::Done(replies) => return Ok(replies),
+                Event::Done(replies) => {
+                    let done = under_way.pop_front().expect("the client knows what is open");
+                    done.settle(inner, site, replies, false);
+                    if under_way.is_empty() {
+                        return Ok(());
+                    }
+                }
                 Event::Write => self.flush().await.map_err(|error| broken(&error))?,
                 Event::SendContent => {
-                    let verbatim = envelope.flags.has(EnvelopeFlags::NO_LEADING_DOT);
+                    let message = under_way[0].message.clone();
+                    let verbatim = message.envelope.flags.has(EnvelopeFlags::NO_LEADING_DOT);
                     let form = if verbatim { Form::Verbatim } else { Form::Stuffed };
-                    self.send_content(inner, message, form).await?;
+                    self.send_content(inner, &message, form).await?;
                 }
                 Event::Closed(reply) => return Err(Broken::Connection(as_transient(reply))),
                 Event::NeedInput | Event::Ready => unreachable!("a transaction is open"),
             }
         }
+    }
+
+    /// Commands and content of several messages in one write.
+    async fn send_group(&mut self, under_way: &VecDeque<UnderWay>) -> Result<(), Broken> {
+        let out = std::mem::take(&mut self.out);
+        let mut slices: Vec<&[u8]> = Vec::with_capacity(3 * under_way.len());
+        for it in under_way {
+            slices.push(&out[it.commands.clone()]);
+            slices.push(&it.message.envelope.header_prefix);
+            if let Content::Whole(content) = &it.message.content {
+                slices.push(content);
+            }
+        }
+        self.stream.set_deadline(Some(self.timeouts.content_timeout));
+        self.write(&slices).await?;
+        self.out = out;
+        self.out.clear();
+        Ok(())
     }
 
     /// Writes the commands in `out`, the header prefix, the content and, after DATA, its end.
@@ -359,3 +452,8 @@ fn as_transient(reply: Reply) -> Reply {
     let status = EnhancedStatusCode::new(4, 3, 0);
     Reply::with_text(421, status, format!("The session was refused: {reply}"))
 }
+
+/// Messages that share a write: what is in doubt when the connection breaks stays few.
+const GROUP_MESSAGES_MAX: usize = 5;
+/// Content after which no further message joins them.
+const GROUP_BYTES: u64 = 128 * 1024;

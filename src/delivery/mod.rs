@@ -55,6 +55,7 @@ impl Delivery {
             }),
         };
         task::spawn(delivery.clone().run());
+        task::spawn(delivery.clone().run_upkeep());
         delivery
     }
 
@@ -107,6 +108,17 @@ impl Delivery {
         }
     }
 
+    /// Looks after sites whose connections are all busy: nothing else may happen there for long.
+    async fn run_upkeep(self) {
+        while !self.inner.draining.get() {
+            timer::sleep(UPKEEP_PERIOD).await;
+            let sites: Vec<Rc<Site>> = self.inner.sites.borrow().values().cloned().collect();
+            for site in sites.iter().filter(|site| site.may_have_work()) {
+                self.attend(site);
+            }
+        }
+    }
+
     fn site(&self, next_hop: NextHop) -> Rc<Site> {
         let mut sites = self.inner.sites.borrow_mut();
         sites.entry(next_hop).or_insert_with(|| Rc::new(Site::new(next_hop))).clone()
@@ -122,10 +134,14 @@ impl Delivery {
             task::spawn(self.clone().postpone(site.clone(), wait));
         } else if site.has_idle() {
             site.work.notify_one();
-        } else if site.may_open(self.inner.config.borrow().delivery.connections_max) {
+        } else if site.should_open(self.connections_max(), &self.inner.queue) {
             site.on_opening();
             task::spawn(connection::run(self.inner.clone(), self.clone(), site.clone()));
         }
+    }
+
+    fn connections_max(&self) -> usize {
+        self.inner.config.borrow().delivery.connections_max
     }
 
     /// Puts every ready task of a suspended site back for a while: its end is not waited for by
@@ -196,5 +212,7 @@ fn outcome_of(reply: &Reply) -> Outcome {
     }
 }
 
+/// How often sites with waiting work are looked after.
+const UPKEEP_PERIOD: Duration = Duration::from_millis(50);
 /// Tasks put back before others get a turn.
 const POSTPONED_AT_ONCE: usize = 256;

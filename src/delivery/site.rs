@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::NextHop;
 use crate::queue::{DestinationId, Queue, Task};
+use crate::runtime::clock;
 use crate::runtime::sync::Notify;
 
 pub(super) struct Site {
@@ -18,8 +19,7 @@ pub(super) struct Site {
     state: RefCell<State>,
 }
 
-/// What decides. `Pure.`
-#[derive(Default)]
+/// What decides.
 struct State {
     /// Destinations with ready tasks, in turn.
     destinations: VecDeque<DestinationId>,
@@ -31,6 +31,25 @@ struct State {
     failures: u32,
     /// Monotonic milliseconds before which no connection is opened.
     suspended_until_ms: u64,
+    /// How long a message takes on a connection, smoothed.
+    message_time: Duration,
+    /// Monotonic milliseconds at which a message last ended, or a connection was opened.
+    last_progress_ms: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            destinations: VecDeque::new(),
+            connections: 0,
+            opening: 0,
+            idle: 0,
+            failures: 0,
+            suspended_until_ms: 0,
+            message_time: MESSAGE_TIME_FIRST,
+            last_progress_ms: 0,
+        }
+    }
 }
 
 impl Site {
@@ -52,7 +71,7 @@ impl Site {
         let mut state = self.state.borrow_mut();
         while let Some(destination) = state.destinations.pop_front() {
             if let Some(task) = queue.take(destination) {
-                if queue.has_ready(destination) {
+                if queue.ready_count(destination) > 0 {
                     state.destinations.push_back(destination);
                 } else {
                     // Found empty, it will be announced anew.
@@ -78,11 +97,29 @@ impl Site {
         self.state.borrow().idle > 0
     }
 
-    /// Whether another connection may be opened now: one at a time, so that a site that is down is
-    /// asked once, and a few messages do not open many.
-    pub fn may_open(&self, connections_max: usize) -> bool {
+    /// Whether another connection is to be opened now: when what is ready would wait too long for
+    /// the ones there are. One at a time, so that a site that is down is asked once.
+    pub fn should_open(&self, connections_max: usize, queue: &Queue) -> bool {
         let state = self.state.borrow();
-        state.opening == 0 && state.connections < connections_max
+        if state.opening > 0 || state.connections >= connections_max {
+            return false;
+        }
+        if state.connections == 0 {
+            return true;
+        }
+        // A site that has fallen silent is as slow as its silence is long.
+        let silence_ms = clock::coarse_ms().saturating_sub(state.last_progress_ms);
+        let message_time = state.message_time.max(Duration::from_millis(silence_ms));
+        let ready = state.destinations.iter().map(|destination| queue.ready_count(*destination));
+        let ready: usize = ready.take(DESTINATIONS_COUNTED).sum();
+        message_time.saturating_mul(ready as u32) / state.connections as u32 > WAIT_ACCEPTABLE
+    }
+
+    /// A message took so long on a connection.
+    pub fn on_round_trip(&self, message_time: Duration) {
+        let mut state = self.state.borrow_mut();
+        state.message_time = (state.message_time * 7 + message_time) / 8;
+        state.last_progress_ms = clock::coarse_ms();
     }
 
     /// How long the site is left alone.
@@ -100,6 +137,7 @@ impl Site {
     pub fn on_opened(&self) {
         let mut state = self.state.borrow_mut();
         state.opening -= 1;
+        state.last_progress_ms = clock::coarse_ms();
         state.failures = 0;
         state.suspended_until_ms = 0;
     }
@@ -129,3 +167,10 @@ impl Site {
         self.state.borrow_mut().idle -= 1;
     }
 }
+
+/// What is assumed of a site before the first message.
+const MESSAGE_TIME_FIRST: Duration = Duration::from_millis(20);
+/// How long a ready message may wait for a connection before another one is opened.
+const WAIT_ACCEPTABLE: Duration = Duration::from_millis(10);
+/// Destinations whose ready tasks are counted; more only mean that there is enough work.
+const DESTINATIONS_COUNTED: usize = 64;

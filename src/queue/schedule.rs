@@ -85,9 +85,9 @@ impl Schedule {
         }
     }
 
-    pub fn has_ready(&self, id: DestinationId) -> bool {
+    pub fn ready_count(&self, id: DestinationId) -> usize {
         let destination = self.destinations.get(id.slot as usize);
-        destination.is_some_and(|it| it.generation == id.generation && !it.ready.is_empty())
+        destination.filter(|it| it.generation == id.generation).map_or(0, |it| it.ready.len())
     }
 
     /// The oldest ready task of a destination. After `None` the destination is announced anew when

@@ -222,9 +222,9 @@ impl Queue {
         self.inner.index.borrow_mut().take(id)
     }
 
-    /// Whether `take` would give a task.
-    pub fn has_ready(&self, id: DestinationId) -> bool {
-        self.inner.index.borrow().schedule.has_ready(id)
+    /// How many tasks `take` would give one after the other.
+    pub fn ready_count(&self, id: DestinationId) -> usize {
+        self.inner.index.borrow().schedule.ready_count(id)
     }
 
     /// A task that was not tried is ready again, behind the others.

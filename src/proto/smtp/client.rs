@@ -1,7 +1,8 @@
 //! The client's half of an SMTP or LMTP session, without sockets.
 //!
-//! One mail transaction at a time. Towards a server with PIPELINING all commands go in one write;
-//! with CHUNKING the content goes in the same write (RFC 2920, RFC 3030): one round trip a message.
+//! Towards a server with PIPELINING all commands of a mail transaction go in one write; with
+//! CHUNKING the content goes in the same write (RFC 2920, RFC 3030), and further transactions may
+//! follow before the replies to the first have come: one round trip for several messages.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -103,12 +104,32 @@ pub struct Client {
     /// Commands that a server without PIPELINING gets one by one.
     unsent: VecDeque<(Step, Range<usize>)>,
     commands: Vec<u8>,
+    /// Transactions begun and not ended, oldest first. Several only where `pipelines` holds.
+    open: VecDeque<Open>,
+    /// The last transaction did not end in success: the server is to forget it first.
+    needs_reset: bool,
+}
+
+/// A transaction that was begun.
+struct Open {
     replies: Vec<Option<Reply>>,
     accepted_count: usize,
     content_sent: bool,
-    /// The last transaction did not end in success: the server is to forget it first.
-    needs_reset: bool,
     by_chunk: bool,
+    /// Replies that are to come for it, of commands sent and not yet sent.
+    outstanding: usize,
+}
+
+impl Open {
+    fn settle(&mut self, reply: &Reply) {
+        for open in self.replies.iter_mut().filter(|it| it.is_none()) {
+            *open = Some(reply.clone());
+        }
+    }
+
+    fn undecided(&self) -> Vec<usize> {
+        (0..self.replies.len()).filter(|index| self.replies[*index].is_none()).collect()
+    }
 }
 
 impl Client {
@@ -122,11 +143,8 @@ impl Client {
             awaited: VecDeque::new(),
             unsent: VecDeque::new(),
             commands: Vec::new(),
-            replies: Vec::new(),
-            accepted_count: 0,
-            content_sent: false,
+            open: VecDeque::new(),
             needs_reset: false,
-            by_chunk: false,
         }
     }
 
@@ -136,34 +154,53 @@ impl Client {
 
     /// Whether a reply to the end of data is what we wait for.
     pub fn awaits_final_reply(&self) -> bool {
-        self.content_sent && matches!(self.awaited.front(), Some(Step::Final(_)))
+        let sent = self.open.front().is_some_and(|open| open.content_sent);
+        sent && matches!(self.awaited.front(), Some(Step::Final(_)))
     }
 
-    /// Writes the commands of a transaction. Only after `Ready` or `Done`.
+    /// Whether a transaction may begin before the one before it has ended. Not in LMTP, where the
+    /// count of replies to content depends on the replies before.
+    pub fn pipelines(&self) -> bool {
+        self.capabilities.chunking && self.capabilities.pipelining && self.dialect == Dialect::Smtp
+    }
+
+    /// Whether the open transaction sends its content by BDAT.
+    pub fn sends_by_chunk(&self) -> bool {
+        self.open.back().is_some_and(|open| open.by_chunk)
+    }
+
+    /// Writes the commands of a transaction. Only after `Ready` or `Done`, or where `pipelines`
+    /// holds and the content of the one before is sent.
     pub fn begin(&mut self, transaction: &Transaction<'_>, out: &mut Vec<u8>) -> Begin {
-        assert_eq!(self.phase, Phase::Idle);
+        assert!(self.phase == Phase::Idle || self.phase == Phase::Transaction);
+        assert!(self.open.is_empty() || self.pipelines());
+        assert!(self.open.back().is_none_or(|open| open.content_sent));
         assert!(!transaction.recipients.is_empty());
         if let Some(refusal) = self.refusal(transaction) {
             return Begin::Refused(refusal);
         }
         self.phase = Phase::Transaction;
-        self.replies = vec![None; transaction.recipients.len()];
-        self.accepted_count = 0;
-        self.content_sent = false;
-        self.by_chunk = self.capabilities.chunking && self.capabilities.pipelining;
-        self.write_commands(transaction);
+        let by_chunk = self.capabilities.chunking && self.capabilities.pipelining;
+        self.write_commands(transaction, by_chunk);
+        self.open.push_back(Open {
+            replies: vec![None; transaction.recipients.len()],
+            accepted_count: 0,
+            content_sent: false,
+            by_chunk,
+            outstanding: self.unsent.len(),
+        });
         if self.capabilities.pipelining {
             out.extend_from_slice(&self.commands);
             self.awaited.extend(self.unsent.drain(..).map(|(step, _)| step));
         } else {
             self.send_next(out);
         }
-        if self.by_chunk { Begin::ContentFollows } else { Begin::Wait }
+        if by_chunk { Begin::ContentFollows } else { Begin::Wait }
     }
 
-    /// All of the content, and its end, has been handed to the socket.
+    /// All of the content, and its end, has been handed to the socket, or is about to be.
     pub fn content_sent(&mut self) {
-        self.content_sent = true;
+        self.open.back_mut().expect("a transaction was begun").content_sent = true;
     }
 
     /// Writes QUIT. Only between transactions.
@@ -194,12 +231,16 @@ impl Client {
         }
     }
 
-    /// Ends an open transaction whose connection is gone.
-    pub fn lost(&mut self) -> Lost {
+    /// Ends the open transactions, oldest first: their connection is gone.
+    pub fn lost(&mut self) -> Vec<Lost> {
         self.phase = Phase::Closed;
-        // In one write, the server may have taken everything before a reply got out.
-        let in_doubt = self.content_sent && (self.by_chunk || self.accepted_count > 0);
-        Lost { replies: std::mem::take(&mut self.replies), in_doubt }
+        let open = self.open.drain(..);
+        let lost = open.map(|open| {
+            // In one write, the server may have taken everything before a reply got out.
+            let in_doubt = open.content_sent && (open.by_chunk || open.accepted_count > 0);
+            Lost { replies: open.replies, in_doubt }
+        });
+        lost.collect()
     }
 
     fn refusal(&self, transaction: &Transaction<'_>) -> Option<Reply> {
@@ -219,10 +260,11 @@ impl Client {
         }
     }
 
-    fn write_commands(&mut self, transaction: &Transaction<'_>) {
+    fn write_commands(&mut self, transaction: &Transaction<'_>, by_chunk: bool) {
         self.commands.clear();
         self.unsent.clear();
-        if std::mem::take(&mut self.needs_reset) {
+        // How the one before ends is not known yet: it may leave something to be forgotten.
+        if std::mem::take(&mut self.needs_reset) || !self.open.is_empty() {
             self.command(Step::Reset, format_args!("RSET\r\n"));
         }
         let size = match self.capabilities.size {
@@ -238,7 +280,7 @@ impl Client {
         for (index, recipient) in transaction.recipients.iter().enumerate() {
             self.command(Step::Rcpt(index), format_args!("RCPT TO:<{recipient}>\r\n"));
         }
-        if self.by_chunk {
+        if by_chunk {
             let bytes = transaction.message_bytes;
             self.command(Step::Final(None), format_args!("BDAT {bytes} LAST\r\n"));
         } else {
@@ -255,9 +297,11 @@ impl Client {
 
     /// Sends the next command that still makes sense.
     fn send_next(&mut self, out: &mut Vec<u8>) -> bool {
-        let is_over = self.replies.iter().all(Option::is_some);
+        let open = self.open.front_mut().expect("a transaction is open");
+        let is_over = open.replies.iter().all(Option::is_some);
         while let Some((step, range)) = self.unsent.pop_front() {
             if is_over {
+                open.outstanding -= 1;
                 continue;
             }
             out.extend_from_slice(&self.commands[range]);
@@ -308,22 +352,23 @@ impl Client {
     }
 
     fn on_transaction_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
-        let Some(step) = self.awaited.pop_front() else {
+        let (Some(step), Some(open)) = (self.awaited.pop_front(), self.open.front_mut()) else {
             self.phase = Phase::Closed;
             return Some(Event::Closed(GARBAGE));
         };
+        open.outstanding -= 1;
         match step {
             Step::Reset => {}
             Step::Mail => {
                 if !reply.is_positive() {
-                    self.settle_open(&reply);
+                    open.settle(&reply);
                 }
             }
             Step::Rcpt(index) => {
-                if reply.is_positive() && self.replies[index].is_none() {
-                    self.accepted_count += 1;
-                } else if self.replies[index].is_none() {
-                    self.replies[index] = Some(reply);
+                if reply.is_positive() && open.replies[index].is_none() {
+                    open.accepted_count += 1;
+                } else if open.replies[index].is_none() {
+                    open.replies[index] = Some(reply);
                 }
             }
             Step::Data => {
@@ -332,61 +377,59 @@ impl Client {
                 }
                 // A 2xx here is nonsense; it is no promise to take content.
                 let reply = if reply.is_positive() { GARBAGE } else { reply };
-                self.settle_open(&reply);
+                open.settle(&reply);
             }
             Step::Final(None) => {
-                let is_chunk = self.by_chunk;
-                if is_chunk && self.dialect == Dialect::Lmtp && self.accepted_count > 1 {
-                    // RFC 2033 §4.2: one reply for each accepted recipient.
-                    self.expect_each_after(reply);
+                if open.by_chunk && self.dialect == Dialect::Lmtp && open.accepted_count > 1 {
+                    // RFC 2033 §4.2: one reply for each accepted recipient, this is the first.
+                    let undecided = open.undecided();
+                    open.replies[undecided[0]] = Some(reply);
+                    open.outstanding += undecided.len() - 1;
+                    let others = undecided[1..].iter().map(|index| Step::Final(Some(*index)));
+                    self.awaited.extend(others);
                 } else {
-                    self.settle_open(&reply);
+                    open.settle(&reply);
                 }
             }
-            Step::Final(Some(index)) => self.replies[index] = Some(reply),
+            Step::Final(Some(index)) => open.replies[index] = Some(reply),
         }
-        if !self.awaited.is_empty() || self.send_next(out) {
-            return if out.is_empty() { None } else { Some(Event::Write) };
+        if !self.unsent.is_empty() && self.awaited.is_empty() && self.send_next(out) {
+            return Some(Event::Write);
         }
-        Some(self.finish())
+        let is_over = self.open.front().is_some_and(|open| open.outstanding == 0);
+        is_over.then(|| self.finish())
     }
 
     /// 354: content is expected even where no recipient was accepted.
     fn on_go_ahead(&mut self, out: &mut Vec<u8>) -> Event {
-        if self.accepted_count == 0 {
+        let open = self.open.front_mut().expect("a transaction is open");
+        if open.accepted_count == 0 {
             out.extend_from_slice(b".\r\n");
+            open.outstanding += 1;
             self.awaited.push_back(Step::Final(None));
             return Event::Write;
         }
         match self.dialect {
-            Dialect::Smtp => self.awaited.push_back(Step::Final(None)),
+            Dialect::Smtp => {
+                open.outstanding += 1;
+                self.awaited.push_back(Step::Final(None));
+            }
             Dialect::Lmtp => {
-                let open = self.replies.iter().enumerate().filter(|(_, it)| it.is_none());
-                self.awaited.extend(open.map(|(index, _)| Step::Final(Some(index))));
+                let undecided = open.undecided();
+                open.outstanding += undecided.len();
+                self.awaited.extend(undecided.iter().map(|index| Step::Final(Some(*index))));
             }
         }
         Event::SendContent
     }
 
-    /// The first of several replies to a chunk has come: the others follow in order.
-    fn expect_each_after(&mut self, first: Reply) {
-        let open: Vec<usize> =
-            (0..self.replies.len()).filter(|index| self.replies[*index].is_none()).collect();
-        self.replies[open[0]] = Some(first);
-        self.awaited.extend(open[1..].iter().map(|index| Step::Final(Some(*index))));
-    }
-
-    fn settle_open(&mut self, reply: &Reply) {
-        for open in self.replies.iter_mut().filter(|it| it.is_none()) {
-            *open = Some(reply.clone());
-        }
-    }
-
     fn finish(&mut self) -> Event {
-        self.phase = Phase::Idle;
-        self.content_sent = false;
-        let replies = std::mem::take(&mut self.replies);
-        let replies: Vec<Reply> = replies.into_iter().map(|it| it.unwrap_or(GARBAGE)).collect();
+        let open = self.open.pop_front().expect("a transaction is open");
+        if self.open.is_empty() {
+            self.phase = Phase::Idle;
+        }
+        let replies = open.replies.into_iter().map(|it| it.unwrap_or(GARBAGE));
+        let replies: Vec<Reply> = replies.collect();
         self.needs_reset = !replies.iter().any(Reply::is_positive);
         Event::Done(replies)
     }
