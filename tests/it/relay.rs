@@ -87,8 +87,10 @@ fn several_recipients_travel_by_domain_and_end_each_in_their_own_way() {
     }
     assert!(!text.contains("rfc822;yes@one.test"));
     wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
-    let log = server.log();
-    assert!(log.contains("outcome=failed") && log.contains("recipient=<no@one.test>"), "{log}");
+    wait_until("it is logged", || {
+        let log = server.log();
+        log.contains("outcome=failed") && log.contains("recipient=<no@one.test>")
+    });
 }
 
 #[test]
