@@ -266,7 +266,7 @@ impl Core {
             }
         }
         if self.filling.is_none() {
-            self.begin_frame()?;
+            self.begin_frame(class)?;
         }
         let current = self.current.as_ref().expect("a frame fills in a segment");
         let filling = self.filling.as_mut().expect("begun above");
@@ -468,13 +468,13 @@ impl Core {
         }
     }
 
-    fn begin_frame(&mut self) -> Result<(), AppendError> {
+    fn begin_frame(&mut self, class: Append) -> Result<(), AppendError> {
         let full = self
             .current
             .as_ref()
             .is_none_or(|current| current.capacity - current.next_offset < FRAME_BYTES_MAX as u64);
         if full {
-            self.activate_next()?;
+            self.activate_next(class)?;
         }
         let buffer = self.pool.pop().unwrap_or_else(|| AlignedBuffer::new(FRAME_BYTES_FIRST));
         self.filling = Some(Filling {
@@ -489,9 +489,14 @@ impl Core {
     }
 
     /// Turns to a free slot. Its header must be durable before a frame goes there (I4).
-    fn activate_next(&mut self) -> Result<(), AppendError> {
+    fn activate_next(&mut self, class: Append) -> Result<(), AppendError> {
         if self.current.as_ref().is_some_and(|current| !current.header_durable) {
             return Err(AppendError::Later);
+        }
+        // The reserve is of slots that are there: one that is to be made may yet be refused.
+        let reserved = if class == Append::Message { RESERVE_SLOTS } else { 0 };
+        if self.free_count() <= reserved {
+            return Err(self.out_of_slots());
         }
         // The newest header alone names the next epoch, seq and message id for certain: until a
         // newer one is durable, it stays.
@@ -656,6 +661,26 @@ mod tests {
             class,
             1,
         )
+    }
+
+    #[test]
+    fn growth_that_is_refused_leaves_outcomes_their_reserve() {
+        let mut core = core(&[1, 2], 8);
+        let refused = loop {
+            match append(&mut core, Append::Message, FRAME_BYTES_MAX / 2) {
+                Ok(appended) => core.pin(appended.first),
+                Err(error) => break error,
+            }
+            core.submit();
+            complete(&mut core);
+        };
+        assert_eq!(refused, AppendError::Later, "slots are being made");
+        while core.slots_in_making > 0 {
+            core.on_slot_refused();
+        }
+        let message = append(&mut core, Append::Message, 100);
+        assert_eq!(message.expect_err("no room"), AppendError::NoSpace);
+        assert!(append(&mut core, Append::Settle, FRAME_BYTES_MAX / 2).is_ok());
     }
 
     #[test]
