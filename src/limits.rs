@@ -34,8 +34,8 @@ pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Frames being written at once; the next one fills meanwhile.
 pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
-/// Free segments kept ready.
-pub const SPARE_SLOTS_MIN: usize = 2;
+/// Free segments kept ready; new mail leaves the last of them to outcomes.
+pub const SPARE_SLOTS_MIN: usize = 3;
 
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.

@@ -125,6 +125,14 @@ enum Slot {
     Used { epoch: u64, live: u32 },
 }
 
+impl Slot {
+    fn epoch(&self) -> u64 {
+        match self {
+            Slot::Free { epoch } | Slot::Used { epoch, .. } => *epoch,
+        }
+    }
+}
+
 /// The segment that frames go to now.
 struct Current {
     slot: u16,
@@ -258,7 +266,7 @@ impl Core {
             }
         }
         if self.filling.is_none() {
-            self.begin_frame()?;
+            self.begin_frame(class)?;
         }
         let current = self.current.as_ref().expect("a frame fills in a segment");
         let filling = self.filling.as_mut().expect("begun above");
@@ -460,13 +468,13 @@ impl Core {
         }
     }
 
-    fn begin_frame(&mut self) -> Result<(), AppendError> {
+    fn begin_frame(&mut self, class: Append) -> Result<(), AppendError> {
         let full = self
             .current
             .as_ref()
             .is_none_or(|current| current.capacity - current.next_offset < FRAME_BYTES_MAX as u64);
         if full {
-            self.activate_next()?;
+            self.activate_next(class)?;
         }
         let buffer = self.pool.pop().unwrap_or_else(|| AlignedBuffer::new(FRAME_BYTES_FIRST));
         self.filling = Some(Filling {
@@ -481,21 +489,25 @@ impl Core {
     }
 
     /// Turns to a free slot. Its header must be durable before a frame goes there (I4).
-    fn activate_next(&mut self) -> Result<(), AppendError> {
+    fn activate_next(&mut self, class: Append) -> Result<(), AppendError> {
         if self.current.as_ref().is_some_and(|current| !current.header_durable) {
             return Err(AppendError::Later);
         }
+        // The reserve is of slots that are there: one that is to be made may yet be refused.
+        let reserved = if class == Append::Message { RESERVE_SLOTS } else { 0 };
+        if self.free_count() <= reserved {
+            return Err(self.out_of_slots());
+        }
+        // The newest header alone names the next epoch, seq and message id for certain: until a
+        // newer one is durable, it stays.
+        let newest = self.slots.iter().map(Slot::epoch).max().filter(|epoch| *epoch > 0);
         // Reusing the oldest first keeps a RETIRED on disk for as long as its ENVELOPE: a torn
         // header then uncovers nothing that was settled.
         let candidates = self.slots.iter().enumerate().filter_map(|(index, slot)| match slot {
-            Slot::Free { epoch } => Some((*epoch, index)),
-            Slot::Used { .. } => None,
+            Slot::Free { epoch } if Some(*epoch) != newest => Some((*epoch, index)),
+            _ => None,
         });
-        let Some((_, slot)) = candidates.min() else {
-            self.want_spare();
-            let growing = self.slots_in_making > 0;
-            return Err(if growing { AppendError::Later } else { AppendError::NoSpace });
-        };
+        let Some((_, slot)) = candidates.min() else { return Err(self.out_of_slots()) };
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         self.slots[slot] = Slot::Used { epoch, live: 0 };
@@ -532,6 +544,11 @@ impl Core {
         self.counters.segments_activated += 1;
         self.want_spare();
         Ok(())
+    }
+
+    fn out_of_slots(&mut self) -> AppendError {
+        self.want_spare();
+        if self.slots_in_making > 0 { AppendError::Later } else { AppendError::NoSpace }
     }
 
     fn can_submit(&self) -> bool {
@@ -593,3 +610,86 @@ const RESERVE_SLOTS: usize = 1;
 const SEAL_AFTER_MS: u64 = 1_000;
 
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT_BYTES: u64 = (SEGMENT_HEADER_BYTES + 2 * FRAME_BYTES_MAX) as u64;
+
+    /// A core whose slots had these epochs, 0 for a new one, and hold nothing that counts.
+    fn core(epochs: &[u64], slots_max: usize) -> Core {
+        let slot =
+            |epoch: &u64| StartSlot { capacity: SEGMENT_BYTES, epoch: *epoch, counts: false };
+        let mut core = Core::new(Start {
+            store: StoreId([7; 16]),
+            shard: 0,
+            slots: epochs.iter().map(slot).collect(),
+            last_seq: 40,
+            next_seq: 41,
+            next_epoch: epochs.iter().max().expect("slots") + 1,
+            next_message_id: 9,
+            slots_max,
+        });
+        core.begin();
+        core
+    }
+
+    /// Completes every write at once; returns the slots that were written to.
+    fn complete(core: &mut Core) -> Vec<u16> {
+        let mut slots = Vec::new();
+        loop {
+            let effects = core.take_effects();
+            if effects.is_empty() {
+                return slots;
+            }
+            for effect in effects {
+                if let Effect::Write { tag, slot, buffer, .. } = effect {
+                    slots.push(slot);
+                    core.on_durable(tag, buffer);
+                }
+            }
+        }
+    }
+
+    fn append(core: &mut Core, class: Append, bytes: usize) -> Result<Appended, AppendError> {
+        let payload = vec![7; bytes];
+        let payload = [payload.as_slice()];
+        let id = core.next_message_id();
+        core.append(
+            &[Record { kind: kind::STATE, flags: 0, id, aux: 0, payload: &payload }],
+            class,
+            1,
+        )
+    }
+
+    #[test]
+    fn growth_that_is_refused_leaves_outcomes_their_reserve() {
+        let mut core = core(&[1, 2], 8);
+        let refused = loop {
+            match append(&mut core, Append::Message, FRAME_BYTES_MAX / 2) {
+                Ok(appended) => core.pin(appended.first),
+                Err(error) => break error,
+            }
+            core.submit();
+            complete(&mut core);
+        };
+        assert_eq!(refused, AppendError::Later, "slots are being made");
+        while core.slots_in_making > 0 {
+            core.on_slot_refused();
+        }
+        let message = append(&mut core, Append::Message, 100);
+        assert_eq!(message.expect_err("no room"), AppendError::NoSpace);
+        assert!(append(&mut core, Append::Settle, FRAME_BYTES_MAX / 2).is_ok());
+    }
+
+    #[test]
+    fn the_newest_header_stays_until_a_newer_one_is_durable() {
+        let mut single = core(&[5], 1);
+        let settled = append(&mut single, Append::Settle, 100);
+        assert_eq!(settled.expect_err("one slot only"), AppendError::NoSpace);
+        let mut pair = core(&[5, 4], 2);
+        assert!(append(&mut pair, Append::Settle, 100).is_ok());
+        assert_eq!(complete(&mut pair), [1], "the older slot");
+    }
+}

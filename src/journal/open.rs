@@ -92,9 +92,9 @@ impl Journal {
         let (lock, store) = lock(&directory, config.shard)?;
         remove_unfinished(&directory).map_err(io_error)?;
         let mut names = segment_names(&directory).map_err(io_error)?;
-        if names.is_empty() {
+        while names.len() < FIRST_SEGMENTS {
             // Small, so that the first start is ready at once; the pool grows behind it.
-            let name = segment_name(0);
+            let name = segment_name(names.len());
             let bytes = FIRST_SEGMENT_BYTES.min(config.segment_bytes);
             segment_file::create_zeroed(&directory, &name, bytes).map_err(io_error)?;
             names.push(name);
@@ -125,7 +125,6 @@ impl Journal {
         let mut core = Core::new(start_of(config, store, ground, maker.slots_max));
         for rot in &recovery.rot {
             core.quarantine(rot.slot);
-            core.quarantine(rot.next_slot);
         }
         let (completion_sender, completions) = inbox(ORDERS_MAX);
         let name = format!("log-{}", config.shard);
@@ -364,7 +363,9 @@ fn make(
     Ok(Made { file_index: slot as u16, file, capacity: segment_bytes })
 }
 
-/// Size of the segment that the first start waits for.
+/// Segments that the first start waits for: one to write, one in reserve.
+const FIRST_SEGMENTS: usize = 2;
+/// Their size.
 const FIRST_SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// A header, and room for a frame at the least.
 const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 2 * FRAME_BYTES_MAX) as u64;

@@ -5,6 +5,7 @@
 //! durable: then it is rot, reported and skipped, and what follows still counts.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use super::core::{Location, StartSlot};
 use super::format::{
@@ -46,15 +47,12 @@ pub struct Recovery {
     pub last_clock_ms: u64,
 }
 
-/// Damage to acknowledged data: frames that are missing between two whole ones. It stays on disk.
+/// Damage to acknowledged data. It stays on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rot {
-    /// Where the frame before it ends.
     pub slot: usize,
+    /// Where in the segment the damaged or missing frame is expected.
     pub offset: u64,
-    /// Where the frame behind it stands.
-    pub next_slot: usize,
-    pub next_offset: u64,
     /// The seqs that are missing.
     pub first_seq: u64,
     pub last_seq: u64,
@@ -112,24 +110,21 @@ pub fn recover(
         seen_seq = seen_seq.max(header.predecessor_last_seq).max(header.first_seq - 1);
         find_frames(store, source, *slot, capacities[*slot], header, &mut found)?;
     }
-    // What a later header cuts off was dropped by an earlier recovery.
-    let cut_of = |epoch: u64| {
-        let later = live.iter().filter(|(header, _)| header.epoch > epoch);
-        later.map(|(header, _)| header.predecessor_last_seq).min().unwrap_or(u64::MAX)
-    };
     for frame in &found {
         seen_seq = seen_seq.max(frame.header.seq);
     }
-    let cuts: std::collections::HashMap<u64, u64> =
-        live.iter().map(|(header, _)| (header.epoch, cut_of(header.epoch))).collect();
-    let dropped_before = found.len();
-    found.retain(|frame| frame.header.seq <= cuts[&frame.epoch]);
-    let cut_count = (dropped_before - found.len()) as u64;
+    let spans = spans_of(&live);
+    let found_count = found.len();
+    found.retain(|frame| {
+        let span = spans.iter().find(|span| span.epoch == frame.epoch);
+        span.is_some_and(|span| span.seqs.contains(&frame.header.seq))
+    });
     found.sort_by_key(|frame| frame.header.seq);
 
-    let mut recovery = Recovery { segments: live.len(), ..Recovery::default() };
-    let mut counted = count_frames(&live, &found, &mut recovery);
-    recovery.dropped_frames += cut_count;
+    let cut_count = (found_count - found.len()) as u64;
+    let mut recovery =
+        Recovery { segments: live.len(), dropped_frames: cut_count, ..Recovery::default() };
+    let mut counted = count_frames(&spans, &found, &mut recovery);
     let mut replay = Replay { store, source, visit, next_message_id, recovery: &mut recovery };
     replay.run(&found, &mut counted)?;
     let next_message_id = replay.next_message_id;
@@ -196,6 +191,24 @@ fn find_frames(
     Ok(())
 }
 
+/// The seqs that count in one segment.
+struct Span {
+    slot: usize,
+    epoch: u64,
+    seqs: RangeInclusive<u64>,
+}
+
+/// From the first seq of each segment up to where a later header cuts it off. What lies in no span
+/// was dropped by an earlier recovery, or never was.
+fn spans_of(live: &[(SegmentHeader, usize)]) -> Vec<Span> {
+    let span = |(index, (header, slot)): (usize, &(SegmentHeader, usize))| {
+        let later = live[index + 1..].iter().map(|(header, _)| header.predecessor_last_seq);
+        let seqs = header.first_seq..=later.min().unwrap_or(u64::MAX);
+        Span { slot: *slot, epoch: header.epoch, seqs }
+    };
+    live.iter().enumerate().map(span).collect()
+}
+
 /// Which of the found frames count.
 struct Counted {
     /// Index one past the last frame that counts.
@@ -204,49 +217,42 @@ struct Counted {
 }
 
 /// Walks the frames in seq order up to the torn tail, and reports the rot before it.
-fn count_frames(
-    live: &[(SegmentHeader, usize)],
-    found: &[Found],
-    recovery: &mut Recovery,
-) -> Counted {
-    let Some((first, _)) = live.first() else {
-        return Counted { end: 0, last_seq: 0 };
-    };
-    let mut expected = first.first_seq;
+fn count_frames(spans: &[Span], found: &[Found], recovery: &mut Recovery) -> Counted {
+    let mut last_seq = spans.first().map_or(0, |span| span.seqs.start() - 1);
     let mut end = 0;
     while end < found.len() {
-        let frame = &found[end];
-        if frame.header.seq > expected && !is_gap_by_design(live, expected, frame) {
-            let durable = found[end..].iter().any(|it| it.header.durable_upto >= expected);
+        let seq = found[end].header.seq;
+        let missing = missing_between(spans, last_seq, seq);
+        if let Some((_, first_missing)) = missing.first() {
+            let first_missing = *first_missing.start();
+            let durable = found[end..].iter().any(|it| it.header.durable_upto >= first_missing);
             if !durable {
                 break;
             }
-            let last_seq = frame.header.seq - 1;
-            let (slot, offset) = match end.checked_sub(1).map(|before| &found[before]) {
-                Some(it) => (it.slot, it.offset + it.header.padded_bytes() as u64),
-                None => (frame.slot, SEGMENT_HEADER_BYTES as u64),
-            };
-            let (next_slot, next_offset) = (frame.slot, frame.offset);
-            let first_seq = expected;
-            recovery.rot.push(Rot { slot, offset, next_slot, next_offset, first_seq, last_seq });
+            for (span, seqs) in missing {
+                let (first_seq, last_seq) = seqs.into_inner();
+                let before = found[..end].iter().rfind(|it| it.epoch == span.epoch);
+                let offset = before.map_or(SEGMENT_HEADER_BYTES as u64, |it| {
+                    it.offset + it.header.padded_bytes() as u64
+                });
+                recovery.rot.push(Rot { slot: span.slot, offset, first_seq, last_seq });
+            }
         }
-        expected = frame.header.seq + 1;
+        last_seq = seq;
         end += 1;
     }
     recovery.dropped_frames += (found.len() - end) as u64;
-    let last_seq = if end > 0 { found[end - 1].header.seq } else { expected - 1 };
     Counted { end, last_seq }
 }
 
-/// An earlier recovery went on with a higher seq: its header names the last one that counted.
-fn is_gap_by_design(live: &[(SegmentHeader, usize)], expected: u64, frame: &Found) -> bool {
-    let mut seq = expected;
-    for (header, _) in live.iter().filter(|(header, _)| header.epoch <= frame.epoch) {
-        if header.predecessor_last_seq + 1 == seq && header.first_seq > seq {
-            seq = header.first_seq;
-        }
-    }
-    seq == frame.header.seq
+/// The seqs that should stand between two others, by the segment they should stand in.
+fn missing_between(spans: &[Span], before: u64, after: u64) -> Vec<(&Span, RangeInclusive<u64>)> {
+    let missing = spans.iter().map(|span| {
+        let first = (*span.seqs.start()).max(before + 1);
+        let last = (*span.seqs.end()).min(after - 1);
+        (span, first..=last)
+    });
+    missing.filter(|(_, seqs)| !seqs.is_empty()).collect()
 }
 
 struct Replay<'a> {
@@ -313,3 +319,141 @@ const WINDOW_BYTES: usize = 4 * crate::limits::FRAME_BYTES_MAX;
 /// Blocks without a frame after which the rest of a segment is blank: more than two frames in
 /// flight can have left behind torn.
 const BLANK_BLOCKS_MAX: usize = 4 * crate::limits::FRAME_BYTES_MAX / BLOCK_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use std::ops::DerefMut;
+
+    use super::super::format::{Record, kind};
+    use super::*;
+
+    const STORE: StoreId = StoreId([7; 16]);
+    const SLOT_BYTES: usize = 64 * 1024;
+
+    /// Slots in memory.
+    #[derive(Default)]
+    struct Slots(Vec<Vec<u8>>);
+
+    struct Buffer(Vec<u8>);
+
+    impl std::ops::Deref for Buffer {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl DerefMut for Buffer {
+        fn deref_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+    }
+
+    impl SegmentSource for Slots {
+        fn capacities(&self) -> Vec<u64> {
+            self.0.iter().map(|slot| slot.len() as u64).collect()
+        }
+
+        fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            let start = offset as usize;
+            buffer.copy_from_slice(&self.0[slot][start..start + buffer.len()]);
+            Ok(())
+        }
+
+        fn buffer(&self, bytes: usize) -> Box<dyn DerefMut<Target = [u8]>> {
+            Box::new(Buffer(vec![0; bytes]))
+        }
+    }
+
+    impl Slots {
+        /// A segment of the next epoch: its predecessor's last seq, and (seq, durable_upto) of each
+        /// frame, a block long. A frame that is not `whole` leaves its block torn.
+        fn segment(
+            &mut self,
+            predecessor_last_seq: u64,
+            first_seq: u64,
+            frames: &[(u64, u64, bool)],
+        ) {
+            let epoch = self.0.len() as u64 + 1;
+            let mut slot = vec![0; SLOT_BYTES];
+            let header = SegmentHeader {
+                shard: 0,
+                epoch,
+                first_seq,
+                activated_ms: 1,
+                predecessor_last_seq,
+                oldest_live_epoch: 1,
+                next_message_id: 1,
+            };
+            header.write(&STORE, &mut slot[..SEGMENT_HEADER_BYTES]);
+            for (index, (seq, durable_upto, whole)) in frames.iter().enumerate() {
+                let start = SEGMENT_HEADER_BYTES + index * BLOCK_BYTES;
+                let record = Record { kind: kind::STATE, flags: 0, id: *seq, aux: 0, payload: &[] };
+                let end = FRAME_HEADER_BYTES + record.padded_bytes();
+                let frame = &mut slot[start..start + end];
+                record.write(epoch, &mut frame[FRAME_HEADER_BYTES..]);
+                let header = FrameHeader {
+                    frame_bytes: end as u32,
+                    epoch,
+                    seq: *seq,
+                    durable_upto: *durable_upto,
+                    clock_ms: 1,
+                    record_count: 1,
+                    block: (start / BLOCK_BYTES) as u32,
+                    payload_checksum: crc32c::crc32c(&frame[FRAME_HEADER_BYTES..]),
+                };
+                header.write(&STORE, &mut frame[..FRAME_HEADER_BYTES]);
+                frame[FRAME_HEADER_BYTES] ^= u8::from(!whole);
+            }
+            self.0.push(slot);
+        }
+
+        /// The seqs that count, and what else was found.
+        fn recover(&mut self) -> (Vec<u64>, Ground, Recovery) {
+            let mut seqs = Vec::new();
+            let recovered = recover(&STORE, self, &mut |record| seqs.push(record.id));
+            let (ground, recovery) = recovered.expect("memory can be read");
+            (seqs, ground, recovery)
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_dropped_and_its_numbers_are_not_used_again() {
+        let mut slots = Slots::default();
+        slots.segment(0, 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
+        let (seqs, ground, recovery) = slots.recover();
+        assert_eq!(seqs, [1, 2]);
+        assert_eq!((ground.last_seq, ground.next_seq, ground.next_message_id), (2, 5, 5));
+        assert_eq!((recovery.dropped_frames, recovery.rot.len()), (1, 0));
+    }
+
+    #[test]
+    fn two_torn_tails_in_a_row_cut_off_nothing_that_came_later() {
+        let mut slots = Slots::default();
+        slots.segment(0, 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
+        slots.segment(2, 5, &[(5, 2, false), (6, 2, true)]);
+        slots.segment(2, 7, &[(7, 2, true)]);
+        let (seqs, ground, recovery) = slots.recover();
+        assert_eq!(seqs, [1, 2, 7], "frame 7 was acknowledged, whatever follows it");
+        assert_eq!((ground.last_seq, ground.next_seq), (7, 8));
+        assert_eq!(recovery.rot, []);
+    }
+
+    #[test]
+    fn rot_is_reported_where_it_stands() {
+        let mut slots = Slots::default();
+        slots.segment(0, 1, &[(1, 0, true), (2, 1, false)]);
+        slots.segment(2, 3, &[(3, 2, false), (4, 2, true), (5, 4, true)]);
+        let (seqs, _, recovery) = slots.recover();
+        assert_eq!(seqs, [1, 4, 5]);
+        let rot = |slot, block: u64, seq| Rot {
+            slot,
+            offset: block * BLOCK_BYTES as u64,
+            first_seq: seq,
+            last_seq: seq,
+        };
+        assert_eq!(recovery.rot, [rot(0, 2, 2), rot(1, 1, 3)]);
+        assert_eq!(recovery.dropped_frames, 0);
+    }
+}
