@@ -52,7 +52,8 @@ impl Reply {
             out.extend_from_slice(&code_digits(self.code));
             out.push(separator);
             if let Some(status) = self.status {
-                let _ = std::io::Write::write_fmt(out, format_args!("{status} "));
+                status.write(out);
+                out.push(b' ');
             }
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");

@@ -18,6 +18,22 @@ impl EnhancedStatusCode {
         Self { class, subject, detail }
     }
 
+    /// Appends the code as text. Every reply goes through here, so it does without formatting.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'0' + self.class);
+        for number in [self.subject, self.detail] {
+            out.push(b'.');
+            let digit = |value: u16| b'0' + (value % 10) as u8;
+            if number >= 100 {
+                out.push(digit(number / 100));
+            }
+            if number >= 10 {
+                out.push(digit(number / 10));
+            }
+            out.push(digit(number));
+        }
+    }
+
     /// Reads a code at the start of `text`; returns it and how many bytes it took.
     ///
     /// `None` when `text` does not begin with one followed by a space or the end (RFC 2034 §3).
@@ -103,6 +119,11 @@ mod tests {
         let code = |text: &str| EnhancedStatusCode::parse_prefix(text.as_bytes());
         assert_eq!(code("4.3.1 full"), Some((MAIL_SYSTEM_FULL, 5)));
         assert_eq!(code("5.7.515"), Some((EnhancedStatusCode::new(5, 7, 515), 7)));
+        for code in [OK, EnhancedStatusCode::new(5, 70, 515), EnhancedStatusCode::new(4, 999, 0)] {
+            let mut out = Vec::new();
+            code.write(&mut out);
+            assert_eq!(String::from_utf8(out).expect("ASCII"), code.to_string());
+        }
         for text in ["", "4", "4.", "4.3", "4.3.", "3.0.0 x", "4.03.1", "4.3.1x", "4.3.1000 x"] {
             assert_eq!(code(text), None, "{text:?}");
         }

@@ -149,58 +149,59 @@ impl ContentDecoder {
     /// Length of the run at the front of `input` that is content as it stands: whole lines and the
     /// beginning of one. The state is the one behind the run.
     fn take_run(&mut self, input: &[u8]) -> usize {
-        let mut line_count = 0;
-        let mut run = input.len();
-        let mut state = State::Line;
-        for end in memchr::memchr_iter(b'\n', input) {
-            if end == 0 || input[end - 1] != b'\r' {
-                run = end;
-                break;
-            }
-            line_count += 1;
-            match input.get(end + 1) {
-                Some(b'.') | None => {
-                    run = end + 1;
-                    state = State::LineStart;
-                    break;
-                }
-                Some(_) => {}
-            }
+        if input[0] == b'\n' {
+            return 0;
         }
-        if state == State::Line && run > 0 && input[run - 1] == b'\r' {
-            run -= 1;
-        }
-        let (cr_count, eight_bit) = count_cr(&input[..run]);
-        if cr_count != line_count {
-            // Some CR stands alone: the run ends before it.
-            let bare = memchr::memchr_iter(b'\r', &input[..run])
-                .find(|cr| input.get(cr + 1) != Some(&b'\n'))
-                .expect("more CRs than CRLFs");
-            (run, state) = (bare, State::Line);
-        }
+        let (end, eight_bit) = find_break(input);
         self.eight_bit |= eight_bit;
+        let (run, state) = match input[end - 1] {
+            b'\n' => (end, State::LineStart),
+            // What it belongs to is the next step's business.
+            b'\r' => (end - 1, State::Line),
+            _ => (end, State::Line),
+        };
         if run > 0 {
-            // A CR that ends the run is the next step's business.
             self.state = state;
         }
         run
     }
 }
 
-/// CRs in `run`, and whether an octet is above 127. Written so that it becomes vector code.
-fn count_cr(run: &[u8]) -> (usize, bool) {
-    let mut count = 0;
-    let mut all = 0;
-    for block in run.chunks(128) {
-        let mut in_block = 0u8;
-        for octet in block {
-            in_block += u8::from(*octet == b'\r');
-            all |= octet;
+/// Index of the first octet behind the first that does not go with the one before it, or the end;
+/// and whether an octet before it is above 127.
+fn find_break(input: &[u8]) -> (usize, bool) {
+    let mut all = input[0];
+    let mut start = 1;
+    while start < input.len() {
+        let end = input.len().min(start + BLOCK_BYTES);
+        let (before, block) = (&input[start - 1..end - 1], &input[start..end]);
+        // No early exit: this becomes vector code.
+        let (mut is_broken, mut of_block) = (false, 0);
+        for (before, octet) in before.iter().zip(block) {
+            is_broken |= is_break(*before, *octet);
+            of_block |= *octet;
         }
-        count += usize::from(in_block);
+        if is_broken {
+            let mut pairs = before.iter().zip(block);
+            let index = pairs.position(|(before, octet)| is_break(*before, *octet));
+            let index = index.expect("seen in this block");
+            all |= block[..index].iter().fold(0, |all, octet| all | octet);
+            return (start + index, all >= 0x80);
+        }
+        all |= of_block;
+        start = end;
     }
-    (count, all >= 0x80)
+    (input.len(), all >= 0x80)
 }
+
+/// Whether a run must end between two octets: a CR or LF without the other, or a dot that begins a
+/// line.
+fn is_break(before: u8, octet: u8) -> bool {
+    ((before == b'\r') != (octet == b'\n')) | ((before == b'\n') & (octet == b'.'))
+}
+
+/// What is looked at in one go; a block with a break is looked through again.
+const BLOCK_BYTES: usize = 512;
 
 #[cfg(test)]
 mod tests {
