@@ -9,9 +9,10 @@ use std::ops::RangeInclusive;
 
 use super::core::{Location, StartSlot};
 use super::format::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, RecordRef, SEGMENT_HEADER_BYTES, SegmentHeader,
-    StoreId,
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, RECORD_HEADER_BYTES, RecordRef,
+    SEGMENT_HEADER_BYTES, SegmentHeader, StoreId,
 };
+use crate::limits::FRAME_BYTES_MAX;
 
 /// Segments as recovery reads them.
 pub trait SegmentSource {
@@ -127,7 +128,7 @@ pub fn recover(
     let mut counted = count_frames(&spans, &found, &mut recovery);
     let mut replay = Replay { store, source, visit, next_message_id, recovery: &mut recovery };
     replay.run(&found, &mut counted)?;
-    let next_message_id = replay.next_message_id;
+    let next_message_id = replay.next_message_id.saturating_add(unread_ids(&recovery.rot));
     let last_seq = counted.last_seq;
     let ground = Ground {
         slots,
@@ -255,6 +256,12 @@ fn missing_between(spans: &[Span], before: u64, after: u64) -> Vec<(&Span, Range
     missing.filter(|(_, seqs)| !seqs.is_empty()).collect()
 }
 
+/// How many ids may stand in acknowledged frames that cannot be read: they are passed over.
+fn unread_ids(rot: &[Rot]) -> u64 {
+    let ids_per_frame = (FRAME_BYTES_MAX / RECORD_HEADER_BYTES) as u64;
+    rot.iter().map(|rot| (rot.last_seq - rot.first_seq + 1).saturating_mul(ids_per_frame)).sum()
+}
+
 struct Replay<'a> {
     store: &'a StoreId,
     source: &'a mut dyn SegmentSource,
@@ -267,7 +274,7 @@ impl Replay<'_> {
     /// Reads the frames again, in order, and hands out the records of those that count. The ids of
     /// the others are only noted, so that they are never used again.
     fn run(&mut self, found: &[Found], counted: &mut Counted) -> io::Result<()> {
-        let mut buffer = self.source.buffer(crate::limits::FRAME_BYTES_MAX);
+        let mut buffer = self.source.buffer(FRAME_BYTES_MAX);
         for (index, frame) in found.iter().enumerate() {
             let padded = frame.header.padded_bytes();
             self.source.read(frame.slot, frame.offset, &mut buffer[..padded])?;
@@ -295,8 +302,7 @@ impl Replay<'_> {
                         block: (frame.offset / BLOCK_BYTES as u64) as u16,
                         epoch_low: frame.epoch as u32,
                         in_frame: at as u32,
-                        record_bytes: (super::format::RECORD_HEADER_BYTES + record.payload.len())
-                            as u32,
+                        record_bytes: (RECORD_HEADER_BYTES + record.payload.len()) as u32,
                     };
                     (self.visit)(Replayed {
                         kind: record.kind,
@@ -315,10 +321,10 @@ impl Replay<'_> {
 }
 
 /// What recovery reads at once.
-const WINDOW_BYTES: usize = 4 * crate::limits::FRAME_BYTES_MAX;
+const WINDOW_BYTES: usize = 4 * FRAME_BYTES_MAX;
 /// Blocks without a frame after which the rest of a segment is blank: more than two frames in
 /// flight can have left behind torn.
-const BLANK_BLOCKS_MAX: usize = 4 * crate::limits::FRAME_BYTES_MAX / BLOCK_BYTES;
+const BLANK_BLOCKS_MAX: usize = 4 * FRAME_BYTES_MAX / BLOCK_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -445,8 +451,9 @@ mod tests {
         let mut slots = Slots::default();
         slots.segment(0, 1, &[(1, 0, true), (2, 1, false)]);
         slots.segment(2, 3, &[(3, 2, false), (4, 2, true), (5, 4, true)]);
-        let (seqs, _, recovery) = slots.recover();
+        let (seqs, ground, recovery) = slots.recover();
         assert_eq!(seqs, [1, 4, 5]);
+        assert!(ground.next_message_id > 6, "the damaged frames may have held higher ids");
         let rot = |slot, block: u64, seq| Rot {
             slot,
             offset: block * BLOCK_BYTES as u64,
