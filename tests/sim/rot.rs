@@ -1,0 +1,104 @@
+//! Damage to acknowledged data: reported and kept, and it hides nothing that came later.
+
+use std::collections::BTreeSet;
+
+use ringpost::journal::Recovery;
+use ringpost::journal::format::{FRAME_HEADER_BYTES, FrameHeader};
+use ringpost::journal::recovery::{Ground, Rot, recover};
+
+use crate::SEGMENT_BYTES_MIN;
+use crate::disk::Disk;
+use crate::process::{Bug, End, Process, STORE, Shape};
+use crate::rng::Rng;
+use crate::truth::{Frame, Replay, Truth};
+
+/// Recovers; the seqs of the frames that count come along.
+fn recover_frames(
+    disk: &mut Disk,
+    truth: &Truth,
+) -> (Ground, Recovery, BTreeSet<u64>, Vec<(u64, crate::truth::Found)>) {
+    let mut replay = Replay::new(truth);
+    let mut seqs = BTreeSet::new();
+    let (ground, recovery) = recover(&STORE, disk, &mut |record| {
+        let place = (record.location.epoch_low, record.location.block);
+        seqs.insert(truth.frames[&place].seq);
+        replay.visit(record);
+    })
+    .expect("the disk can be read");
+    assert_eq!(replay.violation, None);
+    (ground, recovery, seqs, replay.found.into_iter().collect())
+}
+
+fn damage(disk: &mut Disk, frame: Frame, rng: &mut Rng) {
+    let mut bytes = vec![0; FRAME_HEADER_BYTES];
+    disk.read_at(frame.slot, frame.offset, &mut bytes);
+    let header = FrameHeader::read(&STORE, frame.epoch, &bytes).expect("a whole frame");
+    for _ in 0..rng.between(1, 4) {
+        let at = rng.below(header.frame_bytes as usize);
+        // Twice the same flip is none.
+        disk.rot(frame.slot, frame.offset + at, 1 << rng.below(8));
+        let mut whole = vec![0; header.frame_bytes as usize];
+        disk.read_at(frame.slot, frame.offset, &mut whole);
+        if FrameHeader::read(&STORE, frame.epoch, &whole)
+            .is_none_or(|header| !header.holds(&whole[FRAME_HEADER_BYTES..]))
+        {
+            return;
+        }
+    }
+}
+
+/// One frame of a quiet store goes bad.
+fn run(seed: u64) {
+    let rng = &mut Rng::new(seed);
+    let shape =
+        Shape { segment_bytes: SEGMENT_BYTES_MIN, slots_max: rng.between(4, 8), bug: Bug::None };
+    let disk = &mut Disk::default();
+    disk.add_slot(shape.segment_bytes);
+    disk.add_slot(shape.segment_bytes);
+    let truth = &mut Truth::default();
+    let (ground, ..) = recover_frames(disk, truth);
+    let mut process = Process::new(shape, ground, Vec::new(), &[], disk, truth, rng);
+    let steps = process.rng.between(100, 250);
+    process.settle(steps).expect("a sound disk");
+    process.end(End::PowerLoss);
+
+    let (_, recovery, before, _) = recover_frames(disk, truth);
+    assert_eq!(recovery.rot, []);
+    // The last one is covered by nothing.
+    let last = *before.last().expect("frames");
+    let choice: Vec<Frame> = truth
+        .frames
+        .values()
+        .filter(|frame| frame.seq < last && before.contains(&frame.seq))
+        .copied()
+        .collect();
+    if choice.is_empty() {
+        return;
+    }
+    let bad = choice[rng.below(choice.len())];
+    damage(disk, bad, rng);
+    let rot =
+        Rot { slot: bad.slot, offset: bad.offset as u64, first_seq: bad.seq, last_seq: bad.seq };
+
+    let (ground, recovery, after, found) = recover_frames(disk, truth);
+    assert_eq!(recovery.rot, std::slice::from_ref(&rot), "seed {seed}");
+    assert_eq!(recovery.dropped_frames, 0, "seed {seed}");
+    let lost: Vec<u64> = before.difference(&after).copied().collect();
+    assert_eq!(lost, [bad.seq], "seed {seed}: everything else still counts");
+
+    truth.accept(&found.iter().map(|(id, found)| (*id, found.clone())).collect());
+    let mut process =
+        Process::new(shape, ground, found, std::slice::from_ref(&rot), disk, truth, rng);
+    // It fails where the damaged slot is written to.
+    process.run(250).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+    process.end(End::PowerLoss);
+    let (_, recovery, ..) = recover_frames(disk, truth);
+    assert!(recovery.rot.contains(&rot), "seed {seed}: still there, still reported");
+}
+
+#[test]
+fn a_damaged_frame_is_reported_and_its_slot_is_kept() {
+    for seed in 0..100 {
+        run(seed);
+    }
+}
