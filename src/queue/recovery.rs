@@ -12,8 +12,8 @@ pub struct Recovered {
     index: Index,
     /// Chunks whose envelope has not come yet.
     chunks: HashMap<u64, Vec<Location>>,
-    /// Records whose checksum holds and whose payload makes no sense.
-    malformed: Vec<Location>,
+    /// Messages whose ENVELOPE or STATE makes no sense though its checksum holds, and where.
+    malformed: Vec<(u64, Location)>,
 }
 
 impl Recovered {
@@ -33,18 +33,24 @@ impl Recovered {
                 Ok((envelope, chunk_count)) => {
                     let chunks = self.chunks.remove(&id).unwrap_or_default();
                     if chunks.len() != chunk_count as usize {
-                        self.malformed.push(record.location);
+                        self.malformed.push((id, record.location));
                         return;
                     }
                     self.index.insert(id, record.location, chunks, &envelope);
                 }
-                Err(codec::Malformed) => self.malformed.push(record.location),
+                Err(codec::Malformed) => self.malformed.push((id, record.location)),
             },
             kind::STATE if known => match codec::read_state(record.payload) {
                 Ok(state) => self.apply_state(id, record.aux, state),
-                Err(codec::Malformed) => self.malformed.push(record.location),
+                Err(codec::Malformed) => self.malformed.push((id, record.location)),
             },
-            kind::RETIRED if known => self.retire(id),
+            kind::RETIRED => {
+                // Chunks of a settled message may be gone before its ENVELOPE is.
+                self.malformed.retain(|(malformed, _)| *malformed != id);
+                if known {
+                    self.retire(id);
+                }
+            }
             _ => {}
         }
     }
@@ -53,9 +59,9 @@ impl Recovered {
         self.index.message_count()
     }
 
-    /// Places of records that could not be understood: the operator is told.
-    pub fn malformed(&self) -> &[Location] {
-        &self.malformed
+    /// Records of unsettled messages that could not be understood: the operator is told.
+    pub fn malformed_count(&self) -> usize {
+        self.malformed.len()
     }
 
     fn apply_state(&mut self, id: u64, number: u32, state: codec::TaskRecord) {
@@ -87,6 +93,10 @@ impl Recovered {
 /// Pins what is live and schedules it: what was Delayed keeps its time, the rest is ready.
 pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -> Index {
     let mut index = recovered.index;
+    for (_, location) in &recovered.malformed {
+        // What is not understood is kept.
+        journal.pin(*location);
+    }
     let mut slots = Vec::new();
     for entry in index.messages() {
         journal.pin(entry.envelope);
@@ -107,4 +117,86 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
         }
     }
     index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::envelope::Notify;
+    use crate::mail::{Envelope, EnvelopeFlags, Recipient};
+
+    const AT: Location =
+        Location { slot: 0, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
+
+    fn visit(recovered: &mut Recovered, kind: u8, id: u64, aux: u32, payload: &[u8]) {
+        recovered.visit(Replayed { kind, flags: 0, id, aux, payload, location: AT });
+    }
+
+    fn envelope(chunk_count: u32) -> Vec<u8> {
+        let recipient = |address: &str| Recipient {
+            address: address.into(),
+            original_recipient: None,
+            notify: Notify::DEFAULT,
+        };
+        let envelope = Envelope {
+            reverse_path: "a@b.test".into(),
+            recipients: vec![recipient("c@d.test"), recipient("e@f.test")],
+            flags: EnvelopeFlags::default(),
+            accepted_ms: 1,
+            expires_ms: 2,
+            envelope_id: None,
+            client: None,
+            header_prefix: Vec::new(),
+            content_bytes: 1 << 20,
+            content_hash: 0,
+        };
+        let mut payload = Vec::new();
+        codec::write_envelope(&envelope, chunk_count, &mut payload);
+        payload
+    }
+
+    fn state(state: codec::RecipientState, recipient_index: u16) -> Vec<u8> {
+        let reply = "250 ok".into();
+        let groups = vec![codec::Group { state, reply, recipient_indexes: vec![recipient_index] }];
+        let record =
+            codec::TaskRecord { attempts: 2, due_ms: 9, possible_duplicate: false, groups };
+        let mut payload = Vec::new();
+        codec::write_state(&record, &mut payload);
+        payload
+    }
+
+    #[test]
+    fn a_message_stays_until_it_is_retired_or_its_last_task_is_settled() {
+        let mut recovered = Recovered::default();
+        visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(0));
+        visit(&mut recovered, kind::CONTENT, 1, 0, b"whole");
+        visit(&mut recovered, kind::ENVELOPE, 2, 0, &envelope(0));
+        let (relayed, delayed) = (codec::RecipientState::Relayed, codec::RecipientState::Delayed);
+        visit(&mut recovered, kind::STATE, 1, 0, &state(relayed, 0));
+        visit(&mut recovered, kind::STATE, 1, 1, &state(delayed, 1));
+        visit(&mut recovered, kind::RETIRED, 2, 0, b"");
+        assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 0));
+        let entry = recovered.index.message(1).expect("still queued");
+        let slots = recovered.index.tasks_of(entry);
+        assert_eq!(slots.len(), 1, "one task is settled");
+        let task = recovered.index.task(slots[0]);
+        assert_eq!((task.number, task.attempts, task.due_ms), (1, 2, 9));
+        visit(&mut recovered, kind::STATE, 1, 1, &state(relayed, 1));
+        assert_eq!(recovered.message_count(), 0);
+    }
+
+    #[test]
+    fn chunks_must_be_all_there_unless_the_message_is_settled() {
+        let mut recovered = Recovered::default();
+        visit(&mut recovered, kind::CONTENT, 1, 0, b"first");
+        visit(&mut recovered, kind::CONTENT, 1, 1, b"second");
+        visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(2));
+        assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 0));
+        visit(&mut recovered, kind::CONTENT, 2, 1, b"second");
+        visit(&mut recovered, kind::ENVELOPE, 2, 0, &envelope(2));
+        visit(&mut recovered, kind::ENVELOPE, 3, 0, b"nonsense");
+        assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 2));
+        visit(&mut recovered, kind::RETIRED, 2, 0, b"");
+        assert_eq!(recovered.malformed_count(), 1);
+    }
 }

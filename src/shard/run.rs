@@ -61,7 +61,7 @@ pub(super) async fn run(start: Start) {
     };
     let report = Opened {
         message_count: recovered.message_count(),
-        malformed_count: recovered.malformed().len(),
+        malformed_count: recovered.malformed_count(),
         recovery,
     };
     let metrics = Rc::new(Metrics::default());
