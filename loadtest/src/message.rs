@@ -139,15 +139,22 @@ fn generate(mix: &SizeMix, reverse_path: &str) -> Vec<Template> {
     mix.entries.iter().map(make).collect()
 }
 
-/// Every .eml file of a directory in the order of names, CRLF-canonical.
+/// Every .eml file below a directory in the order of names, CRLF-canonical.
 fn load_directory(directory: &Path, reverse_path: &str) -> Result<Vec<Template>, Failure> {
     let unreadable =
         |error| Failure::no_input(format!("cannot read {}: {error}", directory.display()));
     let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "eml") {
-            paths.push(path);
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let path = entry.path();
+            // A link to a directory is not followed: it may lead round in a circle.
+            if entry.file_type().map_err(unreadable)?.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "eml") {
+                paths.push(path);
+            }
         }
     }
     paths.sort();

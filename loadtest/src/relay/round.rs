@@ -235,10 +235,17 @@ impl<'a> Round<'a> {
         let group = Group::new("warmup");
         let accepted = self.directory.join("warmup.ids");
         let mut source = self.start_source(&group, &accepted, WARMUP_SEQUENCE, Some(count))?;
-        while source.ended().is_none() {
+        let status = loop {
             check_stop()?;
             self.server.check_alive()?;
-            std::thread::sleep(POLL);
+            match source.ended() {
+                Some(status) => break status,
+                None => std::thread::sleep(POLL),
+            }
+        };
+        if !status.success() {
+            let words = source.last_words();
+            return Err(Failure::unavailable(format!("the source failed: {words}")));
         }
         let accepted = read_ids(&accepted)?;
         self.wait_relayed(accepted.len() as u64)?;
