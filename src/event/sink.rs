@@ -71,6 +71,8 @@ impl LogWriter {
         let thread = std::thread::Builder::new().name("log-file".into()).spawn(move || {
             let mut batch = Vec::new();
             loop {
+                // Read before the batches: what was appended before the stop is then among them.
+                let stopping = of_thread.stop.load(Ordering::SeqCst);
                 while batch.len() < WRITE_BYTES
                     && let Some(lines) = of_thread.batches.pop()
                 {
@@ -89,7 +91,7 @@ impl LogWriter {
                     batch.clear();
                     continue;
                 }
-                if of_thread.stop.load(Ordering::SeqCst) {
+                if stopping {
                     return;
                 }
                 std::thread::park_timeout(LOOK_PERIOD);
@@ -142,6 +144,18 @@ mod tests {
         assert_eq!(std::fs::read(&rotated).expect("there"), b"");
         assert_eq!(std::fs::read(&path).expect("there"), b"one\ntwo\n");
         assert_eq!(sink.dropped_batches(), 0);
+    }
+
+    #[test]
+    fn what_was_appended_before_the_stop_is_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for round in 0..200 {
+            let path = directory.path().join(round.to_string());
+            let (writer, sink) = LogWriter::start(Some(path.clone())).expect("started");
+            sink.append(b"line\n".to_vec());
+            writer.stop();
+            assert_eq!(std::fs::read(&path).expect("there"), b"line\n", "round {round}");
+        }
     }
 
     #[test]
