@@ -39,7 +39,7 @@ impl LogSink {
         }
     }
 
-    /// Batches lost to a slow log since the start.
+    /// Batches lost to a slow or failing log since the start; a failed write loses all it gathered.
     pub fn dropped_batches(&self) -> u64 {
         self.shared.dropped_batches.load(Ordering::Relaxed)
     }
@@ -70,6 +70,8 @@ impl LogWriter {
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new().name("log-file".into()).spawn(move || {
             let mut batch = Vec::new();
+            let mut batch_count = 0;
+            let mut is_failing = false;
             loop {
                 // Read before the batches: what was appended before the stop is then among them.
                 let stopping = of_thread.stop.load(Ordering::SeqCst);
@@ -77,6 +79,7 @@ impl LogWriter {
                     && let Some(lines) = of_thread.batches.pop()
                 {
                     batch.extend_from_slice(&lines);
+                    batch_count += 1;
                 }
                 if of_thread.reopen.swap(false, Ordering::SeqCst) {
                     match open(path.as_ref()) {
@@ -85,10 +88,17 @@ impl LogWriter {
                     }
                 }
                 if !batch.is_empty() {
-                    if let Err(error) = output.write_all(&batch) {
-                        eprintln!("ringpost: log not written: {error}");
+                    let written = output.write_all(&batch);
+                    if let Err(error) = &written {
+                        of_thread.dropped_batches.fetch_add(batch_count, Ordering::Relaxed);
+                        // Once for a full disk, not once for each write.
+                        if !is_failing {
+                            eprintln!("ringpost: log not written: {error}");
+                        }
                     }
+                    is_failing = written.is_err();
                     batch.clear();
+                    batch_count = 0;
                     continue;
                 }
                 if stopping {
@@ -156,6 +166,15 @@ mod tests {
             writer.stop();
             assert_eq!(std::fs::read(&path).expect("there"), b"line\n", "round {round}");
         }
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_is_counted() {
+        let (writer, sink) = LogWriter::start(Some("/dev/full".into())).expect("started");
+        sink.append(b"one\n".to_vec());
+        sink.append(b"two\n".to_vec());
+        writer.stop();
+        assert_eq!(sink.dropped_batches(), 2);
     }
 
     #[test]
