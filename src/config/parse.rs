@@ -60,8 +60,12 @@ impl Config {
             message,
         };
         let document = DeTable::parse(text).map_err(|wrong| {
-            let offset = wrong.span().map_or(0, |span| span.start);
-            error(offset, wrong.message().replace('\n', ", "))
+            let span = wrong.span().unwrap_or(0..0);
+            let mut message = wrong.message().replace('\n', ", ");
+            if let (DUPLICATE_KEY, Some(key)) = (wrong.message(), text.get(span.clone())) {
+                message = format!("{}: has a value already; remove one of the two", key.trim());
+            }
+            error(span.start, message)
         })?;
         read(document.get_ref()).map_err(|wrong| error(wrong.offset, wrong.message))
     }
@@ -106,34 +110,35 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
 
 /// What single values cannot tell.
 fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
-    let wrong = |path: &[&str], message: &str| root.wrong_at(path, message.to_owned());
+    let wrong = |paths: &[&[&str]], message: &str| root.wrong_at(paths, message.to_owned());
     if config.listeners.is_empty() {
         return Err(wrong(&[], "no [[listener]]; add one with address = \"ADDRESS:PORT\""));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         if config.listeners[..index].contains(listener) {
             let path = ["listener", &index.to_string(), "address"];
-            return Err(wrong(&path, "listener.address: another [[listener]] has it already"));
+            return Err(wrong(&[&path], "listener.address: another [[listener]] has it already"));
         }
     }
     for (index, route) in config.routes.iter().enumerate() {
         if config.routes[..index].iter().any(|earlier| earlier.domain == route.domain) {
             let message = format!("route.domain: {} has a [[route]] already", route.domain);
-            return Err(wrong(&["route", &index.to_string(), "domain"], &message));
+            return Err(wrong(&[&["route", &index.to_string(), "domain"]], &message));
         }
     }
     if config.queue.retry_wait_min > config.queue.retry_wait_max {
         let message = "queue.retry_wait_min: above retry_wait_max; make it at most that";
-        return Err(wrong(&["queue", "retry_wait_min"], message));
+        return Err(wrong(&[&["queue", "retry_wait_min"], &["queue", "retry_wait_max"]], message));
     }
     if config.journal.bytes_max < 4 * config.journal.segment_bytes {
         let message = "journal.bytes_max: less than four times segment_bytes; raise it";
-        return Err(wrong(&["journal", "bytes_max"], message));
+        return Err(wrong(&[&["journal", "bytes_max"], &["journal", "segment_bytes"]], message));
     }
     if config.reception.message_bytes_max > config.journal.bytes_max / 4 {
         let message = "reception.message_bytes_max: above a quarter of journal.bytes_max; \
                        lower the one or raise the other";
-        return Err(wrong(&["reception", "message_bytes_max"], message));
+        let paths: [&[_]; 2] = [&["reception", "message_bytes_max"], &["journal", "bytes_max"]];
+        return Err(wrong(&paths, message));
     }
     Ok(())
 }
@@ -242,6 +247,8 @@ pub(super) const DURABILITIES: &[(&str, Durability)] = &[
     ("dsync", Durability::Dsync),
     ("none", Durability::None),
 ];
+/// What the TOML parser says of a key that comes twice.
+const DUPLICATE_KEY: &str = "duplicate key";
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -295,6 +302,26 @@ mod tests {
         check("[journal]\nbytes_max = \"64MiB\"", 2, "four times segment_bytes");
         check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "four times");
         check("[reception]\nmessage_bytes_max = \"1TiB\"", 2, "above a quarter of journal");
+        // Only one key of the two is in the file: that is the one to look at.
+        check("[queue]\n\nretry_wait_max = \"1m\"", 3, "queue.retry_wait_min: above");
+        check(
+            "[journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"16MiB\"",
+            3,
+            "reception.message_bytes_max: above",
+        );
+        check("node = 1\n\nnode = 1", 3, "node: has a value already");
+        check("[log]\noutcomes = true\n[log]", 3, "log: has a value already");
+        check("[log]\n\"format\" = \"text\"\nformat = \"text\"", 3, "format: has a value");
+        check("route = 5", 1, "route: found 5; expected tables [[route]]");
+        check("route = [\n1]", 2, "route: found 1; expected tables [[route]]");
+        check("node = 1.5", 1, "node: found a fraction; expected a whole number");
+        check("node = 2020-01-01", 1, "node: found a date");
+        check("[shards]\ndrain = \"400d\"", 2, "shards.drain: found \"400d\"");
+        check("[reception]\nidle_timeout = \"10ms\"", 2, "at least 1s");
+        check("[reception]\nmessage_bytes_max = \"1B\"", 2, "from 1KiB to 1TiB");
+        check("[reception]\nrecipients_max = 2001", 2, "a whole number from 1 to 2000");
+        check("[metrics]\nlisten = \"localhost:80\"", 2, "metrics.listen: found");
+        check("[[listener]]\naddress = \"[::1]:26\"\nbacklog = 5", 3, "listener.backlog: unknown");
         check("[delivery]\nehlo_name = \"a\\r\\nb\"", 2, "expected a host name");
         check(LISTENER, 5, "another [[listener]] has it");
         let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"smtp://[::1]:25\"\n";

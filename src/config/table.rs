@@ -66,35 +66,47 @@ impl<'t, 'i> Table<'t, 'i> {
         }
     }
 
-    /// Points at the last step of `path` that the text holds: keys, and positions in lists.
-    pub fn wrong_at(&self, path: &[&str], message: String) -> Wrong {
-        let mut steps = path.iter();
+    /// Points at the first of `paths` that the text holds; when it holds none, at the last step of
+    /// the first path that it does hold. A path is keys, and positions in lists.
+    pub fn wrong_at(&self, paths: &[&[&str]], message: String) -> Wrong {
         let mut offset = self.offset;
-        let mut value = None;
-        if let Some(entry) =
-            steps.next().and_then(|key| self.entries.iter().find(|entry| entry.key == *key))
-        {
-            offset = entry.offset;
-            value = Some(entry.value);
+        for (index, path) in paths.iter().enumerate() {
+            let (place, step_count) = self.place(path);
+            if step_count == path.len() {
+                return Wrong { offset: place, message };
+            }
+            if index == 0 {
+                offset = place;
+            }
         }
-        for step in steps {
+        Wrong { offset, message }
+    }
+
+    /// Where the last step of `path` that the text holds stands, and how many steps led there.
+    fn place(&self, path: &[&str]) -> (usize, usize) {
+        let Some(entry) =
+            path.first().and_then(|key| self.entries.iter().find(|entry| entry.key == *key))
+        else {
+            return (self.offset, 0);
+        };
+        let (mut offset, mut value) = (entry.offset, entry.value);
+        for (index, step) in path.iter().enumerate().skip(1) {
             let inner = match value {
-                Some(DeValue::Table(table)) => table
+                DeValue::Table(table) => table
                     .iter()
                     .find(|it| it.0.get_ref() == step)
                     .map(|(key, value)| (key.span().start, value.get_ref())),
-                Some(DeValue::Array(array)) => step
+                DeValue::Array(array) => step
                     .parse()
                     .ok()
                     .and_then(|index: usize| array.get(index))
                     .map(|value| (value.span().start, value.get_ref())),
                 _ => None,
             };
-            let Some((inner_offset, inner_value)) = inner else { break };
-            offset = inner_offset;
-            value = Some(inner_value);
+            let Some(inner) = inner else { return (offset, index) };
+            (offset, value) = inner;
         }
-        Wrong { offset, message }
+        (offset, path.len())
     }
 
     pub fn missing(&self, key: &str) -> Wrong {
@@ -135,7 +147,7 @@ impl<'t, 'i> Table<'t, 'i> {
         let mut values = Vec::new();
         for value in array.iter() {
             let DeValue::Table(table) = value.get_ref() else {
-                return Err(self.wrong(entry, &right));
+                return Err(self.wrong_item(entry, value, &right));
             };
             let table = Table::new(&format!("{key}."), value.span().start, table);
             values.push(read(&table)?);

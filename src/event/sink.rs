@@ -39,7 +39,7 @@ impl LogSink {
         }
     }
 
-    /// Batches lost to a slow log since the start.
+    /// Batches lost to a slow or failing log since the start; a failed write loses all it gathered.
     pub fn dropped_batches(&self) -> u64 {
         self.shared.dropped_batches.load(Ordering::Relaxed)
     }
@@ -70,11 +70,16 @@ impl LogWriter {
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new().name("log-file".into()).spawn(move || {
             let mut batch = Vec::new();
+            let mut batch_count = 0;
+            let mut is_failing = false;
             loop {
+                // Read before the batches: what was appended before the stop is then among them.
+                let stopping = of_thread.stop.load(Ordering::SeqCst);
                 while batch.len() < WRITE_BYTES
                     && let Some(lines) = of_thread.batches.pop()
                 {
                     batch.extend_from_slice(&lines);
+                    batch_count += 1;
                 }
                 if of_thread.reopen.swap(false, Ordering::SeqCst) {
                     match open(path.as_ref()) {
@@ -83,13 +88,20 @@ impl LogWriter {
                     }
                 }
                 if !batch.is_empty() {
-                    if let Err(error) = output.write_all(&batch) {
-                        eprintln!("ringpost: log not written: {error}");
+                    let written = output.write_all(&batch);
+                    if let Err(error) = &written {
+                        of_thread.dropped_batches.fetch_add(batch_count, Ordering::Relaxed);
+                        // Once for a full disk, not once for each write.
+                        if !is_failing {
+                            eprintln!("ringpost: log not written: {error}");
+                        }
                     }
+                    is_failing = written.is_err();
                     batch.clear();
+                    batch_count = 0;
                     continue;
                 }
-                if of_thread.stop.load(Ordering::SeqCst) {
+                if stopping {
                     return;
                 }
                 std::thread::park_timeout(LOOK_PERIOD);
@@ -142,6 +154,27 @@ mod tests {
         assert_eq!(std::fs::read(&rotated).expect("there"), b"");
         assert_eq!(std::fs::read(&path).expect("there"), b"one\ntwo\n");
         assert_eq!(sink.dropped_batches(), 0);
+    }
+
+    #[test]
+    fn what_was_appended_before_the_stop_is_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for round in 0..200 {
+            let path = directory.path().join(round.to_string());
+            let (writer, sink) = LogWriter::start(Some(path.clone())).expect("started");
+            sink.append(b"line\n".to_vec());
+            writer.stop();
+            assert_eq!(std::fs::read(&path).expect("there"), b"line\n", "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_is_counted() {
+        let (writer, sink) = LogWriter::start(Some("/dev/full".into())).expect("started");
+        sink.append(b"one\n".to_vec());
+        sink.append(b"two\n".to_vec());
+        writer.stop();
+        assert_eq!(sink.dropped_batches(), 2);
     }
 
     #[test]
