@@ -60,11 +60,7 @@ fuzz_target!(|input: &[u8]| {
         recipients_max: 2,
         errors_max: 50,
         received_fields_max: 1,
-        bare_newline: if settings & 2 == 0 {
-            BareNewline::Refuse
-        } else {
-            BareNewline::Normalise
-        },
+        bare_newline: if settings & 2 == 0 { BareNewline::Refuse } else { BareNewline::Normalise },
         messages_max: 5,
     });
     let whole = run(&config, &[input]);
