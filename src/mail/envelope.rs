@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::class::Stream;
+
 /// One accepted message without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -14,6 +16,9 @@ pub struct Envelope {
     pub accepted_ms: u64,
     /// Unix milliseconds at which the lifetime in the queue is over.
     pub expires_ms: u64,
+    /// Unix milliseconds before which no attempt is made (RFC 4865); 0 for at once.
+    pub release_ms: u64,
+    pub stream: Stream,
     /// ENVID of RFC 3461 §4.4, still in xtext.
     pub envelope_id: Option<Box<str>>,
     /// Where it came from; `None` for messages made here.

@@ -7,6 +7,7 @@
 //! **Start reading** at `envelope::Envelope`.
 
 pub mod address;
+pub mod class;
 pub mod envelope;
 pub mod outcome;
 pub mod queue_id;
@@ -14,6 +15,7 @@ pub mod reply;
 pub mod status;
 
 pub use address::{AddressError, AddressRef, Utf8};
+pub use class::{Class, Stream};
 pub use envelope::{Envelope, EnvelopeFlags, Recipient};
 pub use outcome::{Outcome, RecipientOutcome};
 pub use queue_id::QueueId;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::envelope::Notify;
-use crate::mail::{Envelope, EnvelopeFlags, Recipient};
+use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream};
 
 /// The payload is not what its record type promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,19 @@ pub fn write_envelope(envelope: &Envelope, chunk_count: u32, out: &mut Vec<u8>) 
         Some(IpAddr::V4(client)) => field(out, tag::CLIENT, &client.octets()),
         Some(IpAddr::V6(client)) => field(out, tag::CLIENT, &client.octets()),
         None => {}
+    }
+    if envelope.release_ms != 0 {
+        field(out, tag::RELEASE, &envelope.release_ms.to_le_bytes());
+    }
+    let stream = &envelope.stream;
+    if !stream.tenant.is_empty() {
+        field(out, tag::TENANT, stream.tenant.as_bytes());
+    }
+    if !stream.campaign.is_empty() {
+        field(out, tag::CAMPAIGN, stream.campaign.as_bytes());
+    }
+    if stream.class == Class::Transactional {
+        field(out, tag::TRANSACTIONAL, &[]);
     }
     field(out, tag::HEADER_PREFIX, &envelope.header_prefix);
     for recipient in &envelope.recipients {
@@ -56,6 +69,8 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
         flags: EnvelopeFlags(reader.u16()?),
         reverse_path: Box::default(),
         recipients: Vec::new(),
+        release_ms: 0,
+        stream: Stream::default(),
         envelope_id: None,
         client: None,
         header_prefix: Vec::new(),
@@ -72,6 +87,10 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
         match tag {
             tag::REVERSE_PATH => envelope.reverse_path = text(value)?,
             tag::ENVELOPE_ID => envelope.envelope_id = Some(text(value)?),
+            tag::RELEASE => envelope.release_ms = Reader { rest: value }.u64()?,
+            tag::TENANT => envelope.stream.tenant = text(value)?,
+            tag::CAMPAIGN => envelope.stream.campaign = text(value)?,
+            tag::TRANSACTIONAL => envelope.stream.class = Class::Transactional,
             tag::HEADER_PREFIX => envelope.header_prefix = value.to_vec(),
             tag::CLIENT => {
                 envelope.client = Some(match value.len() {
@@ -241,6 +260,10 @@ mod tag {
     pub const ENVELOPE_ID: u8 = 3;
     pub const CLIENT: u8 = 4;
     pub const HEADER_PREFIX: u8 = 5;
+    pub const RELEASE: u8 = 6;
+    pub const TENANT: u8 = 7;
+    pub const CAMPAIGN: u8 = 8;
+    pub const TRANSACTIONAL: u8 = 9;
 }
 
 /// Takes values from the front of a payload.
@@ -295,6 +318,12 @@ mod tests {
             flags: EnvelopeFlags(EnvelopeFlags::SMTPUTF8),
             accepted_ms: 1_700_000_000_000,
             expires_ms: 1_700_432_000_000,
+            release_ms: 1_700_000_100_000,
+            stream: Stream {
+                tenant: "acme".into(),
+                campaign: "spring".into(),
+                class: Class::Transactional,
+            },
             envelope_id: Some("QQ314159".into()),
             client: Some("2001:db8::1".parse().expect("an address")),
             header_prefix: b"Received: from x\r\n".to_vec(),

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::store::{Content, Kept, Message, Octets};
 use crate::config::Config;
 use crate::mail::envelope::Notify;
-use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome};
+use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome, Stream};
 use crate::proto::dsn;
 
 /// A message made here, before it has a place in the journal.
@@ -74,6 +74,8 @@ pub(super) fn compose(
             flags,
             accepted_ms: now_ms,
             expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
+            release_ms: 0,
+            stream: Stream::default(),
             envelope_id: None,
             client: None,
             header_prefix: Vec::new(),

@@ -123,7 +123,7 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
 mod tests {
     use super::*;
     use crate::mail::envelope::Notify;
-    use crate::mail::{Envelope, EnvelopeFlags, Recipient};
+    use crate::mail::{Envelope, EnvelopeFlags, Recipient, Stream};
 
     const AT: Location =
         Location { slot: 0, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
@@ -144,6 +144,8 @@ mod tests {
             flags: EnvelopeFlags::default(),
             accepted_ms: 1,
             expires_ms: 2,
+            release_ms: 0,
+            stream: Stream::default(),
             envelope_id: None,
             client: None,
             header_prefix: Vec::new(),

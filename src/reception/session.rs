@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::policy;
 use super::{Inner, SHUTTING_DOWN, Terms};
 use crate::mail::envelope::Notify;
-use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, status};
+use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, Stream, status};
 use crate::proto::message::received::Received;
 use crate::proto::smtp::server::{ContentSeen, Event, Server};
 use crate::queue::{Draft, Refusal};
@@ -239,6 +239,8 @@ impl Session<'_> {
             flags,
             accepted_ms: now_ms,
             expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
+            release_ms: 0,
+            stream: Stream::default(),
             envelope_id: None,
             client: Some(self.client),
             header_prefix,

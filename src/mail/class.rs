@@ -1,0 +1,33 @@
+//! What a message is part of: the names by which senders are told apart and served in turn.
+
+/// How soon a message is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Class {
+    /// Somebody waits for it: it goes before the others.
+    Transactional,
+    #[default]
+    Bulk,
+}
+
+impl Class {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Transactional => "transactional",
+            Class::Bulk => "bulk",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Class> {
+        [Class::Transactional, Class::Bulk].into_iter().find(|class| class.as_str() == text)
+    }
+}
+
+/// Who a message is sent for, and in which class.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Stream {
+    /// Empty where nobody said.
+    pub tenant: Box<str>,
+    /// Empty where nobody said.
+    pub campaign: Box<str>,
+    pub class: Class,
+}
