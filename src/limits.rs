@@ -25,6 +25,19 @@ pub const PATH_BYTES_MAX: usize = 254;
 /// Recipients of one mail transaction that a configuration may allow.
 pub const RECIPIENTS_MAX: usize = 2000;
 
+/// Rules of one file by which replies are judged.
+pub const REPLY_RULES_MAX: usize = 4096;
+/// Distinct plain texts of these rules: one bit each on the stack of whoever judges.
+pub const REPLY_TEXTS_MAX: usize = 8192;
+/// Expressions of these rules; each becomes a table of its own.
+pub const REPLY_EXPRESSIONS_MAX: usize = 1024;
+/// Longest table of one expression.
+pub const REPLY_EXPRESSION_BYTES_MAX: usize = 1024 * 1024;
+/// Longest plain text or expression of a rule.
+pub const REPLY_PATTERN_BYTES_MAX: usize = 512;
+/// Folded octets of a reply's text that are looked at.
+pub const REPLY_TEXT_JUDGED_BYTES_MAX: usize = 1024;
+
 // ---- journal and queue ----
 
 /// Content up to this size stands beside its envelope in one frame; larger content becomes chunk

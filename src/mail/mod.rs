@@ -1,4 +1,5 @@
-//! The nouns of mail: addresses, envelopes, replies, enhanced status codes, queue ids.
+//! The nouns of mail: addresses, envelopes, replies and their classes, enhanced status codes,
+//! queue ids.
 //!
 //! **Owns** the types every other room speaks in. Values only: no state, no clock, no input and no
 //! output.
@@ -12,6 +13,7 @@ pub mod envelope;
 pub mod outcome;
 pub mod queue_id;
 pub mod reply;
+pub mod reply_class;
 pub mod status;
 
 pub use address::{AddressError, AddressRef, Utf8};
@@ -20,4 +22,5 @@ pub use envelope::{Envelope, EnvelopeFlags, Recipient};
 pub use outcome::{Outcome, RecipientOutcome};
 pub use queue_id::QueueId;
 pub use reply::Reply;
+pub use reply_class::ReplyClass;
 pub use status::EnhancedStatusCode;

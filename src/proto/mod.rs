@@ -1,11 +1,13 @@
 //! Protocols as pure machines: octets and `now` in, events and octets out.
 //!
-//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, and DSNs.
+//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, DSNs, and
+//! what a next hop's reply means.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
 //! **Start reading** at `smtp::server::Server::next`, then `smtp::client::Client`.
 
+pub mod classify;
 pub mod dsn;
 pub mod message;
 pub mod smtp;
