@@ -59,6 +59,8 @@ impl Default for Config {
                 command_timeout: Duration::from_secs(300),
                 content_timeout: Duration::from_secs(180),
                 end_of_data_timeout: Duration::from_secs(600),
+                rules_path: None,
+                rules: super::rules::shipped(),
             },
             routes: Vec::new(),
             smarthost: None,

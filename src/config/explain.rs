@@ -65,6 +65,7 @@ impl Config {
         out.text("command_timeout", Some(&write_duration(it.command_timeout)));
         out.text("content_timeout", Some(&write_duration(it.content_timeout)));
         out.text("end_of_data_timeout", Some(&write_duration(it.end_of_data_timeout)));
+        out.text("rules", it.rules_path.as_ref().and_then(|path| path.to_str()));
         for route in &self.routes {
             out.table("[[route]]");
             out.text("domain", Some(&route.domain));

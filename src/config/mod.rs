@@ -1,7 +1,7 @@
 //! Configuration: one struct a room, with defaults and units. A value of `Config` is valid.
 //!
 //! **Owns** the file format: names, types, ranges, defaults, and the message of every error.
-//! **Uses** `mail`, `limits`.
+//! **Uses** `mail`, `proto::classify` (the rules for replies), `limits`.
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
@@ -9,14 +9,19 @@ mod defaults;
 mod explain;
 mod parse;
 mod reload;
+mod rules;
 mod table;
 mod values;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::proto::classify::Rules;
+
 pub use parse::ConfigError;
+pub use rules::parse_rules;
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +160,10 @@ pub struct Delivery {
     pub content_timeout: Duration,
     /// After end of data; below ten minutes duplicates follow (RFC 5321 §4.5.3.2.6).
     pub end_of_data_timeout: Duration,
+    /// `rules`: file in place of the shipped `tuning/providers.toml`.
+    pub rules_path: Option<PathBuf>,
+    /// What replies of next hops mean, as that file says.
+    pub rules: Arc<Rules>,
 }
 
 /// `[[route]]`

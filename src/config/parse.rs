@@ -7,8 +7,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::table::{Checked, Table};
-use super::values;
 use super::{BareNewline, Config, Durability, Listener, LogFormat, Route};
+use super::{rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 
@@ -33,42 +33,57 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads and parses a file.
+    /// Reads and parses a file, and the file of rules that it names.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let file = path.display().to_string();
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let message = format!("cannot be read: {error}");
-                return Err(ConfigError { file, line: 0, message });
-            }
-        };
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Config::parse(text, &file),
-            Err(error) => {
-                let line = line_of(&bytes, error.valid_up_to());
-                Err(ConfigError { file, line, message: "not UTF-8".to_owned() })
-            }
+        let mut config = Config::parse(&read_file(path)?, &path.display().to_string())?;
+        if let Some(path) = &config.delivery.rules_path {
+            config.delivery.rules = rules::load(path)?;
         }
+        Ok(config)
     }
 
-    /// Parses `text`; what it does not say has its default. `file` is for messages.
+    /// Parses `text`; what it does not say has its default. `file` is for messages. A file of
+    /// rules is not read: the shipped rules stand in for it.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
-        let error = |offset: usize, message: String| ConfigError {
-            file: file.to_owned(),
-            line: line_of(text.as_bytes(), offset),
-            message,
-        };
-        let document = DeTable::parse(text).map_err(|wrong| {
-            let span = wrong.span().unwrap_or(0..0);
-            let mut message = wrong.message().replace('\n', ", ");
-            if let (DUPLICATE_KEY, Some(key)) = (wrong.message(), text.get(span.clone())) {
-                message = format!("{}: has a value already; remove one of the two", key.trim());
-            }
-            error(span.start, message)
-        })?;
-        read(document.get_ref()).map_err(|wrong| error(wrong.offset, wrong.message))
+        read_document(text, file, read)
     }
+}
+
+/// The text of a file.
+pub(super) fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let file = path.display().to_string();
+    match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|error| ConfigError {
+            file,
+            line: line_of(error.as_bytes(), error.utf8_error().valid_up_to()),
+            message: "not UTF-8".to_owned(),
+        }),
+        Err(error) => {
+            Err(ConfigError { file, line: 0, message: format!("cannot be read: {error}") })
+        }
+    }
+}
+
+/// What `read` makes of a TOML text; what is wrong gets its file and line.
+pub(super) fn read_document<T>(
+    text: &str,
+    file: &str,
+    read: impl FnOnce(&DeTable<'_>) -> Checked<T>,
+) -> Result<T, ConfigError> {
+    let error = |offset: usize, message: String| ConfigError {
+        file: file.to_owned(),
+        line: line_of(text.as_bytes(), offset),
+        message,
+    };
+    let document = DeTable::parse(text).map_err(|wrong| {
+        let span = wrong.span().unwrap_or(0..0);
+        let mut message = wrong.message().replace('\n', ", ");
+        if let (DUPLICATE_KEY, Some(key)) = (wrong.message(), text.get(span.clone())) {
+            message = format!("{}: has a value already; remove one of the two", key.trim());
+        }
+        error(span.start, message)
+    })?;
+    read(document.get_ref()).map_err(|wrong| error(wrong.offset, wrong.message))
 }
 
 /// The line that holds the octet at `offset`, 1-based.
@@ -235,7 +250,8 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.duration("connect_timeout", &mut delivery.connect_timeout, ONE_SECOND)?;
     table.duration("command_timeout", &mut delivery.command_timeout, ONE_SECOND)?;
     table.duration("content_timeout", &mut delivery.content_timeout, ONE_SECOND)?;
-    table.duration("end_of_data_timeout", &mut delivery.end_of_data_timeout, ONE_SECOND)
+    table.duration("end_of_data_timeout", &mut delivery.end_of_data_timeout, ONE_SECOND)?;
+    table.optional_path("rules", &mut delivery.rules_path)
 }
 
 pub(super) const LOG_FORMATS: &[(&str, LogFormat)] =

@@ -137,7 +137,7 @@ impl<'t, 'i> Table<'t, 'i> {
     pub fn tables<T>(
         &self,
         key: &str,
-        read: impl Fn(&Table<'_, '_>) -> Checked<T>,
+        mut read: impl FnMut(&Table<'_, '_>) -> Checked<T>,
     ) -> Checked<Vec<T>> {
         let Some(entry) = self.entry(key) else { return Ok(Vec::new()) };
         let right = format!("tables [[{key}]]");
@@ -296,6 +296,34 @@ impl<'t, 'i> Table<'t, 'i> {
                 Some(value) => field.push(value),
                 None => return Err(self.wrong_item(entry, item, &right)),
             }
+        }
+        Ok(())
+    }
+
+    /// One text or a list of them, each of which `parse` understands or says what would be right.
+    pub fn one_or_more<T>(
+        &self,
+        key: &str,
+        field: &mut Vec<T>,
+        mut parse: impl FnMut(&str) -> Result<T, String>,
+    ) -> Checked<()> {
+        let Some(entry) = self.entry(key) else { return Ok(()) };
+        if let DeValue::String(text) = entry.value {
+            field.push(parse(text).map_err(|right| self.wrong(entry, &right))?);
+            return Ok(());
+        }
+        let DeValue::Array(array) = entry.value else {
+            return Err(self.wrong(entry, "a text or a list of texts"));
+        };
+        if array.is_empty() {
+            return Err(self.wrong(entry, "at least one text"));
+        }
+        for item in array.iter() {
+            let value = match item.get_ref() {
+                DeValue::String(text) => parse(text),
+                _ => Err("a text".to_owned()),
+            };
+            field.push(value.map_err(|right| self.wrong_item(entry, item, &right))?);
         }
         Ok(())
     }

@@ -7,5 +7,6 @@ mod interop;
 mod memory;
 mod operate;
 mod relay;
+mod replies;
 mod start;
 mod tidy;
