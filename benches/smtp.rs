@@ -1,10 +1,13 @@
-//! The SMTP server machine and the content decoder: `cargo bench --bench smtp`.
+//! The SMTP server machine, the content decoder, and what a reply means:
+//! `cargo bench --bench smtp`.
 
 use std::hint::black_box;
 use std::rc::Rc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ringpost::config::Config;
 use ringpost::mail::{Reply, status};
+use ringpost::proto::classify::ReplyContext;
 use ringpost::proto::smtp::data::{BareNewline, ContentDecoder, Framing, Step};
 use ringpost::proto::smtp::server::{Dialect, Event, Server, ServerConfig};
 
@@ -100,6 +103,27 @@ fn benches(criterion: &mut Criterion) {
             run(&mut server, black_box(&message), &mut out)
         });
     });
+
+    let rules = Config::embedded().delivery.rules;
+    let text = "The email account that you tried to reach does not exist. Please try\ndouble-\
+                checking the recipient's email address for typos or unnecessary spaces.";
+    for (name, reply) in [
+        (
+            "judge an early rule",
+            Reply::new(450, status::OTHER_TRANSIENT, "receiving mail too quickly"),
+        ),
+        ("judge a late rule", Reply::new(550, status::BAD_MAILBOX, text)),
+        ("judge by the code alone", Reply::bare(550, "No")),
+    ] {
+        group.bench_function(name, |bencher| {
+            let site = "smtp://192.0.2.1:25";
+            bencher.iter(|| {
+                let reply = black_box(&reply);
+                let domain = "example.test";
+                rules.judge(&ReplyContext { reply, site, domain, source: "", tenant: "" })
+            });
+        });
+    }
     group.finish();
 }
 
