@@ -9,6 +9,7 @@
 
 mod connection;
 mod content;
+mod judge;
 mod site;
 
 use std::cell::{Cell, RefCell};
@@ -189,26 +190,22 @@ impl Inner {
         self.metrics.delivery.attempts.add(1);
         let now_ms = clock::unix_ms();
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
-            let outcome = outcome_of(&reply);
+            let domain = message.envelope.recipients[usize::from(*index)].domain();
+            let (outcome, judgement) = self.judge(&reply, &site, domain, &message.envelope.stream);
             if outcome == Outcome::Relayed {
                 let age_ms = now_ms.saturating_sub(message.envelope.accepted_ms);
                 self.metrics.relay_latency.record(Duration::from_millis(age_ms));
             }
-            RecipientOutcome { recipient_index: *index, outcome, reply }
+            RecipientOutcome {
+                recipient_index: *index,
+                outcome,
+                reply,
+                class: judgement.map(|it| it.class),
+            }
         });
+        let outcomes = outcomes.collect();
         let attempt = Attempt { site, duration: started.elapsed(), in_doubt };
-        self.queue.settle(task, message, outcomes.collect(), attempt);
-    }
-}
-
-/// What a reply of the next hop means for a recipient (RFC 5321 §4.2.1).
-fn outcome_of(reply: &Reply) -> Outcome {
-    if reply.is_positive() && reply.code < 300 {
-        Outcome::Relayed
-    } else if reply.is_permanent() {
-        Outcome::Failed
-    } else {
-        Outcome::Delayed
+        self.queue.settle(task, message, outcomes, attempt);
     }
 }
 

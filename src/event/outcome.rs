@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::mail::{Outcome, QueueId, Reply};
+use crate::mail::{Outcome, QueueId, Reply, ReplyClass};
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct OutcomeRecord<'a> {
     /// The next hop in words.
     pub site: &'a str,
     pub outcome: Outcome,
+    /// Why; for Delayed and Failed.
+    pub class: Option<ReplyClass>,
     pub reply: &'a Reply,
     /// 1-based.
     pub attempt_count: u32,
@@ -44,13 +46,14 @@ impl OutcomeRecord<'_> {
         let queued = self.queued.as_secs_f64();
         let attempt = self.attempt.as_secs_f64();
         let outcome = self.outcome.as_str();
+        let class = Class(self.class, format);
         let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
         // Writing into memory does not fail.
         let _ = match format {
             Format::Text => writeln!(
                 out,
                 "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> recipient=<{}> site={} \
-                 attempt={attempt_count} code={} status={status} queued={queued:.3} \
+                 attempt={attempt_count} code={} status={status}{class} queued={queued:.3} \
                  took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
                 Word(self.reverse_path),
@@ -65,7 +68,7 @@ impl OutcomeRecord<'_> {
                 "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
                  \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\
                  \"attempt\":{attempt_count},\"code\":{},\
-                 \"status\":\"{status}\",\"queued\":{queued:.3},\"took\":{attempt:.3},\
+                 \"status\":\"{status}\"{class},\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
                 Escaped(self.reverse_path),
                 Escaped(self.recipient),
@@ -75,6 +78,19 @@ impl OutcomeRecord<'_> {
                 Escaped(&reply.text),
             ),
         };
+    }
+}
+
+/// The field of a class, with what separates it from the field before; nothing without a class.
+struct Class(Option<ReplyClass>, Format);
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(class) = self.0 else { return Ok(()) };
+        match self.1 {
+            Format::Text => write!(f, " class={}", class.as_str()),
+            Format::Json => write!(f, ",\"class\":\"{}\"", class.as_str()),
+        }
     }
 }
 
@@ -132,6 +148,7 @@ mod tests {
             recipient: "\"a\n> to=<b\"@c.test",
             site: "smtp://127.0.0.1:25",
             outcome: Outcome::Failed,
+            class: Some(ReplyClass::InvalidMailbox),
             reply: &reply,
             attempt_count: 1,
             queued: Duration::from_millis(1_250),
@@ -147,12 +164,20 @@ mod tests {
             text.contains(" recipient=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> site="),
             "{text}"
         );
+        assert!(text.contains(" status=5.1.1 class=invalid-mailbox queued="), "{text}");
         let mut json = Vec::new();
         record.write(Format::Json, &mut json);
         let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!(value["reply"], "no\r\ntime=0 \"x\" \\ \u{85}ü");
         assert_eq!(value["recipient"], "\"a\n> to=<b\"@c.test");
         assert_eq!(value["status"], "5.1.1");
+        assert_eq!(value["class"], "invalid-mailbox");
         assert_eq!(value["queued"], 1.25);
+        for (format, word) in [(Format::Text, "class="), (Format::Json, "\"class\"")] {
+            let mut line = Vec::new();
+            OutcomeRecord { outcome: Outcome::Relayed, class: None, ..record }
+                .write(format, &mut line);
+            assert!(!String::from_utf8(line).expect("UTF-8").contains(word));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What became of a recipient (RFC 3464 §2.3.3).
 
 use super::reply::Reply;
+use super::reply_class::ReplyClass;
 
 /// The action a delivery attempt ended in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,4 +40,6 @@ pub struct RecipientOutcome {
     pub outcome: Outcome,
     /// The reply that decided it; ours where no remote one exists.
     pub reply: Reply,
+    /// Why; for Delayed and Failed.
+    pub class: Option<ReplyClass>,
 }

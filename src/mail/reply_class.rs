@@ -104,7 +104,7 @@ impl ReplyClass {
             (3, 3) => Protocol,
             (3, 4) => TooLarge,
             (3, _) => System,
-            (4, 1 | 2 | 3) => Network,
+            (4, 1..=3) => Network,
             (4, 4 | 6) => Routing,
             (4, 5) => Rate,
             (4, 7) => Expired,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::mail::{Outcome, RecipientOutcome};
+use crate::mail::{Outcome, RecipientOutcome, ReplyClass};
 
 pub use render::render;
 
@@ -55,6 +55,16 @@ impl Latency {
     }
 }
 
+/// Replies other than 2xx of one shard, by class.
+#[derive(Default)]
+pub struct Replies([Counter; ReplyClass::ALL.len()]);
+
+impl Replies {
+    pub fn count(&self, class: ReplyClass) {
+        self.0[class.index()].add(1);
+    }
+}
+
 /// Declares the numbers once: field, kind for the scrape, help.
 macro_rules! numbers {
     ($($room:ident { $($field:ident $kind:ident $help:literal;)* })*) => {
@@ -62,6 +72,8 @@ macro_rules! numbers {
         #[derive(Default)]
         pub struct Metrics {
             $(pub $room: $room::Numbers,)*
+            /// Recipients left Delayed or Failed, by the class of the reply.
+            pub replies: Replies,
             /// From end of data to the frame being durable.
             pub commit_latency: Latency,
             /// From acceptance to the next hop's 250.
@@ -81,6 +93,7 @@ macro_rules! numbers {
             pub fn snapshot(&self) -> Snapshot {
                 Snapshot {
                     values: vec![$($(self.$room.$field.value(),)*)*],
+                    replies: self.replies.0.each_ref().map(Counter::value),
                     commit_latency: self.commit_latency.0.borrow().clone(),
                     relay_latency: self.relay_latency.0.borrow().clone(),
                 }
@@ -160,6 +173,8 @@ struct Description {
 pub struct Snapshot {
     /// In the order of `DESCRIPTIONS`.
     values: Vec<u64>,
+    /// In the order of `ReplyClass::ALL`.
+    replies: [u64; ReplyClass::ALL.len()],
     commit_latency: Histogram<u64>,
     relay_latency: Histogram<u64>,
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use super::{DESCRIPTIONS, Snapshot};
+use crate::mail::ReplyClass;
 
 /// Renders the snapshots of shards (0-based), by shard for counts, merged for latencies.
 pub fn render(shards: &[(usize, Snapshot)]) -> String {
@@ -19,11 +20,25 @@ pub fn render(shards: &[(usize, Snapshot)]) -> String {
             let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", snapshot.values[index]);
         }
     }
+    render_replies(&mut text, shards);
     let commit = "From end of data to the frame being durable.";
     render_latency(&mut text, "commit", commit, shards, |it| &it.commit_latency);
     let relay = "From acceptance to the 250 of the next hop.";
     render_latency(&mut text, "relay", relay, shards, |it| &it.relay_latency);
     text
+}
+
+/// Every class at every time: a rate over a line that appears later would miss its first.
+fn render_replies(text: &mut String, shards: &[(usize, Snapshot)]) {
+    let name = "ringpost_delivery_replies_total";
+    let help = "Recipients left Delayed or Failed, by the class of the reply.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for class in ReplyClass::ALL {
+        for (shard, snapshot) in shards {
+            let (class, count) = (class.as_str(), snapshot.replies[class.index()]);
+            let _ = writeln!(text, "{name}{{class=\"{class}\",shard=\"{shard}\"}} {count}");
+        }
+    }
 }
 
 fn render_latency(
@@ -85,12 +100,15 @@ mod tests {
         let (one, two) = (Metrics::default(), Metrics::default());
         one.reception.messages_accepted.add(3);
         two.journal.flushes.add(7);
+        two.replies.count(ReplyClass::MailboxFull);
         one.commit_latency.record(Duration::from_millis(2));
         two.commit_latency.record(Duration::from_millis(200));
         let text = render(&[(0, one.snapshot()), (1, two.snapshot())]);
         for line in [
             "ringpost_reception_messages_accepted_total{shard=\"0\"} 3",
             "ringpost_journal_flushes_total{shard=\"1\"} 7",
+            "ringpost_delivery_replies_total{class=\"mailbox-full\",shard=\"1\"} 1",
+            "ringpost_delivery_replies_total{class=\"mailbox-full\",shard=\"0\"} 0",
             "ringpost_commit_latency_seconds_bucket{le=\"0.001\"} 0",
             "ringpost_commit_latency_seconds_bucket{le=\"0.0025\"} 1",
             "ringpost_commit_latency_seconds_count 2",

@@ -11,7 +11,7 @@ use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::LogFormat;
 use crate::event::{self, OutcomeRecord};
 use crate::journal::{Append, AppendError, Location, Record, Ticket, kind};
-use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, status};
+use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, status};
 use crate::runtime::{clock, task, timer};
 
 /// What is known of an attempt beyond its outcomes.
@@ -106,6 +106,7 @@ impl Queue {
                     recipient_index: *index,
                     outcome: Outcome::Failed,
                     reply: last.clone(),
+                    class: Some(ReplyClass::Expired),
                 });
                 let outcomes = outcomes.collect();
                 let attempt =
@@ -319,6 +320,7 @@ impl Inner {
                 recipient: &recipient.address,
                 site: &ending.attempt.site,
                 outcome: outcome.outcome,
+                class: outcome.class,
                 reply: &outcome.reply,
                 attempt_count: ending.message.attempts + 1,
                 queued: Duration::from_millis(ending.now_ms.saturating_sub(envelope.accepted_ms)),

@@ -150,7 +150,8 @@ impl Server {
         assert!(status.success());
     }
 
-    /// The sum over all shards of a number of the metrics endpoint.
+    /// The sum over all shards of a number of the metrics endpoint; its labels but the shard's may
+    /// stand behind its name: `NAME{LABEL="VALUE"`.
     pub fn metric(&self, name: &str) -> f64 {
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics endpoint");
         stream
@@ -159,7 +160,7 @@ impl Server {
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
         let lines = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ', ',']))
         });
         let values: Vec<f64> = lines
             .map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number"))

@@ -20,6 +20,19 @@ fn a_wrong_configuration_is_refused_by_file_line_and_key() {
         assert_eq!(output.status.code(), Some(code), "{command}: {text}");
         assert!(text.contains(&format!("{path}:3: queue.lifetime: found 5; expected")), "{text}");
     }
+    // So is a file of rules that it names.
+    let rules = directory.path().join("rules.toml");
+    std::fs::write(&rules, "[[rule]]\nclass = \"rate\"\nregex = \"(\"\n").expect("written");
+    let rules = rules.to_str().expect("a path");
+    let listener = "[[listener]]\naddress = \"127.0.0.1:2525\"";
+    let text = format!("{listener}\n[delivery]\nrules = \"{rules}\"\n");
+    std::fs::write(path, text).expect("written");
+    for (command, code) in [("check", 1), ("serve", 78)] {
+        let output = ringpost(&[command, "--config", path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{command}: {text}");
+        assert!(text.contains(&format!("{rules}:3: rule.regex: found \"(\"; expected")), "{text}");
+    }
     let output = ringpost(&["check", "--config", "/nonexistent.toml"]);
     assert_ne!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent.toml"));

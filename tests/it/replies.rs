@@ -3,7 +3,7 @@
 //! Their classes are not ours: each of theirs stands for one or several of ours here. Cases outside
 //! the project are skipped with a line where they are not there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ringpost::config::Config;
 use ringpost::mail::{EnhancedStatusCode, Reply, ReplyClass};
@@ -11,14 +11,7 @@ use ringpost::proto::classify::{Effect, Expression, Judgement, ReplyContext, Rul
 
 use ReplyClass::*;
 
-fn testdata(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/testdata").join(name);
-    if !path.is_dir() {
-        println!("skipped: {name} is not there");
-        return None;
-    }
-    Some(path)
-}
+use crate::harness::{Behaviour, NextHop, Server, testdata, wait_until};
 
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).expect("a file")).replace("\r\n", "\n")
@@ -79,6 +72,36 @@ impl Tally {
 
 fn percent(part: usize, whole: usize) -> f64 {
     part as f64 * 100.0 / whole as f64
+}
+
+#[test]
+fn a_rule_decides_over_the_reply_code_and_its_class_is_logged_and_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("rules.toml");
+    let rule = "[[rule]]\nclass = \"reputation\"\ndomain = \"to.test\"\ntext = \"not today\"\n\
+                action = \"temporary\"\n[[rule]]\nclass = \"policy\"\ncode = \"5xx\"\n";
+    std::fs::write(&path, rule).expect("written");
+    let next_hop = NextHop::start(Behaviour {
+        on_rcpt: Box::new(|_, _| Some("550 5.7.1 Not today".into())),
+        ..Behaviour::default()
+    });
+    let extra = format!("[delivery]\nrules = \"{}\"\n", path.display());
+    let server = Server::start(next_hop.address, &extra);
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let reply = client.message("", &["b@to.test", "b@other.test"], b"x: y\r\n\r\n");
+    assert!(reply.starts_with("250"), "{reply}");
+    wait_until("both are logged", || {
+        let log = server.log();
+        log.contains("outcome=delayed") && log.contains("outcome=failed")
+    });
+    let log = server.log();
+    let line = |recipient: &str| log.lines().find(|it| it.contains(recipient)).expect("logged");
+    assert!(line("<b@to.test>").contains(" class=reputation "), "{log}");
+    assert!(line("<b@other.test>").contains(" class=policy "), "{log}");
+    let count =
+        |class| server.metric(&format!("ringpost_delivery_replies_total{{class=\"{class}\""));
+    assert_eq!((count("reputation"), count("policy"), count("spam")), (1.0, 1.0, 0.0));
 }
 
 /// Each file of `tests/data/replies`: a class, then the reply as a server sends it. An action
