@@ -1,7 +1,7 @@
 //! What a rule compares with. Each reads what an operator writes, and compares without allocating.
 
 use regex_automata::Input;
-use regex_automata::dfa::{Automaton, StartKind, dense, sparse};
+use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
 
@@ -98,7 +98,7 @@ impl NamePattern {
 #[derive(Clone)]
 pub struct Expression {
     source: Box<str>,
-    table: sparse::DFA<Vec<u8>>,
+    table: dense::DFA<Vec<u32>>,
 }
 
 impl Expression {
@@ -117,13 +117,12 @@ impl Expression {
             .start_kind(StartKind::Unanchored)
             .dfa_size_limit(Some(REPLY_EXPRESSION_BYTES_MAX))
             .determinize_size_limit(Some(REPLY_EXPRESSION_BYTES_MAX));
-        let dense = dense::Builder::new()
+        let table = dense::Builder::new()
             .configure(config)
             .syntax(syntax.nest_limit(NESTING_MAX))
             .thompson(nfa)
             .build(text)
             .map_err(|error| reason(&error))?;
-        let table = dense.to_sparse().map_err(|error| reason(&error))?;
         if table.has_empty() && table_matches(&table, b"") {
             return Err("it matches every text".to_owned());
         }
@@ -135,7 +134,7 @@ impl Expression {
     }
 }
 
-fn table_matches(table: &sparse::DFA<Vec<u8>>, text: &[u8]) -> bool {
+fn table_matches(table: &dense::DFA<Vec<u32>>, text: &[u8]) -> bool {
     // Without Unicode word boundaries there is no octet at which the search could give up.
     matches!(table.try_search_fwd(&Input::new(text).earliest(true)), Ok(Some(_)))
 }
