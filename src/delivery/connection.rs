@@ -7,28 +7,28 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::content::{Form, Stuffing};
-use super::site::Site;
+use super::site::{Place, Site};
 use super::{Delivery, Inner};
 use crate::config::{self, NextHopProtocol};
 use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Reply, status};
 use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
 use crate::proto::smtp::server::Dialect;
 use crate::queue::schedule::retry_wait;
-use crate::queue::{Content, LoadError, Message, Task};
+use crate::queue::{Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Task};
 use crate::runtime::net::TcpStream;
 use crate::runtime::timer::Deadline;
 use crate::runtime::{clock, timer};
 
 /// Opens a connection and delivers on it until there is nothing left to do.
-pub(super) async fn run(inner: Rc<Inner>, delivery: Delivery, site: Rc<Site>) {
+pub(super) async fn run(inner: Rc<Inner>, delivery: Delivery, site: Rc<Site>, mut place: Place) {
     match Link::open(&inner, &site).await {
         Ok(link) => {
-            site.on_opened();
+            place.opened();
             inner.metrics.delivery.connections.add(1);
             inner.metrics.delivery.connections_open.add(1);
-            serve(&inner, &delivery, &site, link).await;
+            serve(&inner, &delivery, &site, &mut place, link).await;
             inner.metrics.delivery.connections_open.sub(1);
-            site.on_closed();
+            drop(place);
             // What became ready while the last task ended has nobody to take it.
             if site.may_have_work() {
                 delivery.attend(&site);
@@ -36,7 +36,10 @@ pub(super) async fn run(inner: Rc<Inner>, delivery: Delivery, site: Rc<Site>) {
         }
         Err(reply) => {
             inner.metrics.delivery.connect_failures.add(1);
-            let failures = site.on_open_failed();
+            let failures = place.failed();
+            if site.has_enough() {
+                return;
+            }
             let wait = {
                 let config = inner.config.borrow();
                 retry_wait(failures, clock::random_u64(), &config.queue)
@@ -62,7 +65,13 @@ async fn fail_attempt(inner: &Rc<Inner>, site: &Site, task: Task, reply: &Reply)
     }
 }
 
-async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link: Link) {
+async fn serve(
+    inner: &Rc<Inner>,
+    delivery: &Delivery,
+    site: &Rc<Site>,
+    place: &mut Place,
+    mut link: Link,
+) {
     let mut message_count = 0;
     let (message_count_max, idle_timeout) = {
         let config = inner.config.borrow();
@@ -71,16 +80,21 @@ async fn serve(inner: &Rc<Inner>, delivery: &Delivery, site: &Rc<Site>, mut link
     let idle = Deadline::default();
     while message_count < message_count_max && !inner.draining.get() {
         let Some(task) = site.take(&inner.queue) else {
-            site.on_idle();
+            place.idle();
             let woken = timer::timeout(&idle, idle_timeout, site.work.notified()).await;
-            site.on_busy();
+            place.busy();
             match woken {
-                // The peer may have closed it meanwhile: nothing must be sent into the void.
-                Ok(()) if link.stream.is_closed_by_peer() => return,
+                // The peer may have taken its leave meanwhile: nothing is sent into the void.
+                Ok(()) if !link.stream.is_quiet() => return,
                 Ok(()) => continue,
                 Err(timer::Elapsed) => break,
             }
         };
+        if !link.input.is_empty() {
+            // It talks though nobody asked, most likely to say that it closes.
+            inner.queue.put_back(task);
+            return;
+        }
         if site.may_have_work() {
             delivery.attend(site);
         }
@@ -102,7 +116,9 @@ enum After {
 
 /// A message whose transaction has begun.
 struct UnderWay {
-    task: Task,
+    queue: Queue,
+    /// Until its outcome is handed in.
+    task: Option<Task>,
     message: Rc<Message>,
     started: Instant,
     /// Its commands in `Link::out`.
@@ -114,9 +130,23 @@ impl UnderWay {
         matches!(self.message.content, Content::Chunked { .. })
     }
 
+    /// The task, for whoever ends its attempt.
+    fn end(mut self) -> Task {
+        self.task.take().expect("an attempt ends once")
+    }
+
     fn settle(self, inner: &Inner, site: &Site, replies: Vec<Reply>, in_doubt: bool) {
-        let name = site.name.clone();
-        inner.settle(self.task, &self.message, replies, name, self.started, in_doubt);
+        let (name, message, started) = (site.name.clone(), self.message.clone(), self.started);
+        inner.settle(self.end(), &message, replies, name, started, in_doubt);
+    }
+}
+
+impl Drop for UnderWay {
+    /// Only a defect of ours leaves a task here: the message may have gone out, and is not lost.
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.queue.put_back_until(task, IN_DOUBT_WAIT);
+        }
     }
 }
 
@@ -131,10 +161,11 @@ enum Broken {
 struct Link {
     stream: TcpStream,
     client: Client,
-    /// What came after the last whole reply line.
-    kept: Vec<u8>,
+    /// What came and the client has not taken yet.
+    input: Vec<u8>,
     out: Vec<u8>,
-    events: Vec<Event>,
+    /// Messages that ended in a reply on this connection.
+    done_count: u32,
     timeouts: config::Delivery,
 }
 
@@ -155,8 +186,8 @@ impl Link {
             NextHopProtocol::Lmtp => Dialect::Lmtp,
         };
         let client = Client::new(dialect, &ehlo_name);
-        let (kept, out, events) = (Vec::new(), Vec::new(), Vec::new());
-        let mut link = Link { stream, client, kept, out, events, timeouts };
+        let (input, out) = (Vec::new(), Vec::new());
+        let mut link = Link { stream, client, input, out, done_count: 0, timeouts };
         loop {
             let event = link.event(link.timeouts.command_timeout).await;
             match event.map_err(|error| lost_reply(&error))? {
@@ -185,7 +216,7 @@ impl Link {
             Ok(()) => (count, After::Continue),
             Err(Broken::Content(error)) => {
                 for message in under_way {
-                    inner.queue.hold(message.task, &error);
+                    inner.queue.hold(message.end(), &error);
                 }
                 (count, After::Close)
             }
@@ -193,6 +224,11 @@ impl Link {
                 let lost = self.client.lost();
                 assert_eq!(lost.len(), under_way.len());
                 for (message, lost) in under_way.into_iter().zip(lost) {
+                    if lost.untried && self.done_count > 0 {
+                        // The session ended, which says nothing of a message it did not begin.
+                        inner.queue.put_back(message.end());
+                        continue;
+                    }
                     let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
                     message.settle(inner, site, replies.collect(), lost.in_doubt);
                 }
@@ -222,7 +258,9 @@ impl Link {
                     let begin = self.begin_one(&message);
                     content_bytes += message.envelope.content_bytes;
                     let commands = start..self.out.len();
-                    let it = UnderWay { task, message, started, commands };
+                    let queue = inner.queue.clone();
+                    let task = Some(task);
+                    let it = UnderWay { queue, task, message, started, commands };
                     match begin {
                         Begin::Refused(reply) => {
                             let replies = vec![reply; it.message.recipient_indexes.len()];
@@ -286,6 +324,7 @@ impl Link {
             match self.event(timeout).await.map_err(|error| broken(&error))? {
                 Event::Done(replies) => {
                     let done = under_way.pop_front().expect("the client knows what is open");
+                    self.done_count += 1;
                     done.settle(inner, site, replies, false);
                     if under_way.is_empty() {
                         return Ok(());
@@ -373,27 +412,31 @@ impl Link {
 
     /// The next thing that the peer's replies mean, other than that more is to be read.
     async fn event(&mut self, timeout: Duration) -> io::Result<Event> {
-        while self.events.is_empty() {
+        loop {
+            if !self.input.is_empty() {
+                let (taken, event) = self.client.next(&self.input, &mut self.out);
+                self.input.drain(..taken);
+                let has_the_turn =
+                    matches!(event, Event::Ready | Event::Write | Event::SendContent);
+                if has_the_turn && !self.input.is_empty() {
+                    return Ok(self.client.talked_early(&self.input));
+                }
+                if event != Event::NeedInput {
+                    return Ok(event);
+                }
+            }
             self.stream.set_deadline(Some(timeout));
-            let Link { stream, client, kept, out, events, .. } = self;
+            let Link { stream, input, .. } = self;
             let is_end = stream
                 .read_scratch(|bytes| {
-                    if kept.is_empty() {
-                        let taken = take_events(client, bytes, out, events);
-                        kept.extend_from_slice(&bytes[taken..]);
-                    } else {
-                        kept.extend_from_slice(bytes);
-                        let taken = take_events(client, kept, out, events);
-                        kept.drain(..taken);
-                    }
+                    input.extend_from_slice(bytes);
                     bytes.is_empty()
                 })
                 .await?;
-            if is_end && self.events.is_empty() {
+            if is_end {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(self.events.remove(0))
     }
 
     /// Says QUIT and closes without waiting for the answer: it changes nothing.
@@ -402,28 +445,6 @@ impl Link {
         self.client.quit(&mut self.out);
         // The peer may be gone already.
         let _ = self.flush().await;
-    }
-}
-
-/// Runs the machine over `input`; returns how much it took.
-fn take_events(
-    client: &mut Client,
-    input: &[u8],
-    out: &mut Vec<u8>,
-    events: &mut Vec<Event>,
-) -> usize {
-    let mut at = 0;
-    loop {
-        let (taken, event) = client.next(&input[at..], out);
-        at += taken;
-        match event {
-            Event::NeedInput => return at,
-            Event::Closed(_) => {
-                events.push(event);
-                return input.len();
-            }
-            event => events.push(event),
-        }
     }
 }
 

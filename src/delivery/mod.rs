@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Attempt, DestinationId, Message, Queue, Task};
 use crate::routing::Routes;
 use crate::runtime::{clock, task, timer};
-use site::Site;
+use site::{Place, Site};
 
 /// Delivery of this shard. Clones are the same.
 #[derive(Clone)]
@@ -136,8 +136,8 @@ impl Delivery {
         } else if site.has_idle() {
             site.work.notify_one();
         } else if site.should_open(self.connections_max(), &self.inner.queue) {
-            site.on_opening();
-            task::spawn(connection::run(self.inner.clone(), self.clone(), site.clone()));
+            let place = Place::open(site);
+            task::spawn(connection::run(self.inner.clone(), self.clone(), site.clone(), place));
         }
     }
 

@@ -31,6 +31,8 @@ struct State {
     failures: u32,
     /// Monotonic milliseconds before which no connection is opened.
     suspended_until_ms: u64,
+    /// Monotonic milliseconds before which no connection is opened beside those there are.
+    enough_until_ms: u64,
     /// How long a message takes on a connection, smoothed.
     message_time: Duration,
     /// Monotonic milliseconds at which a message last ended, or a connection was opened.
@@ -46,6 +48,7 @@ impl Default for State {
             idle: 0,
             failures: 0,
             suspended_until_ms: 0,
+            enough_until_ms: 0,
             message_time: MESSAGE_TIME_FIRST,
             last_progress_ms: 0,
         }
@@ -107,6 +110,9 @@ impl Site {
         if state.connections == 0 {
             return true;
         }
+        if clock::coarse_ms() < state.enough_until_ms {
+            return false;
+        }
         // A site that has fallen silent is as slow as its silence is long.
         let silence_ms = clock::coarse_ms().saturating_sub(state.last_progress_ms);
         let message_time = state.message_time.max(Duration::from_millis(silence_ms));
@@ -128,45 +134,92 @@ impl Site {
         (until_ms > now_ms).then(|| Duration::from_millis(until_ms - now_ms))
     }
 
-    pub fn on_opening(&self) {
-        let mut state = self.state.borrow_mut();
-        state.opening += 1;
-        state.connections += 1;
+    pub fn suspend_until(&self, until_ms: u64) {
+        self.state.borrow_mut().suspended_until_ms = until_ms;
     }
 
-    pub fn on_opened(&self) {
+    /// Whether a connection could not be opened beside others that work: the site is not down, it
+    /// has enough for now.
+    pub fn has_enough(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        state.opening -= 1;
+        if state.connections == 0 {
+            return false;
+        }
+        state.enough_until_ms = clock::coarse_ms() + ENOUGH_FOR_MS;
+        true
+    }
+}
+
+/// A connection's place in the counts of its site: given back when dropped, however its task ends.
+pub(super) struct Place {
+    site: Rc<Site>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Busy,
+    Idle,
+}
+
+impl Place {
+    pub fn open(site: &Rc<Site>) -> Place {
+        let mut state = site.state.borrow_mut();
+        state.opening += 1;
+        state.connections += 1;
+        drop(state);
+        Place { site: site.clone(), phase: Phase::Opening }
+    }
+
+    pub fn opened(&mut self) {
+        self.leave();
+        self.phase = Phase::Busy;
+        let mut state = self.site.state.borrow_mut();
         state.last_progress_ms = clock::coarse_ms();
         state.failures = 0;
         state.suspended_until_ms = 0;
     }
 
-    /// Returns how many failures there have been in a row.
-    pub fn on_open_failed(&self) -> u32 {
-        let mut state = self.state.borrow_mut();
-        state.opening -= 1;
-        state.connections -= 1;
+    /// Gives the place back. Returns how many failures to open there have been in a row.
+    pub fn failed(self) -> u32 {
+        let site = self.site.clone();
+        drop(self);
+        let mut state = site.state.borrow_mut();
         state.failures = state.failures.saturating_add(1);
         state.failures
     }
 
-    pub fn suspend_until(&self, until_ms: u64) {
-        self.state.borrow_mut().suspended_until_ms = until_ms;
+    pub fn idle(&mut self) {
+        self.phase = Phase::Idle;
+        self.site.state.borrow_mut().idle += 1;
     }
 
-    pub fn on_closed(&self) {
-        self.state.borrow_mut().connections -= 1;
+    pub fn busy(&mut self) {
+        self.leave();
+        self.phase = Phase::Busy;
     }
 
-    pub fn on_idle(&self) {
-        self.state.borrow_mut().idle += 1;
-    }
-
-    pub fn on_busy(&self) {
-        self.state.borrow_mut().idle -= 1;
+    /// Takes the phase off its count.
+    fn leave(&self) {
+        let mut state = self.site.state.borrow_mut();
+        match self.phase {
+            Phase::Opening => state.opening -= 1,
+            Phase::Idle => state.idle -= 1,
+            Phase::Busy => {}
+        }
     }
 }
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+        self.site.state.borrow_mut().connections -= 1;
+    }
+}
+
+/// How long no further connection is tried after one was refused beside others.
+const ENOUGH_FOR_MS: u64 = 10_000;
 
 /// What is assumed of a site before the first message.
 const MESSAGE_TIME_FIRST: Duration = Duration::from_millis(20);

@@ -18,7 +18,7 @@ mod store;
 
 pub use index::{Task, TaskState};
 pub use intake::{Draft, Refusal};
-pub use outcome::Attempt;
+pub use outcome::{Attempt, IN_DOUBT_WAIT};
 pub use recovery::Recovered;
 pub use schedule::DestinationId;
 pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

@@ -370,4 +370,4 @@ impl Inner {
 /// Pause before a record is tried again that found no room.
 const NO_SPACE_WAIT: Duration = Duration::from_secs(1);
 /// Least wait when the message may have been taken: whoever took it has answered by then.
-const IN_DOUBT_WAIT: Duration = Duration::from_secs(15 * 60);
+pub const IN_DOUBT_WAIT: Duration = Duration::from_secs(15 * 60);

@@ -224,18 +224,14 @@ impl TcpStream {
         Ok(self.stream.local_addr()?)
     }
 
-    /// Whether the peer has closed or reset the connection, as far as this host knows.
-    pub fn is_closed_by_peer(&self) -> bool {
+    /// Whether nothing waits to be read: neither octets nor the end, as far as this host knows.
+    pub fn is_quiet(&self) -> bool {
         let mut octet = 0u8;
         let fd = self.stream.as_raw_fd();
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         // SAFETY: one byte that lives through the call.
         let read = unsafe { libc::recv(fd, (&raw mut octet).cast(), 1, flags) };
-        match read {
-            0 => true,
-            1.. => false,
-            _ => io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock,
-        }
+        read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 
     /// Sends FIN after what was written; reading goes on.

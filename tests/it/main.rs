@@ -5,6 +5,7 @@ mod harness;
 mod hostile;
 mod interop;
 mod memory;
+mod next_hops;
 mod operate;
 mod relay;
 mod replies;

@@ -68,6 +68,8 @@ pub struct Lost {
     pub replies: Vec<Option<Reply>>,
     /// The end of data was sent and not answered: the server may have taken the message.
     pub in_doubt: bool,
+    /// Nothing of it was answered, and it is not in doubt: as if it had never been sent.
+    pub untried: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +110,16 @@ pub struct Client {
     open: VecDeque<Open>,
     /// The last transaction did not end in success: the server is to forget it first.
     needs_reset: bool,
+    /// The server announced the end of the session by 421: what it had not answered, it refused.
+    announced_end: bool,
 }
 
 /// A transaction that was begun.
 struct Open {
     replies: Vec<Option<Reply>>,
     accepted_count: usize,
+    /// Some command of it was answered.
+    answered: bool,
     content_sent: bool,
     by_chunk: bool,
     /// Replies that are to come for it, of commands sent and not yet sent.
@@ -145,6 +151,7 @@ impl Client {
             commands: Vec::new(),
             open: VecDeque::new(),
             needs_reset: false,
+            announced_end: false,
         }
     }
 
@@ -170,7 +177,7 @@ impl Client {
     }
 
     /// Writes the commands of a transaction. Only after `Ready` or `Done`, or where `pipelines`
-    /// holds and the content of the one before is sent.
+    /// holds and the content of the one before is sent; never after `Closed`.
     pub fn begin(&mut self, transaction: &Transaction<'_>, out: &mut Vec<u8>) -> Begin {
         assert!(self.phase == Phase::Idle || self.phase == Phase::Transaction);
         assert!(self.open.is_empty() || self.pipelines());
@@ -185,6 +192,7 @@ impl Client {
         self.open.push_back(Open {
             replies: vec![None; transaction.recipients.len()],
             accepted_count: 0,
+            answered: false,
             content_sent: false,
             by_chunk,
             outstanding: self.unsent.len(),
@@ -231,14 +239,34 @@ impl Client {
         }
     }
 
+    /// What it means that the server went on talking after `Ready`, `Write` or `SendContent`, when
+    /// it is our turn: the session is over.
+    pub fn talked_early(&mut self, input: &[u8]) -> Event {
+        if let Taken::Reply(_, reply) = self.reader.next(input)
+            && reply.code == 421
+        {
+            return self.on_announced_end(reply);
+        }
+        self.phase = Phase::Closed;
+        Event::Closed(GARBAGE)
+    }
+
+    /// 421 may come at any time (RFC 5321 §3.8).
+    fn on_announced_end(&mut self, reply: Reply) -> Event {
+        self.phase = Phase::Closed;
+        self.announced_end = true;
+        Event::Closed(reply)
+    }
+
     /// Ends the open transactions, oldest first: their connection is gone.
     pub fn lost(&mut self) -> Vec<Lost> {
         self.phase = Phase::Closed;
         let open = self.open.drain(..);
         let lost = open.map(|open| {
             // In one write, the server may have taken everything before a reply got out.
-            let in_doubt = open.content_sent && (open.by_chunk || open.accepted_count > 0);
-            Lost { replies: open.replies, in_doubt }
+            let may_be_taken = open.content_sent && (open.by_chunk || open.accepted_count > 0);
+            let in_doubt = may_be_taken && !self.announced_end;
+            Lost { replies: open.replies, in_doubt, untried: !in_doubt && !open.answered }
         });
         lost.collect()
     }
@@ -313,8 +341,7 @@ impl Client {
 
     fn on_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
         if reply.code == 421 {
-            self.phase = Phase::Closed;
-            return Some(Event::Closed(reply));
+            return Some(self.on_announced_end(reply));
         }
         match self.phase {
             Phase::Greeting if reply.is_positive() => {
@@ -357,6 +384,7 @@ impl Client {
             return Some(Event::Closed(GARBAGE));
         };
         open.outstanding -= 1;
+        open.answered |= step != Step::Reset;
         match step {
             Step::Reset => {}
             Step::Mail => {

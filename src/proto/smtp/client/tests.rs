@@ -192,12 +192,6 @@ fn a_close_leaves_in_doubt_only_what_was_sent_whole() {
 
 #[test]
 fn several_messages_share_a_round_trip_and_end_each_in_its_own_way() {
-    let transaction = |recipients: &'static [&'static str]| Transaction {
-        reverse_path: "a@b.test",
-        recipients,
-        flags: EnvelopeFlags::default(),
-        message_bytes: 10,
-    };
     let server: &[u8] = b"250 ok\r\n250 ok\r\n250 one\r\n\
         250 reset\r\n250 ok\r\n550 no\r\n554 none\r\n\
         250 reset\r\n250 ok\r\n250 ok\r\n";
@@ -233,6 +227,43 @@ fn several_messages_share_a_round_trip_and_end_each_in_its_own_way() {
         }
         assert_eq!(done, ["250 one", "550 no"], "cut at {cut}");
         let lost = client.lost();
-        assert_eq!(lost, [Lost { replies: vec![None], in_doubt: true }]);
+        assert_eq!(lost, [Lost { replies: vec![None], in_doubt: true, untried: false }]);
+    }
+}
+
+fn transaction<'a>(recipients: &'a [&'a str]) -> Transaction<'a> {
+    let flags = EnvelopeFlags::default();
+    Transaction { reverse_path: "a@b.test", recipients, flags, message_bytes: 10 }
+}
+
+#[test]
+fn what_a_421_left_unanswered_is_not_in_doubt() {
+    let mut client = Client::new(Dialect::Smtp, "client.test");
+    let mut out = Vec::new();
+    let hello = b"220 mx\r\n250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
+    let (first, _) = client.next(hello, &mut out);
+    assert_eq!(client.next(&hello[first..], &mut out).1, Event::Ready);
+    for recipients in [&["one@c.test"], &["two@c.test"], &["three@c.test"]] {
+        client.begin(&transaction(recipients), &mut out);
+        client.content_sent();
+    }
+    // The first is answered in full, the second in part, the third not at all.
+    let server = b"250 mail\r\n250 rcpt\r\n250 one\r\n250 reset\r\n250 mail\r\n421 closing\r\n";
+    let (taken, event) = client.next(server, &mut out);
+    assert!(matches!(event, Event::Done(_)));
+    let (_, event) = client.next(&server[taken..], &mut out);
+    assert!(matches!(event, Event::Closed(reply) if reply.code == 421));
+    let lost = client.lost().into_iter().map(|lost| (lost.in_doubt, lost.untried));
+    assert_eq!(lost.collect::<Vec<_>>(), [(false, false), (false, true)]);
+}
+
+#[test]
+fn a_server_that_talks_out_of_turn_has_ended_the_session() {
+    for (early, code) in [(&b"250 more\r\n"[..], 451), (b"421 bye\r\n", 421), (b"25", 451)] {
+        let mut client = Client::new(Dialect::Smtp, "client.test");
+        let mut out = Vec::new();
+        assert_eq!(client.next(b"220 mx\r\n", &mut out).1, Event::Write);
+        assert!(matches!(client.talked_early(early), Event::Closed(reply) if reply.code == code));
+        assert!(matches!(client.next(b"250 mx\r\n", &mut out).1, Event::Closed(_)));
     }
 }
