@@ -54,7 +54,7 @@ pub enum ReadError {
 
 /// A record in memory.
 pub struct RecordBuffer {
-    buffer: AlignedBuffer,
+    buffer: Rc<AlignedBuffer>,
     start: usize,
     end: usize,
 }
@@ -153,29 +153,40 @@ impl Journal {
 
     /// Reads a record back and checks it. Suspends.
     pub async fn read(&self, location: Location) -> Result<RecordBuffer, ReadError> {
-        assert!(self.inner.core.borrow().is_used(location), "only what is pinned is read");
-        let offset = location.offset();
-        let start = offset - offset % BLOCK_BYTES as u64;
-        let end = offset + u64::from(location.record_bytes);
+        let (buffer, start) = self.read_blocks(location, location).await?;
+        record_in(&buffer, start, location)
+    }
+
+    /// Reads two neighbours of one frame back in one read, and checks both. Suspends.
+    pub async fn read_pair(
+        &self,
+        first: Location,
+        second: Location,
+    ) -> Result<(RecordBuffer, RecordBuffer), ReadError> {
+        let (buffer, start) = self.read_blocks(first, second).await?;
+        Ok((record_in(&buffer, start, first)?, record_in(&buffer, start, second)?))
+    }
+
+    /// The blocks from `first` to the end of `last`, and their offset in the segment.
+    async fn read_blocks(
+        &self,
+        first: Location,
+        last: Location,
+    ) -> Result<(Rc<AlignedBuffer>, u64), ReadError> {
+        assert!(self.inner.core.borrow().is_used(first), "only what is pinned is read");
+        let start = first.offset() - first.offset() % BLOCK_BYTES as u64;
+        let end = last.offset() + u64::from(last.record_bytes);
         let bytes = (end - start).next_multiple_of(BLOCK_BYTES as u64) as usize;
         let tag = self.inner.next_read.get();
         self.inner.next_read.set(tag + 1);
         let (sender, receiver) = sync::oneshot();
         self.inner.reads.borrow_mut().insert(tag, sender);
         let buffer = AlignedBuffer::new(bytes);
-        let file_index = location.slot;
+        let file_index = first.slot;
         self.inner.order(Command::Read { tag, file_index, offset: start, buffer, bytes });
         let (buffer, result) = receiver.await.expect("every read completes");
         result.map_err(ReadError::Io)?;
-        let at = (offset - start) as usize;
-        let record = &buffer[at..at + location.record_bytes as usize];
-        match RecordRef::read(u64::from(location.epoch_low), record) {
-            Some((record, _)) => {
-                let end = at + location.record_bytes as usize;
-                Ok(RecordBuffer { start: end - record.payload.len(), end, buffer })
-            }
-            None => Err(ReadError::Checksum(location)),
-        }
+        Ok((Rc::new(buffer), start))
     }
 
     pub fn pin(&self, location: Location) {
@@ -336,6 +347,24 @@ impl Inner {
         if let Some(slots_max) = self.maker.slots_max_now(self.core.borrow().space()) {
             self.core.borrow_mut().set_slots_max(slots_max);
         }
+    }
+}
+
+/// The record at `location` in blocks that were read from offset `start` of its segment.
+fn record_in(
+    buffer: &Rc<AlignedBuffer>,
+    start: u64,
+    location: Location,
+) -> Result<RecordBuffer, ReadError> {
+    let at = (location.offset() - start) as usize;
+    let end = at + location.record_bytes as usize;
+    let record = buffer.get(at..end);
+    match record.and_then(|record| RecordRef::read(u64::from(location.epoch_low), record)) {
+        Some((record, _)) => {
+            let start = end - record.payload.len();
+            Ok(RecordBuffer { buffer: buffer.clone(), start, end })
+        }
+        None => Err(ReadError::Checksum(location)),
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct MessageEntry {
     pub accepted_ms: u64,
     pub first_task: u32,
     pub open_task_count: u16,
+    /// Length of content that stands beside the envelope; 0 for chunks.
+    pub content_bytes: u32,
     /// Chunks of large content, in order.
     pub chunks: Option<Rc<Vec<Location>>>,
     /// Envelope and content while the budget has room for them.
@@ -113,6 +115,7 @@ impl Index {
             accepted_ms: envelope.accepted_ms,
             first_task: slots[0],
             open_task_count: slots.len() as u16,
+            content_bytes: if chunks.is_empty() { envelope.content_bytes as u32 } else { 0 },
             chunks: if chunks.is_empty() { None } else { Some(Rc::new(chunks)) },
             kept: None,
         });

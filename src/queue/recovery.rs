@@ -90,21 +90,34 @@ impl Recovered {
     }
 }
 
-/// Pins what is live and schedules it: what was Delayed keeps its time, the rest is ready.
+/// Pins what is live and schedules it.
 pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -> Index {
     let mut index = recovered.index;
     for (_, location) in &recovered.malformed {
         // What is not understood is kept.
         journal.pin(*location);
     }
-    let mut slots = Vec::new();
     for entry in index.messages() {
         journal.pin(entry.envelope);
         for chunk in entry.chunks.iter().flat_map(|chunks| chunks.iter()) {
             journal.pin(*chunk);
         }
-        slots.extend(index.tasks_of(entry));
     }
+    schedule(&mut index, now_ms);
+    index
+}
+
+/// What was Delayed keeps its time, what was never tried is ready. What came due while nobody was
+/// here is released on a ramp: next hops do not meet it as one crowd.
+fn schedule(index: &mut Index, now_ms: u64) {
+    let entries = index.messages();
+    let mut slots: Vec<u32> = entries.flat_map(|entry| index.tasks_of(entry)).collect();
+    let is_overdue = |index: &Index, slot: u32| {
+        let task = index.task(slot);
+        let is_held = task.record.as_ref().is_some_and(|record| record.is_held());
+        task.attempts > 0 && !is_held && task.due_ms <= now_ms
+    };
+    let mut overdue: Vec<u32> = slots.extract_if(.., |slot| is_overdue(index, *slot)).collect();
     for slot in slots {
         let task = index.task(slot);
         let due_ms = task.due_ms;
@@ -116,8 +129,15 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
             index.make_ready(slot);
         }
     }
-    index
+    overdue.sort_by_key(|slot| index.task(*slot).due_ms);
+    let span = (overdue.len() as u64).max(RAMP_MS);
+    for (position, slot) in overdue.into_iter().enumerate() {
+        index.make_delayed(slot, now_ms + 1 + position as u64 * RAMP_MS / span);
+    }
 }
+
+/// Within this time everything overdue is released, a thousand a second or faster.
+const RAMP_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
@@ -200,5 +220,31 @@ mod tests {
         assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 2));
         visit(&mut recovered, kind::RETIRED, 2, 0, b"");
         assert_eq!(recovered.malformed_count(), 1);
+    }
+
+    #[test]
+    fn what_is_overdue_is_released_on_a_ramp_oldest_first() {
+        let mut recovered = Recovered::default();
+        for id in 1..=100 {
+            visit(&mut recovered, kind::ENVELOPE, id, 0, &envelope(0));
+        }
+        // The first task of each was tried once, and is due at 9; the second never was.
+        let delayed = codec::RecipientState::Delayed;
+        for id in 1..=100 {
+            visit(&mut recovered, kind::STATE, id, 0, &state(delayed, 0));
+        }
+        let mut index = recovered.index;
+        schedule(&mut index, 1_000);
+        let mut ready = 0;
+        while let Some(destination) = index.schedule.poll_announcement() {
+            while index.take(destination).is_some() {
+                ready += 1;
+            }
+        }
+        assert_eq!(ready, 100, "what was never tried");
+        let mut expired = Vec::new();
+        let released =
+            [1_000, 1_050, 1_100].map(|now_ms| index.release_due(now_ms, 1 << 40, &mut expired));
+        assert_eq!((released, expired.len()), ([0, 50, 50], 0));
     }
 }

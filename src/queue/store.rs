@@ -1,7 +1,7 @@
 //! The queue of one shard: index, journal, and the tasks that keep them in step.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -241,14 +241,14 @@ impl Queue {
 
     /// Envelope and content of a task in flight. Suspends only when they must be read back.
     pub async fn load(&self, task: Task) -> Result<Rc<Message>, LoadError> {
-        let (kept, location, chunks) = {
+        let (kept, location, content_bytes, chunks) = {
             let index = self.inner.index.borrow();
             let entry = index.message(task.message).expect("a task in flight keeps its message");
-            (entry.kept.clone(), entry.envelope, entry.chunks.clone())
+            (entry.kept.clone(), entry.envelope, entry.content_bytes, entry.chunks.clone())
         };
         let kept = match kept {
             Some(kept) => kept,
-            None => Rc::new(self.inner.read_message(location, chunks).await?),
+            None => Rc::new(self.inner.read_message(location, content_bytes, chunks).await?),
         };
         Ok(Rc::new(self.inner.message_of(task, &kept)))
     }
@@ -296,14 +296,19 @@ impl Queue {
     /// Numbers of at most `count_max` queued messages above `after`, ascending.
     pub fn list(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
         let index = self.inner.index.borrow();
-        let mut ids: Vec<u64> = index
-            .messages()
-            .map(|entry| entry.id)
-            .filter(|id| after.is_none_or(|after| *id > after))
-            .collect();
-        ids.sort_unstable();
-        ids.truncate(count_max);
-        ids
+        let above = index.messages().map(|entry| entry.id);
+        let above = above.filter(|id| after.is_none_or(|after| *id > after));
+        // The smallest so far, the largest of them on top.
+        let mut ids = BinaryHeap::new();
+        for id in above {
+            if ids.len() < count_max || ids.peek().is_some_and(|largest| id < *largest) {
+                ids.push(id);
+            }
+            if ids.len() > count_max {
+                ids.pop();
+            }
+        }
+        ids.into_sorted_vec()
     }
 
     /// A queued message in full; `None` when it is not (or no longer) queued here.
@@ -406,19 +411,29 @@ impl Inner {
         codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)
     }
 
+    /// One read for a message whose content stands beside its envelope.
     async fn read_message(
         &self,
         location: Location,
+        content_bytes: u32,
         chunks: Option<Rc<Vec<Location>>>,
     ) -> Result<Kept, LoadError> {
-        let (envelope, chunk_count) = self.read_envelope(location).await?;
-        let content = match chunks {
-            Some(chunks) if chunks.len() == chunk_count as usize => Content::Chunked { chunks },
-            None if chunk_count == 0 => {
-                let content = location.following(envelope.content_bytes as usize);
-                Content::Whole(self.read_content(content).await?)
+        let (envelope, content) = match chunks {
+            Some(chunks) => {
+                let (envelope, chunk_count) = self.read_envelope(location).await?;
+                if chunks.len() != chunk_count as usize {
+                    return Err(LoadError::Malformed);
+                }
+                (envelope, Content::Chunked { chunks })
             }
-            _ => return Err(LoadError::Malformed),
+            None => {
+                let content_at = location.following(content_bytes as usize);
+                let pair = self.journal.read_pair(location, content_at).await;
+                let (envelope, content) = pair.map_err(LoadError::Journal)?;
+                let envelope = codec::read_envelope(envelope.payload());
+                let (envelope, _) = envelope.map_err(|_| LoadError::Malformed)?;
+                (envelope, Content::Whole(Octets::Read(Rc::new(content))))
+            }
         };
         Ok(Kept { envelope: Rc::new(envelope), content })
     }
