@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::Source;
 use super::exit::{Exit, Failure};
-use crate::control::wire::{Line, Request};
+use crate::control::wire::{Line, Request, SteerOrder};
 use crate::control::{self, Deadlined};
 use crate::shard::ask::{QueueStats, QueuedMessage};
 
@@ -39,6 +39,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tries delayed messages now.
+    Retry(Steering),
+    /// Lets messages wait until they are released; a restart does not release them.
+    Hold(Steering),
+    /// Lets held messages go.
+    Release(Steering),
+    /// Gives messages up: their senders get a report.
+    Bounce(Steering),
     /// Counts what is queued, by shard.
     Stats {
         #[command(flatten)]
@@ -47,6 +55,34 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Which messages an order is for. Conditions that are given all hold.
+#[derive(Args, Clone, Debug)]
+pub struct Steering {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    which: Which,
+    /// Counts and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+struct Which {
+    /// One message.
+    #[arg(long, value_name = "QUEUE-ID")]
+    id: Option<String>,
+    /// Recipients at this domain; `*.example.test` for those below it.
+    #[arg(long)]
+    domain: Option<String>,
+    /// Everything.
+    #[arg(long, conflicts_with_all = ["id", "domain"])]
+    all: bool,
 }
 
 /// Which server: by its configuration, or by its data directory.
@@ -91,6 +127,10 @@ pub fn run(command: &Command) -> Result<(), Failure> {
                 _ => Ok(()),
             })
         }
+        Command::Retry(steering) => steer(SteerOrder::Retry, steering),
+        Command::Hold(steering) => steer(SteerOrder::Hold, steering),
+        Command::Release(steering) => steer(SteerOrder::Release, steering),
+        Command::Bounce(steering) => steer(SteerOrder::Bounce, steering),
         Command::Stats { place, json } => {
             let mut shards = Vec::new();
             ask(place, &Request::QueueStats, &mut |line| {
@@ -106,6 +146,27 @@ pub fn run(command: &Command) -> Result<(), Failure> {
                 print(&stats_table(&shards, &total, unix_ms()))
             }
         }
+    }
+}
+
+fn steer(order: SteerOrder, steering: &Steering) -> Result<(), Failure> {
+    let Steering { place, which, dry_run, json } = steering;
+    let Which { id, domain, all } = which.clone();
+    let request = Request::QueueSteer { order, id, domain, all, dry_run: *dry_run };
+    let (mut matched, mut done) = (0, 0);
+    ask(place, &request, &mut |line| {
+        if let Line::Steered { matched: of_shard, done: of_these, .. } = line {
+            matched += of_shard;
+            done += of_these;
+        }
+        Ok(())
+    })?;
+    if *json {
+        print(&json_line(&serde_json::json!({ "matched": matched, "done": done })))
+    } else if *dry_run {
+        print(&format!("{matched} tasks would be changed\n"))
+    } else {
+        print(&format!("{done} of {matched} tasks changed\n"))
     }
 }
 

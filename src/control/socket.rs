@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::asking::{self, AskError};
 use super::deadline::Deadlined;
-use super::wire::{Line, Request};
+use super::wire::{Line, Request, SteerOrder};
 use super::{ANSWER_WAIT, Control};
 use crate::mail::QueueId;
+use crate::queue::{Order, Selection, Steered};
 use crate::shard::ask::Ask;
 
 /// The socket's name in a data directory.
@@ -145,6 +146,32 @@ fn answer_request<S: Read + Write>(
             }
             Ok(())
         }
+        Request::QueueSteer { order, id, domain, all, dry_run } => {
+            if id.is_none() && domain.is_none() && !all {
+                return Err(Stop::Refused("say which messages: --id, --domain or --all".into()));
+            }
+            let id = id.as_deref().map(|text| parse_id(text, control)).transpose()?;
+            let order = match order {
+                SteerOrder::Retry => Order::Retry,
+                SteerOrder::Hold => Order::Hold,
+                SteerOrder::Release => Order::Release,
+                SteerOrder::Bounce => Order::Bounce,
+            };
+            let message = id.map(|id| id.message);
+            let selection = Selection { message, domain: domain.clone() };
+            for shard in 0..control.shards.count() {
+                if id.is_some_and(|id| usize::from(id.shard) != shard) {
+                    continue;
+                }
+                let steered = asking::ask_one(&*control.shards, shard, STEER_WAIT, |reply| {
+                    let (selection, dry_run) = (selection.clone(), *dry_run);
+                    Ask::QueueSteer { selection, order, dry_run, reply }
+                })?;
+                let Steered { matched, done } = steered;
+                out.line(&Line::Steered { shard, matched, done })?;
+            }
+            Ok(())
+        }
         Request::Reload => match control.reload() {
             Ok(reloaded) => Ok(out.line(&Line::Note(reloaded.to_string()))?),
             Err(error) => Err(Stop::Refused(error.to_string())),
@@ -234,6 +261,8 @@ const WRITE_BYTES: usize = 64 * 1024;
 const PAGE_MESSAGES: usize = 256;
 /// From a client's connection to its last octet.
 const CLIENT_TIME_MAX: Duration = Duration::from_secs(60);
+/// For one shard to carry out an order on all that it has.
+const STEER_WAIT: Duration = Duration::from_secs(25);
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
@@ -325,6 +354,8 @@ mod tests {
             check("{\"ask\":\"queue-show\",\"id\":\"1.0.1\"}\n", "another server");
             check("{\"ask\":\"queue-show\",\"id\":\"0.2.1\"}\n", "another server");
             check("{\"ask\":\"queue-show\",\"id\":\"x\"}\n", "not a queue id");
+            let steer = "{\"ask\":\"queue-steer\",\"order\":\"hold\",\"id\":null,\"domain\":null,";
+            check(&format!("{steer}\"all\":false,\"dry_run\":false}}\n"), "say which messages");
             check("{\"ask\":\"reload\"}\n", "without --config");
             check("{\"ask\":\"queue-stats\"}", "cut off");
             check(&"x".repeat(REQUEST_BYTES_MAX + 1), "longer than");

@@ -19,7 +19,25 @@ pub enum Request {
         id: String,
     },
     QueueStats,
+    /// Carries out an order on what all conditions take; at least one, or `all`.
+    QueueSteer {
+        order: SteerOrder,
+        id: Option<String>,
+        domain: Option<String>,
+        all: bool,
+        dry_run: bool,
+    },
     Reload,
+}
+
+/// What an operator does to queued messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SteerOrder {
+    Retry,
+    Hold,
+    Release,
+    Bounce,
 }
 
 /// One line of the answer.
@@ -30,6 +48,12 @@ pub enum Line {
     Stats {
         shard: usize,
         stats: QueueStats,
+    },
+    /// Tasks that an order was for, and those it was carried out on.
+    Steered {
+        shard: usize,
+        matched: usize,
+        done: usize,
     },
     /// Words for the operator.
     Note(String),

@@ -74,6 +74,13 @@ impl Delivery {
         }
     }
 
+    /// Sites left alone after failures are tried again at once.
+    pub fn forget_failures(&self) {
+        for site in self.inner.sites.borrow().values() {
+            site.forget_failures();
+        }
+    }
+
     /// Connections open or being opened.
     pub fn connection_count(&self) -> usize {
         self.inner.sites.borrow().values().map(|site| site.connection_count()).sum()

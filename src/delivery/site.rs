@@ -138,6 +138,11 @@ impl Site {
         self.state.borrow_mut().suspended_until_ms = until_ms;
     }
 
+    pub fn forget_failures(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.failures, state.suspended_until_ms, state.enough_until_ms) = (0, 0, 0);
+    }
+
     /// Whether a connection could not be opened beside others that work: the site is not down, it
     /// has enough for now.
     pub fn has_enough(&self) -> bool {

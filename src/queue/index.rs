@@ -185,16 +185,52 @@ impl Index {
 
     /// Takes a task off the schedule until an operator releases it.
     pub fn hold(&mut self, slot: u32) {
-        self.tasks[slot as usize].state = TaskState::Held;
+        let task = &mut self.tasks[slot as usize];
+        task.state = TaskState::Held;
+        task.due_ms = 0;
     }
 
     /// Takes the oldest ready task of a destination into flight.
     pub fn take(&mut self, destination: DestinationId) -> Option<Task> {
-        let slot = self.schedule.take(destination)?;
-        let task = &mut self.tasks[slot as usize];
-        assert_eq!(task.state, TaskState::Ready);
-        task.state = TaskState::InFlight;
-        Some(self.handle(slot))
+        loop {
+            let slot = self.schedule.take(destination)?;
+            // What was claimed while it was ready has left its place in the line behind.
+            let task = self.tasks.get_mut(slot as usize);
+            let ready =
+                task.filter(|it| it.state == TaskState::Ready && it.destination == destination);
+            if let Some(task) = ready {
+                task.state = TaskState::InFlight;
+                return Some(self.handle(slot));
+            }
+        }
+    }
+
+    /// Takes a task into flight out of turn, if it is still there and `wanted` takes its state.
+    pub fn claim(&mut self, task: Task, wanted: impl FnOnce(TaskState) -> bool) -> bool {
+        let Some(entry) = self.tasks.get_mut(task.slot as usize) else { return false };
+        let same = self.messages[entry.message as usize].id == task.message;
+        let claimed = same && entry.state != TaskState::InFlight && wanted(entry.state);
+        if claimed {
+            entry.state = TaskState::InFlight;
+        }
+        claimed
+    }
+
+    /// Shows the tasks in `count` slots from `from` on. Returns where to go on, `None` at the end.
+    pub fn visit_tasks(
+        &self,
+        from: usize,
+        count: usize,
+        mut visit: impl FnMut(Task, &TaskEntry, &str),
+    ) -> Option<usize> {
+        let end = (from + count).min(self.tasks.capacity());
+        for slot in from..end {
+            if let Some(entry) = self.tasks.get(slot) {
+                let domain = self.schedule.name(entry.destination).unwrap_or_default();
+                visit(self.handle(slot as u32), entry, &domain);
+            }
+        }
+        (end < self.tasks.capacity()).then_some(end)
     }
 
     /// Makes every task ready whose wait is over. Those whose message is older than `lifetime_ms`

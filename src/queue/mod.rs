@@ -14,6 +14,7 @@ mod notification;
 mod outcome;
 mod recovery;
 pub mod schedule;
+mod steering;
 mod store;
 
 pub use index::{Task, TaskState};
@@ -21,4 +22,5 @@ pub use intake::{Draft, Refusal};
 pub use outcome::{Attempt, IN_DOUBT_WAIT};
 pub use recovery::Recovered;
 pub use schedule::DestinationId;
+pub use steering::{Order, Selection, Steered};
 pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

@@ -247,4 +247,24 @@ mod tests {
             [1_000, 1_050, 1_100].map(|now_ms| index.release_due(now_ms, 1 << 40, &mut expired));
         assert_eq!((released, expired.len()), ([0, 50, 50], 0));
     }
+
+    #[test]
+    fn a_task_claimed_out_of_turn_leaves_no_second_turn_behind() {
+        let mut recovered = Recovered::default();
+        visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(0));
+        let mut index = recovered.index;
+        schedule(&mut index, 1);
+        let destination = index.schedule.poll_announcement().expect("ready");
+        let mut tasks = Vec::new();
+        index.visit_tasks(0, 100, |task, _, domain| tasks.push((task, domain.to_owned())));
+        let (task, _) = tasks.into_iter().find(|(_, domain)| domain == "d.test").expect("there");
+        assert!(index.claim(task, |state| state == crate::queue::TaskState::Ready));
+        assert!(!index.claim(task, |_| true), "in flight");
+        assert_eq!(index.take(destination), None);
+        index.make_ready(task.slot);
+        assert!(index.claim(task, |_| true));
+        index.make_ready(task.slot);
+        assert_eq!(index.take(destination), Some(task));
+        assert_eq!(index.take(destination), None, "its other place in the line is void");
+    }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::metrics::Snapshot;
 use crate::queue::codec::RecipientState;
-use crate::queue::{LoadError, MessageView, Queue, Stats, TaskState};
+use crate::queue::{LoadError, MessageView, Order, Queue, Selection, Stats, Steered, TaskState};
 
 /// A question or an order to one shard.
 pub enum Ask {
@@ -29,6 +29,13 @@ pub enum Ask {
     QueueShow {
         message: u64,
         reply: Sender<Option<QueuedMessage>>,
+    },
+    /// Carry out an order, or with `dry_run` only count what it is for.
+    QueueSteer {
+        selection: Selection,
+        order: Order,
+        dry_run: bool,
+        reply: Sender<Steered>,
     },
     /// Take this configuration from now on. Sessions go on; what binds and pins needs a restart.
     Reload(Arc<Config>),

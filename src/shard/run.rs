@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
-use crate::queue::{Queue, Recovered};
+use crate::queue::{Order, Queue, Recovered};
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
@@ -144,6 +144,20 @@ impl Shard {
                 let queue = self.queue.clone();
                 task::spawn(async move {
                     let _ = reply.send(ask::show(&queue, message).await);
+                });
+            }
+            Ask::QueueSteer { selection, order, dry_run, reply } => {
+                if order == Order::Retry && !dry_run {
+                    self.delivery.forget_failures();
+                }
+                let queue = self.queue.clone();
+                task::spawn(async move {
+                    let steered = if dry_run {
+                        queue.count(&selection, order).await
+                    } else {
+                        queue.steer(&selection, order).await
+                    };
+                    let _ = reply.send(steered);
                 });
             }
             Ask::Reload(config) => {

@@ -139,3 +139,78 @@ fn the_queue_can_be_looked_at() {
     let missing = ringpost(&["queue", "show", "0.0.ZZZ", "--config", config]);
     assert!(!missing.status.success());
 }
+
+/// Runs `ringpost queue ORDER ... --json` and returns (matched, done).
+fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
+    let config = server.config_path();
+    let config = config.to_str().expect("a path");
+    let all = [&["queue"], arguments, &["--json", "--config", config]].concat();
+    let output = ringpost(&all);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let number = |name: &str| json[name].as_u64().expect("a number");
+    (number("matched"), number("done"))
+}
+
+#[test]
+fn queued_messages_are_held_released_tried_and_given_up_by_order() {
+    let next_hop_address = free_address();
+    let mut server = Server::start(next_hop_address, "[queue]\nretry_wait_min = \"10m\"\n");
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let mut send = |to: &str| {
+        let reply = client.message("s@from.test", &[to], b"x: y\r\n\r\n");
+        reply.rsplit(' ').next().expect("an id").to_owned()
+    };
+    let ids: Vec<String> = (0..3).map(|number| send(&format!("{number}@a.test"))).collect();
+    (0..2).for_each(|number| drop(send(&format!("{number}@x.b.test"))));
+    let given_up = send("0@c.test");
+    // Sites that cannot be reached put everything back with a wait.
+    wait_until("all wait", || steer(&server, &["retry", "--all", "--dry-run"]).0 == 6);
+
+    assert_eq!(steer(&server, &["hold", "--domain", "A.test", "--dry-run"]), (3, 0));
+    assert_eq!(steer(&server, &["hold", "--domain", "A.test"]), (3, 3));
+    assert_eq!(steer(&server, &["hold", "--domain", "a.test"]), (0, 0), "held already");
+    server.kill();
+    server.start_again();
+    assert_eq!(steer(&server, &["release", "--all", "--dry-run"]), (3, 0), "held over a restart");
+    wait_until("the others wait", || steer(&server, &["retry", "--all", "--dry-run"]).0 == 3);
+
+    let next_hop = NextHop::start_on(next_hop_address, Behaviour::default());
+    assert_eq!(steer(&server, &["bounce", "--id", &given_up]), (1, 1));
+    assert_eq!(steer(&server, &["retry", "--domain", "*.b.test"]), (2, 2));
+    let to = |count: usize| {
+        let mut to: Vec<String> =
+            next_hop.wait_for(count).into_iter().map(|it| it.to[0].clone()).collect();
+        to.sort();
+        to
+    };
+    assert_eq!(to(2), ["0@x.b.test", "1@x.b.test"]);
+    // The report waits for the site that could not be reached, as everything did.
+    steer(&server, &["retry", "--all"]);
+    assert_eq!(to(3), ["0@x.b.test", "1@x.b.test", "s@from.test"]);
+    let report = next_hop.got().into_iter().find(|it| it.from.is_empty()).expect("a report");
+    let report = String::from_utf8_lossy(&report.content).into_owned();
+    assert!(report.contains("Final-Recipient: rfc822;0@c.test"), "{report}");
+    assert!(report.contains("Given up by the operator"), "{report}");
+
+    assert_eq!(steer(&server, &["bounce", "--id", &ids[0]]), (1, 1), "held mail as well");
+    assert_eq!(steer(&server, &["release", "--id", &ids[1]]), (1, 1));
+    assert_eq!(to(5)[..1], ["0@x.b.test".to_owned()]);
+    assert_eq!(steer(&server, &["release", "--all"]), (1, 1));
+    let all = to(6);
+    assert_eq!(all[..3], ["0@x.b.test", "1@a.test", "1@x.b.test"]);
+    assert_eq!(all[3..], ["2@a.test", "s@from.test", "s@from.test"]);
+    wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
+    assert!(server.stop().success(), "{}", server.stderr());
+}
+
+#[test]
+fn an_order_without_a_selection_is_refused() {
+    for order in ["retry", "hold", "release", "bounce"] {
+        let output = ringpost(&["queue", order]);
+        assert_eq!(output.status.code(), Some(64), "{order}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("--id") && text.contains("--all"), "{text}");
+    }
+}
