@@ -111,7 +111,7 @@ impl<'a> Round<'a> {
         let server = match side {
             Side::Ringpost => {
                 let own_config = options.server_config.as_deref().zip(options.server_address);
-                Server::ringpost(&place, &server_program(options)?, own_config)?
+                Server::ringpost(&place, &server_program(options.server.as_deref())?, own_config)?
             }
             Side::Postfix => Server::postfix(&place)?,
         };
@@ -399,7 +399,7 @@ impl<'a> Round<'a> {
     /// Stored messages that differ from what was sent.
     fn verify(&self) -> Result<u64, Failure> {
         let mix = self.options.size.parse::<units::SizeMix>().map_err(Failure::usage)?;
-        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test")?;
+        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test", None)?;
         let index_of = |sequence| sequence % WARMUP_SEQUENCE;
         files::mismatched(&self.directory.join("stored"), &corpus, index_of)
     }

@@ -16,14 +16,15 @@ mod tally;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringpost::proto::smtp::server::Dialect;
 use ringpost::runtime::thread;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::DeliveryId;
 use crate::failure::Failure;
 use crate::ids::{self, RunId};
 use crate::units::{self, Cores};
@@ -104,8 +105,37 @@ pub struct Rules {
     pub mode: Switch,
     pub limited: Option<Arc<Limited>>,
     pub run: Option<RunId>,
-    store: Option<PathBuf>,
-    stored_count: AtomicU64,
+    pub arrivals: Option<Arc<Arrivals>>,
+    pub store: Option<PathBuf>,
+    pub stored_count: AtomicU64,
+}
+
+/// When the messages from a sequence number on arrived.
+#[derive(Default)]
+pub struct Arrivals {
+    pub first_sequence: u64,
+    times: Mutex<Vec<(DeliveryId, u64)>>,
+}
+
+impl Arrivals {
+    /// Collects from `first_sequence` on.
+    #[expect(dead_code, reason = "for the next scenario")]
+    pub fn from(first_sequence: u64) -> Self {
+        Self { first_sequence, times: Mutex::default() }
+    }
+
+    /// `now_us` in microseconds since 1970.
+    fn note(&self, id: DeliveryId, now_us: u64) {
+        if id.sequence() >= self.first_sequence {
+            self.times.lock().unwrap_or_else(PoisonError::into_inner).push((id, now_us));
+        }
+    }
+
+    /// Ids with their times, and forgets them.
+    #[expect(dead_code, reason = "for the next scenario")]
+    pub fn take(&self) -> Vec<(DeliveryId, u64)> {
+        std::mem::take(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Rules {

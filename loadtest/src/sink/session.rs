@@ -302,14 +302,19 @@ impl Session {
     /// Counts the message for every recipient: from here on it is ours.
     fn book(&mut self) -> io::Result<()> {
         let shard = &self.shard;
-        shard.counters().on_received(self.recipients.len() as u64, self.content_bytes);
-        shard.tally.borrow().on_received_at(usage::unix_us());
+        let now_us = usage::unix_us();
+        shard.counters().on_received(self.recipients.len() as u64, self.content_bytes, now_us);
+        shard.tally.borrow().on_received_at(now_us);
         if let Some((run, sequence)) = self.id
             && shard.rules.run.is_none_or(|ours| ours == run)
         {
             let mut received = shard.received.borrow_mut();
             for index in &self.recipients {
-                received.push(DeliveryId::new(sequence, *index))?;
+                let id = DeliveryId::new(sequence, *index);
+                received.push(id)?;
+                if let Some(arrivals) = &shard.rules.arrivals {
+                    arrivals.note(id, now_us);
+                }
             }
         } else {
             shard.counters().on_foreign();

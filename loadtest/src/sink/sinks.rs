@@ -36,6 +36,7 @@ pub struct Sink {
 
 /// Sinks that run until they are stopped.
 pub struct Sinks {
+    sinks: Vec<Sink>,
     /// By sink, then by executor.
     counters: Vec<Arc<[Counters]>>,
     ended: Arc<AtomicBool>,
@@ -75,7 +76,22 @@ impl Sinks {
             let executor = executor::spawn(&format!("sink-{index}"), Some(*core), || start.run());
             executors.push(executor.map_err(|error| Failure::system(error.to_string()))?);
         }
-        Ok(Self { counters, ended, executors, tallied })
+        Ok(Self { sinks, counters, ended, executors, tallied })
+    }
+
+    #[expect(dead_code, reason = "for the next scenario")]
+    pub fn totals(&self, sink_index: usize) -> Totals {
+        Totals::of(self.counters[sink_index].iter())
+    }
+
+    pub fn rules(&self, sink_index: usize) -> &Rules {
+        &self.sinks[sink_index].rules
+    }
+
+    /// Wall clock of the last message at any sink, microseconds since 1970; 0 without one.
+    pub fn last_arrival_us(&self) -> u64 {
+        let all = self.counters.iter().flat_map(|counters| counters.iter());
+        all.map(Counters::last_us).max().unwrap_or(0)
     }
 
     /// Of all sinks together.
