@@ -36,6 +36,7 @@ enum Command {
     Sink(sink::Options),
     Relay(Box<relay::Options>),
     Backlog(Box<scenario::backlog::Options>),
+    Limits(Box<scenario::limits::Options>),
     Audit(audit::Options),
 }
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Sink(options) => sink::run(options),
         Command::Relay(options) => relay::run(*options),
         Command::Backlog(options) => scenario::backlog::run(*options),
+        Command::Limits(options) => scenario::limits::run(*options),
         Command::Audit(options) => audit::run(&options),
     };
     match result {

@@ -90,7 +90,10 @@ struct Report {
     drain_s: f64,
     accepted: u64,
     relayed: u64,
+    /// Accepted and not at a sink when nothing came any more.
     lost: u64,
+    /// What of it the server still had.
+    queued_at_end: Option<u64>,
     duplicated: u64,
     in_doubt: u64,
     broken: Vec<String>,
@@ -267,6 +270,7 @@ impl Run {
     }
 
     fn audit(&mut self) -> Result<(), Failure> {
+        self.report.queued_at_end = self.server.queued();
         self.server.stop()?;
         let audit = self.stage.audit()?;
         let report = &mut self.report;
@@ -275,7 +279,10 @@ impl Run {
         report.in_doubt = audit.in_doubt;
         if audit.lost > 0 {
             let (lost, examples) = (audit.lost, &audit.lost_examples);
-            report.broken.push(format!("{lost} accepted messages are lost, such as {examples:?}"));
+            let queued = report.queued_at_end.unwrap_or(0);
+            report.broken.push(format!(
+                "{lost} accepted did not arrive ({queued} are still queued), such as {examples:?}"
+            ));
         }
         Ok(())
     }

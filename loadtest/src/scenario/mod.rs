@@ -7,6 +7,7 @@
 
 pub mod backlog;
 mod config;
+pub mod limits;
 mod server;
 mod stage;
 

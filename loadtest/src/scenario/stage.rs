@@ -35,7 +35,7 @@ pub struct Options {
     pub size: SizeMix,
     /// Connections of the source.
     #[arg(long, default_value_t = 20)]
-    pub connections: usize,
+    pub source_connections: usize,
     /// What has not come to the sinks when nothing came for this long is lost.
     #[arg(long, value_parser = units::duration, default_value = "30s")]
     pub settle: Duration,
@@ -116,7 +116,6 @@ impl Stage {
         Ok(Self { options, sinks, directory, run, addresses, received, accepted })
     }
 
-    #[expect(dead_code, reason = "for the next scenario")]
     pub fn sink_address(&self, sink_index: usize) -> SocketAddr {
         self.addresses[sink_index]
     }
@@ -160,7 +159,7 @@ impl Stage {
         let record = self.directory.join(format!("{}.accepted.ids", injection.name));
         assert!(!self.accepted.contains(&record));
         let options = source::Options {
-            connections: self.options.connections,
+            connections: self.options.source_connections,
             messages: Some(injection.messages),
             size: self.options.size.clone(),
             domains: injection.domains.clone(),
