@@ -65,6 +65,16 @@ impl IdWriter {
         if self.batch.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// An id and when it came, in microseconds since 1970: for a file of such pairs.
+    pub fn push_at(&mut self, id: DeliveryId, now_us: impl Fn() -> u64) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.batch.extend_from_slice(&id.0.to_le_bytes());
+        self.batch.extend_from_slice(&now_us().to_le_bytes());
+        if self.batch.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
     pub fn flush(&mut self) -> io::Result<()> {
         if let Some(file) = &mut self.file
             && !self.batch.is_empty()
@@ -97,6 +107,14 @@ pub fn read(path: &Path) -> io::Result<(RunId, Vec<DeliveryId>)> {
     Ok((run, words.iter().map(|word| DeliveryId(u64::from_le_bytes(*word))).collect()))
 }
 
+/// All pairs of a file that `push_at` wrote.
+#[allow(dead_code, reason = "for the next scenario")]
+pub fn read_times(path: &Path) -> io::Result<Vec<(DeliveryId, u64)>> {
+    let (_, words) = read(path)?;
+    let (pairs, _torn) = words.as_chunks::<2>();
+    Ok(pairs.iter().map(|[id, time]| (*id, time.0)).collect())
+}
+
 const MAGIC: &[u8; 8] = b"rp-ids\x00\x01";
 const HEADER_BYTES: usize = 16;
 const ID_BYTES: usize = 8;
@@ -121,6 +139,18 @@ mod tests {
         file.write_all(b"torn").expect("written");
         assert_eq!(count(&path).expect("counted"), 3000);
         assert_eq!(read(&path).expect("read"), (RunId(0xabc), ids));
+    }
+
+    #[test]
+    fn ids_come_back_with_their_times() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("times");
+        create(&path, RunId(1)).expect("created");
+        let mut writer = IdWriter::open(Some(&path)).expect("open");
+        let id = DeliveryId::new(7, 2);
+        writer.push_at(id, || 99).expect("pushed");
+        writer.flush().expect("flushed");
+        assert_eq!(read_times(&path).expect("read"), [(id, 99)]);
     }
 
     #[test]

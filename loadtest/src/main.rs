@@ -2,6 +2,7 @@
 //!
 //! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
 //! that nothing was lost; with `--peer` another server does the same work in the same run.
+//! `backlog` and its like are scenarios with sinks that are dead, slow or strict.
 #![deny(unsafe_code)]
 
 mod audit;
@@ -10,6 +11,7 @@ mod ids;
 mod latency;
 mod message;
 mod relay;
+mod scenario;
 mod sink;
 mod source;
 mod stop;
@@ -33,6 +35,8 @@ enum Command {
     Source(source::Options),
     Sink(sink::Options),
     Relay(Box<relay::Options>),
+    Backlog(Box<scenario::backlog::Options>),
+    Limits(Box<scenario::limits::Options>),
     Audit(audit::Options),
 }
 
@@ -49,6 +53,8 @@ fn main() -> ExitCode {
         Command::Source(options) => source::run(options),
         Command::Sink(options) => sink::run(options),
         Command::Relay(options) => relay::run(*options),
+        Command::Backlog(options) => scenario::backlog::run(*options),
+        Command::Limits(options) => scenario::limits::run(*options),
         Command::Audit(options) => audit::run(&options),
     };
     match result {

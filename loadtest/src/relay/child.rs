@@ -72,14 +72,19 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// SIGTERM, without waiting for what follows.
+    pub fn ask_to_end(&self) {
+        let pid = self.pid().to_string();
+        // Where there is no `kill` whoever waits has a deadline.
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+    }
+
     /// SIGTERM, and SIGKILL when the patience is over. False when that was needed.
     pub fn stop(&mut self, patience: Duration) -> bool {
         if self.ended().is_some() {
             return true;
         }
-        let pid = self.pid().to_string();
-        // Where there is no `kill` the deadline below does it.
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        self.ask_to_end();
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if self.ended().is_some() {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::child::Process;
-use super::options::Options;
 use crate::audit::DeliveryId;
 use crate::failure::Failure;
 use crate::ids;
@@ -37,9 +36,9 @@ pub fn own_program() -> Result<PathBuf, Failure> {
 }
 
 /// The ringpost to test: what the user named, or the one beside this program.
-pub fn server_program(options: &Options) -> Result<PathBuf, Failure> {
-    let program = match &options.server {
-        Some(program) => program.clone(),
+pub fn server_program(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let program = match named {
+        Some(program) => program.to_owned(),
         None => own_program()?.with_file_name("ringpost"),
     };
     if program.exists() {

@@ -6,13 +6,13 @@
 //! a message was lost cannot end with success.
 //! **Start reading** at `run`, then `round::run`.
 
-mod accounting;
-mod child;
+pub mod accounting;
+pub mod child;
 mod figures;
-mod files;
+pub mod files;
 mod options;
 mod round;
-mod server;
+pub mod server;
 
 use serde_json::{Value, json};
 

@@ -86,7 +86,8 @@ pub struct Options {
     /// Stores what the sink receives and compares every octet with what was sent (slow).
     #[arg(long)]
     pub verify: bool,
-    /// Kills the server with SIGKILL that many times at random moments and starts it again.
+    /// Kills the server with SIGKILL that many times at random moments and starts it again. The run
+    /// goes on until all of them are done; 200 take a minute or two.
     #[arg(long, default_value_t = 0)]
     pub kill: u32,
     /// Does the same work with another server as well: postfix.
@@ -147,13 +148,23 @@ impl Options {
         }
     }
 
-    /// Length of the run; a run with kills is long enough for them.
+    /// Length of the run; with kills the longest one, because they end it.
     pub fn run_duration(&self) -> Option<Duration> {
-        let for_kills = Duration::from_millis(1_500) * self.kill;
         match (self.duration, self.messages) {
+            (duration, _) if self.kill > 0 => {
+                Some(duration.unwrap_or(DURATION_DEFAULT) + KILL_TIME_MAX * self.kill)
+            }
             (Some(duration), _) => Some(duration),
-            (None, Some(_)) if self.kill == 0 => None,
-            (None, _) => Some(for_kills.max(DURATION_DEFAULT)),
+            (None, Some(_)) => None,
+            (None, None) => Some(DURATION_DEFAULT),
+        }
+    }
+
+    /// Mean time from a restart to the next kill: many kills come quickly after one another.
+    pub fn kill_pause(&self) -> Duration {
+        match self.duration {
+            Some(duration) => duration / self.kill.max(1),
+            None => (DURATION_DEFAULT / self.kill.max(1)).max(KILL_PAUSE_MIN),
         }
     }
 
@@ -212,3 +223,7 @@ impl Options {
 }
 
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+/// Enough for connections to come back and for some messages between two kills.
+const KILL_PAUSE_MIN: Duration = Duration::from_millis(200);
+/// A server that needs longer from a kill to its greeting does not get through its kills.
+const KILL_TIME_MAX: Duration = Duration::from_secs(10);

@@ -111,7 +111,7 @@ impl<'a> Round<'a> {
         let server = match side {
             Side::Ringpost => {
                 let own_config = options.server_config.as_deref().zip(options.server_address);
-                Server::ringpost(&place, &server_program(options)?, own_config)?
+                Server::ringpost(&place, &server_program(options.server.as_deref())?, own_config)?
             }
             Side::Postfix => Server::postfix(&place)?,
         };
@@ -141,7 +141,7 @@ impl<'a> Round<'a> {
         let accepted_path = self.directory.join("accepted.ids");
         let source_group = Group::new("source");
         let mut source = self.start_source(&source_group, &accepted_path, 0, self.count())?;
-        let mut peak = self.attend(&mut source)?;
+        let mut peak = self.attend(&mut source, &accepted_path)?;
         let cpu_at_last_accepted = self.server.group.cpu();
         let report: source::Report = last_json(&self.directory.join("source.log"), "the source")?;
         let source_cpu = source_group.cpu();
@@ -267,7 +267,9 @@ impl<'a> Round<'a> {
         command.args(["--run", &self.run.to_string()]);
         command.args(["--first-sequence", &first_sequence.to_string()]);
         command.arg("--record").arg(accepted);
-        if let Some(count) = count {
+        if let Some(count) = count
+            && !(measured && self.options.kill > 0)
+        {
             command.args(["--messages", &count.to_string()]);
         }
         if measured {
@@ -283,9 +285,10 @@ impl<'a> Round<'a> {
     }
 
     /// Until the source ends: shows progress, kills the server when it is time, samples memory.
-    fn attend(&mut self, source: &mut Process) -> Result<Memory, Failure> {
+    fn attend(&mut self, source: &mut Process, accepted: &Path) -> Result<Memory, Failure> {
         let started = Instant::now();
-        let mut kill_times = self.kill_times();
+        let mut next_kill = self.pause_before_kill();
+        let mut ending = false;
         let mut peak = Memory::default();
         let mut next_sample = FIRST_SAMPLE;
         let mut next_line = Duration::from_secs(1);
@@ -299,15 +302,19 @@ impl<'a> Round<'a> {
                 break;
             }
             check_stop()?;
-            let elapsed = started.elapsed();
-            if kill_times.last().is_some_and(|due| elapsed >= *due) {
-                kill_times.pop();
+            if self.kills_done < self.options.kill && started.elapsed() >= next_kill {
                 self.server.kill()?;
                 self.server.run()?;
                 self.kills_done += 1;
+                next_kill = started.elapsed() + self.pause_before_kill();
             } else {
                 self.server.check_alive()?;
             }
+            if !ending && self.is_killed_enough(started.elapsed(), accepted)? {
+                source.ask_to_end();
+                ending = true;
+            }
+            let elapsed = started.elapsed();
             if elapsed >= next_sample {
                 peak = peak.peak(self.server.group.memory());
                 next_sample = started.elapsed() + SAMPLE_PERIOD;
@@ -315,30 +322,44 @@ impl<'a> Round<'a> {
             if elapsed >= next_line {
                 let received = count_ids(&self.received)?;
                 eprintln!(
-                    "{:<9} {:3} s  {:8} received/s  {} kills",
+                    "{:<9} {:3} s  {:8} received/s  {} of {} kills",
                     self.side.name(),
-                    next_line.as_secs(),
+                    elapsed.as_secs(),
                     received - received_before,
-                    self.kills_done
+                    self.kills_done,
+                    self.options.kill,
                 );
                 received_before = received;
-                next_line += Duration::from_secs(1);
+                next_line = Duration::from_secs(elapsed.as_secs() + 1);
             }
             std::thread::sleep(POLL);
+        }
+        if self.kills_done < self.options.kill {
+            return Err(Failure::unavailable(format!(
+                "the run ended after {} of {} kills: the server takes too long to come back",
+                self.kills_done, self.options.kill
+            )));
         }
         Ok(peak)
     }
 
-    /// Random moments within the run, latest first.
-    fn kill_times(&self) -> Vec<Duration> {
-        let duration = self.options.run_duration().unwrap_or_default();
-        let draw = |_| {
-            let share = (clock::random_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-            duration.mul_f64(share * 0.95)
-        };
-        let mut times: Vec<Duration> = (0..self.options.kill).map(draw).collect();
-        times.sort_by(|one, other| other.cmp(one));
-        times
+    /// Whether a run with kills has had them all, and the time and messages it was to have.
+    fn is_killed_enough(&self, elapsed: Duration, accepted: &Path) -> Result<bool, Failure> {
+        let options = self.options;
+        if options.kill == 0 || self.kills_done < options.kill {
+            return Ok(false);
+        }
+        let long_enough = options.duration.is_none_or(|duration| elapsed >= duration);
+        // The source makes its record before it sends anything.
+        let many_enough = options.messages.is_none()
+            || options.messages <= Some(count_ids(accepted)? / u64::from(options.recipients));
+        Ok(long_enough && many_enough)
+    }
+
+    /// A random time around the mean that the options give.
+    fn pause_before_kill(&self) -> Duration {
+        let share = (clock::random_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        self.options.kill_pause().mul_f64(2.0 * share)
     }
 
     /// Until the sink holds `expected` ids, or nothing new has come for the time of settling.
@@ -378,7 +399,7 @@ impl<'a> Round<'a> {
     /// Stored messages that differ from what was sent.
     fn verify(&self) -> Result<u64, Failure> {
         let mix = self.options.size.parse::<units::SizeMix>().map_err(Failure::usage)?;
-        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test")?;
+        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test", None)?;
         let index_of = |sequence| sequence % WARMUP_SEQUENCE;
         files::mismatched(&self.directory.join("stored"), &corpus, index_of)
     }

@@ -281,7 +281,8 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
     Failure::cannot_create(format!("cannot write {}: {error}", path.display()))
 }
 
-fn scrape(address: SocketAddr) -> std::io::Result<String> {
+/// The metrics page of a server.
+pub fn scrape(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
@@ -291,7 +292,7 @@ fn scrape(address: SocketAddr) -> std::io::Result<String> {
 }
 
 /// Values of a metric in the Prometheus text format, over its label sets.
-fn metric_values<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = f64> + 'a {
+pub fn metric_values<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = f64> + 'a {
     page.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.as_bytes().first()? {

@@ -4,36 +4,36 @@
 //! **Uses** `ringpost::proto::smtp::server`, `ringpost::runtime`, `ids`, `message`.
 //! **Holds** that an id is recorded before the 250 is sent, and only if it is sent or was lost
 //! with the connection.
-//! **Start reading** at `run`, then `session::serve`.
+//! **Start reading** at `run`, then `sinks::Sinks`, then `session::serve`.
 
 pub mod behaviour;
+pub mod limited;
+pub mod mode;
 mod session;
+mod sinks;
 mod tally;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringpost::proto::smtp::data::BareNewline;
-use ringpost::proto::smtp::server::{Dialect, ServerConfig};
-use ringpost::runtime::net::BoundListener;
-use ringpost::runtime::{executor, task, thread, timer};
+use ringpost::proto::smtp::server::Dialect;
+use ringpost::runtime::thread;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::DeliveryId;
 use crate::failure::Failure;
-use crate::ids::{self, IdWriter, RunId};
+use crate::ids::{self, RunId};
 use crate::units::{self, Cores};
 use crate::{stop, usage};
 use behaviour::{Behaviour, LatencyRule, ReplyRule};
-use session::Shard;
+use limited::{Limited, Limits, Seen};
+use mode::{Mode, Switch};
+pub use sinks::{Sink, Sinks};
 pub use tally::Totals;
-use tally::{Counters, Tally};
 
 /// Receives messages over SMTP or LMTP, and can be as difficult as real destinations.
 ///
@@ -55,6 +55,16 @@ pub struct Options {
     /// general ones. Repeatable.
     #[arg(long)]
     pub reply: Vec<ReplyRule>,
+    /// How the sink is to everybody: normal, closed, hang-up, unavailable (421), slow:2s (before
+    /// each reply), tempfail (451 to RCPT).
+    #[arg(long, default_value = "normal")]
+    pub mode: Mode,
+    /// Counts connections and answers 421 to those beyond this many at once.
+    #[arg(long)]
+    pub connections_max: Option<usize>,
+    /// Counts messages and answers 451 to those beyond this many in any second.
+    #[arg(long)]
+    pub messages_per_second_max: Option<usize>,
     /// Share of messages at whose first content the connection is reset.
     #[arg(long, value_parser = units::share, default_value = "0%")]
     pub drop_before_dot: f64,
@@ -89,11 +99,43 @@ pub struct Options {
 }
 
 /// What all connections follow.
+#[derive(Default)]
 pub struct Rules {
-    behaviour: Behaviour,
-    run: Option<RunId>,
-    store: Option<PathBuf>,
-    stored_count: AtomicU64,
+    pub behaviour: Behaviour,
+    pub mode: Switch,
+    pub limited: Option<Arc<Limited>>,
+    pub run: Option<RunId>,
+    pub arrivals: Option<Arc<Arrivals>>,
+    pub store: Option<PathBuf>,
+    pub stored_count: AtomicU64,
+}
+
+/// When the messages from a sequence number on arrived.
+#[derive(Default)]
+pub struct Arrivals {
+    pub first_sequence: u64,
+    times: Mutex<Vec<(DeliveryId, u64)>>,
+}
+
+impl Arrivals {
+    /// Collects from `first_sequence` on.
+    #[expect(dead_code, reason = "for the next scenario")]
+    pub fn from(first_sequence: u64) -> Self {
+        Self { first_sequence, times: Mutex::default() }
+    }
+
+    /// `now_us` in microseconds since 1970.
+    fn note(&self, id: DeliveryId, now_us: u64) {
+        if id.sequence() >= self.first_sequence {
+            self.times.lock().unwrap_or_else(PoisonError::into_inner).push((id, now_us));
+        }
+    }
+
+    /// Ids with their times, and forgets them.
+    #[expect(dead_code, reason = "for the next scenario")]
+    pub fn take(&self) -> Vec<(DeliveryId, u64)> {
+        std::mem::take(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Rules {
@@ -111,6 +153,8 @@ pub struct Report {
     pub first_us: u64,
     pub last_us: u64,
     pub refusals: BTreeMap<String, u64>,
+    /// With limits only.
+    pub limits: Option<Seen>,
     pub own_cpu_us_per_message: f64,
 }
 
@@ -145,75 +189,50 @@ fn receive(options: &Options) -> Result<Report, Failure> {
     let mut behaviour = Behaviour::new(&options.reply, &options.latency);
     behaviour.drop_before_dot = options.drop_before_dot;
     behaviour.drop_after_dot = options.drop_after_dot;
+    let limited = (options.connections_max.is_some() || options.messages_per_second_max.is_some())
+        .then(|| {
+            Arc::new(Limited::new(Limits {
+                connections: options.connections_max.unwrap_or(usize::MAX),
+                messages_per_second: options.messages_per_second_max.unwrap_or(usize::MAX),
+            }))
+        });
     let rules = Arc::new(Rules {
         behaviour,
+        mode: Switch::new(options.mode),
+        limited: limited.clone(),
         run: options.run,
         store: options.store.clone(),
-        stored_count: AtomicU64::new(0),
+        ..Rules::default()
     });
+    let dialect = if options.lmtp { Dialect::Lmtp } else { Dialect::Smtp };
     let cpu_before = usage::own_cpu();
-    let counters: Arc<[Counters]> = cores.iter().map(|_| Counters::default()).collect();
-    let ended = Arc::new(AtomicBool::new(false));
-    let (tallies, tallied) = channel();
-    let mut executors = Vec::new();
-    for (index, core) in cores.iter().enumerate() {
-        let listener = BoundListener::bind(options.listen).map_err(|error| {
-            Failure::unavailable(format!(
-                "cannot listen on {}: {error}; choose another address with --listen",
-                options.listen
-            ))
-        })?;
-        let start = ShardStart {
-            index,
-            listener,
-            rules: rules.clone(),
-            dialect: if options.lmtp { Dialect::Lmtp } else { Dialect::Smtp },
-            counters: counters.clone(),
-            record: options.record.clone(),
-            ended: ended.clone(),
-            tallies: tallies.clone(),
-        };
-        let executor = executor::spawn(&format!("sink-{index}"), Some(*core), || start.run());
-        executors.push(executor.map_err(|error| Failure::system(error.to_string()))?);
-    }
-    drop(tallies);
+    let sink = Sink { address: options.listen, dialect, rules };
+    let sinks = Sinks::start(vec![sink], &cores, options.record.as_deref())?;
     if !options.quiet {
         eprintln!("sink listens on {}", options.listen);
     }
-    watch(options, &counters);
-    ended.store(true, Ordering::Relaxed);
-    for executor in executors {
-        match executor.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(Failure::system(format!("an executor did not start: {error}")));
-            }
-            Err(_) => return Err(Failure::broken_promise("an executor ended in a panic")),
-        }
-    }
-    let mut tally = Tally::default();
-    for shard_tally in tallied {
-        tally.add(&shard_tally?);
-    }
-    let totals = Totals::of(counters.iter());
+    watch(options, &sinks);
+    let totals = sinks.all_totals();
+    let tally = sinks.stop()?;
     let own_cpu_us = (usage::own_cpu() - cpu_before).as_micros() as f64;
     Ok(Report {
         totals,
         first_us: tally.first_us(),
         last_us: tally.last_us(),
         refusals: tally.refusals(),
+        limits: limited.map(|limited| limited.seen()),
         own_cpu_us_per_message: own_cpu_us / totals.messages.max(1) as f64,
     })
 }
 
 /// Prints progress until something says that the run is over.
-fn watch(options: &Options, counters: &[Counters]) {
+fn watch(options: &Options, sinks: &Sinks) {
     let started = Instant::now();
     let (mut last_messages, mut last_change) = (0, Instant::now());
     let (mut printed_messages, mut printed_second) = (0, 0);
     loop {
         std::thread::sleep(TICK);
-        let totals = Totals::of(counters.iter());
+        let totals = sinks.all_totals();
         if totals.messages != last_messages {
             (last_messages, last_change) = (totals.messages, Instant::now());
         }
@@ -237,67 +256,6 @@ fn watch(options: &Options, counters: &[Counters]) {
     }
 }
 
-struct ShardStart {
-    index: usize,
-    listener: BoundListener,
-    rules: Arc<Rules>,
-    dialect: Dialect,
-    counters: Arc<[Counters]>,
-    record: Option<PathBuf>,
-    ended: Arc<AtomicBool>,
-    tallies: Sender<Result<Tally, Failure>>,
-}
-
-impl ShardStart {
-    /// One shard of the sink, until the run is over.
-    async fn run(self) {
-        let tallies = self.tallies.clone();
-        let result = self.receive().await;
-        // The receiver is gone only when the program is ending already.
-        let _ = tallies.send(result);
-    }
-
-    async fn receive(self) -> Result<Tally, Failure> {
-        let system = |error: std::io::Error| Failure::system(error.to_string());
-        let shard = Rc::new(Shard {
-            rules: self.rules,
-            config: Rc::new(server_config(self.dialect)),
-            counters: self.counters,
-            index: self.index,
-            tally: RefCell::default(),
-            received: RefCell::new(IdWriter::open(self.record.as_deref()).map_err(system)?),
-        });
-        let listener = self.listener.attach();
-        let accepting = shard.clone();
-        task::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await;
-                task::spawn(session::serve(accepting.clone(), stream));
-            }
-        });
-        while !self.ended.load(Ordering::Relaxed) {
-            timer::sleep(TICK).await;
-            shard.received.borrow_mut().flush().map_err(system)?;
-        }
-        shard.received.borrow_mut().flush().map_err(system)?;
-        Ok(shard.tally.take())
-    }
-}
-
-/// A server that takes whatever it is given.
-fn server_config(dialect: Dialect) -> ServerConfig {
-    ServerConfig {
-        hostname: "sink.test".to_owned(),
-        dialect,
-        message_bytes_max: 1 << 30,
-        recipients_max: ringpost::limits::RECIPIENTS_MAX,
-        errors_max: u32::MAX,
-        received_fields_max: u32::MAX,
-        bare_newline: BareNewline::Refuse,
-        messages_max: u32::MAX,
-    }
-}
-
 fn print_table(report: &Report) {
     let totals = &report.totals;
     let seconds = (report.last_us - report.first_us).max(1) as f64 / 1e6;
@@ -308,6 +266,11 @@ fn print_table(report: &Report) {
     println!("dropped     {:>12}", totals.dropped);
     println!("connections {:>12}", totals.connections);
     println!("own CPU     {:>12.1} us a message", report.own_cpu_us_per_message);
+    if let Some(seen) = &report.limits {
+        println!("at once     {:>12} connections, most", seen.max_connections);
+        println!("in a second {:>12} messages, most", seen.max_messages_in_any_second());
+        println!("violations  {:>12}", seen.violations());
+    }
     for (kind, count) in &report.refusals {
         println!("refusal {kind}: {count} times");
     }

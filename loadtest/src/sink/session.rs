@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use ringpost::runtime::timer;
 
 use super::Rules;
 use super::behaviour::{Phase, happens};
+use super::mode::{Dead, Mode};
 use super::tally::{Counters, Tally};
 use crate::audit::DeliveryId;
 use crate::ids::IdWriter;
@@ -37,20 +39,28 @@ impl Shard {
     }
 }
 
-/// Serves one client until it goes, or until the dice say that we go.
-pub async fn serve(shard: Rc<Shard>, mut stream: TcpStream) {
+/// Serves one client until it goes, or until the dice or the mode say that we go.
+pub async fn serve(shard: Rc<Shard>, mut stream: TcpStream, peer: SocketAddr) {
     shard.counters().on_connection();
+    let counted = shard.rules.limited.as_ref().map(|limited| limited.on_accepted(peer));
     let mut session = Session::new(shard.clone());
-    if session.greet() == Then::GoOn {
-        // A client that vanished is its own business; what it did not finish does not count.
-        let _ = session.converse(&mut stream).await;
-    } else {
-        let _ = stream.write_all(&session.out).await;
-    }
+    session.greet(counted.as_ref().is_none_or(|(_, allowed)| *allowed));
+    // A client that vanished is its own business; what it did not finish does not count.
+    let _ = session.converse(&mut stream).await;
     if session.then == Then::Drop {
         shard.counters().on_dropped();
         stream.abort();
+    } else if counted.is_some() {
+        await_end(&mut stream).await;
     }
+}
+
+/// Until the client's FIN or RST has come: so long it counts as connected.
+async fn await_end(stream: &mut TcpStream) {
+    // Of a client that has gone already there is nothing to wait for, and the read says so.
+    let _ = stream.shutdown_write().await;
+    stream.set_deadline(Some(END_WAIT_MAX));
+    while let Ok(false) = stream.read_scratch(<[u8]>::is_empty).await {}
 }
 
 /// What follows the octets that were read.
@@ -107,22 +117,47 @@ impl Session {
         }
     }
 
-    fn greet(&mut self) -> Then {
-        match self.refusal(Phase::Connect) {
+    fn greet(&mut self, allowed: bool) {
+        let refusal = match self.mode() {
+            Mode::Dead(Dead::HangUp) => {
+                self.then = Then::Close;
+                return;
+            }
+            Mode::Dead(_) => Some(UNAVAILABLE),
+            _ if !allowed => Some(TOO_MANY_CONNECTIONS),
+            _ => self.refusal(Phase::Connect),
+        };
+        match refusal {
             Some(refusal) => {
                 refusal.write(&mut self.out);
                 self.then = Then::Close;
             }
             None => self.machine.greet(&mut self.out),
         }
-        self.then
+    }
+
+    fn mode(&self) -> Mode {
+        self.shard.rules.mode.mode()
+    }
+
+    /// What the mode and the rules want to be waited for; a change of the mode ends it.
+    async fn pause(&mut self) {
+        let mode = self.mode();
+        let mut left = std::mem::take(&mut self.wait);
+        if let Mode::Slow(delay) = mode
+            && !self.out.is_empty()
+        {
+            left += delay;
+        }
+        while left > Duration::ZERO && self.mode() == mode {
+            timer::sleep(left.min(PAUSE_STEP)).await;
+            left = left.saturating_sub(PAUSE_STEP);
+        }
     }
 
     async fn converse(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         loop {
-            if self.wait > Duration::ZERO {
-                timer::sleep(std::mem::take(&mut self.wait)).await;
-            }
+            self.pause().await;
             if self.then == Then::Drop {
                 return Ok(());
             }
@@ -139,6 +174,10 @@ impl Session {
                 .read_scratch(|bytes| {
                     if bytes.is_empty() {
                         return Ok(true);
+                    }
+                    if matches!(self.mode(), Mode::Dead(_)) {
+                        self.then = Then::Drop;
+                        return Ok(false);
                     }
                     self.take(bytes).map(|()| false)
                 })
@@ -177,7 +216,12 @@ impl Session {
                         let path = mail.reverse_path.map_or("", |path| path.as_str());
                         self.envelope = format!("MAIL FROM:<{path}>\n");
                     }
-                    self.answer(Phase::Mail, SENDER_OK);
+                    let limited = self.shard.rules.limited.as_ref();
+                    if limited.is_some_and(|limited| !limited.on_mail()) {
+                        self.machine.answer(&TOO_MANY_MESSAGES, &mut self.out);
+                    } else {
+                        self.answer(Phase::Mail, SENDER_OK);
+                    }
                 }
                 Event::Rcpt(rcpt) => {
                     let path = rcpt.forward_path;
@@ -235,7 +279,11 @@ impl Session {
             self.then = Then::Drop;
             return Ok(());
         }
-        let refused = self.refusal(Phase::End);
+        let limited = self.shard.rules.limited.as_ref();
+        let refused = match limited.is_some_and(|limited| !limited.on_content_end()) {
+            true => Some(TOO_MANY_MESSAGES),
+            false => self.refusal(Phase::End),
+        };
         if refused.is_none() {
             self.book()?;
         }
@@ -254,14 +302,19 @@ impl Session {
     /// Counts the message for every recipient: from here on it is ours.
     fn book(&mut self) -> io::Result<()> {
         let shard = &self.shard;
-        shard.counters().on_received(self.recipients.len() as u64, self.content_bytes);
-        shard.tally.borrow().on_received_at(usage::unix_us());
+        let now_us = usage::unix_us();
+        shard.counters().on_received(self.recipients.len() as u64, self.content_bytes, now_us);
+        shard.tally.borrow().on_received_at(now_us);
         if let Some((run, sequence)) = self.id
             && shard.rules.run.is_none_or(|ours| ours == run)
         {
             let mut received = shard.received.borrow_mut();
             for index in &self.recipients {
-                received.push(DeliveryId::new(sequence, *index))?;
+                let id = DeliveryId::new(sequence, *index);
+                received.push(id)?;
+                if let Some(arrivals) = &shard.rules.arrivals {
+                    arrivals.note(id, now_us);
+                }
             }
         } else {
             shard.counters().on_foreign();
@@ -286,6 +339,10 @@ impl Session {
     }
 
     fn refusal(&self, phase: Phase) -> Option<Reply> {
+        if phase == Phase::Rcpt && self.mode() == Mode::TempFail {
+            self.shard.tally.borrow_mut().on_refusal(phase, NOT_NOW.code);
+            return Some(NOT_NOW);
+        }
         let behaviour = &self.shard.rules.behaviour;
         let code = behaviour.refusal(phase, self.known_domain(), clock::random_u64())?;
         self.shard.tally.borrow_mut().on_refusal(phase, code);
@@ -319,6 +376,10 @@ fn recipient_index(local_part: &str) -> u16 {
 /// The header section in which the id is looked for.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// A client that neither closes nor says anything ceases to count after this.
+const END_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A change of the mode is noticed within this.
+const PAUSE_STEP: Duration = Duration::from_millis(100);
 const TRANSIENT: EnhancedStatusCode = EnhancedStatusCode::new(4, 0, 0);
 const PERMANENT: EnhancedStatusCode = EnhancedStatusCode::new(5, 0, 0);
 const SENDER_OK: Reply = Reply::new(250, status::OK, "reverse-path");
@@ -326,3 +387,7 @@ const RECIPIENT_OK: Reply = Reply::new(250, status::OK, "recipient");
 const GO_AHEAD: Reply = Reply::bare(354, "end with CRLF.CRLF");
 const RECEIVED: Reply = Reply::new(250, status::OK, "received");
 const VRFY: Reply = Reply::bare(252, "send and see");
+const UNAVAILABLE: Reply = Reply::new(421, TRANSIENT, "this sink is dead for now");
+const TOO_MANY_CONNECTIONS: Reply = Reply::new(421, TRANSIENT, "too many connections");
+const TOO_MANY_MESSAGES: Reply = Reply::new(451, TRANSIENT, "too many messages in a second");
+const NOT_NOW: Reply = Reply::new(451, TRANSIENT, "this sink takes nothing for now");

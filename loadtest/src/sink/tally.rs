@@ -18,13 +18,21 @@ pub struct Counters {
     foreign: AtomicU64,
     dropped: AtomicU64,
     connections: AtomicU64,
+    last_us: AtomicU64,
 }
 
 impl Counters {
-    pub fn on_received(&self, recipient_count: u64, bytes: u64) {
+    /// `now_us` in microseconds since 1970.
+    pub fn on_received(&self, recipient_count: u64, bytes: u64, now_us: u64) {
+        self.last_us.store(now_us, Ordering::Relaxed);
         bump(&self.messages, 1);
         bump(&self.recipients, recipient_count);
         bump(&self.bytes, bytes);
+    }
+
+    /// When the last message came; 0 before the first.
+    pub fn last_us(&self) -> u64 {
+        self.last_us.load(Ordering::Relaxed)
     }
 
     /// Received, and not a message of the run.

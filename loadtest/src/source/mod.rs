@@ -76,11 +76,17 @@ pub fn run(options: Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn send_all(options: &Options) -> Result<Report, Failure> {
+/// Sends all messages of a run, in this process.
+pub fn send_all(options: &Options) -> Result<Report, Failure> {
     options.check()?;
     let run = options.run.unwrap_or_else(RunId::random);
     let work = Arc::new(Work::new(options, run)?);
     if let Some(path) = &options.record {
+        ids::create(path, run).map_err(|error| {
+            Failure::cannot_create(format!("cannot write {}: {error}", path.display()))
+        })?;
+    }
+    if let Some(path) = &options.record_times {
         ids::create(path, run).map_err(|error| {
             Failure::cannot_create(format!("cannot write {}: {error}", path.display()))
         })?;
@@ -111,6 +117,7 @@ fn send_all(options: &Options) -> Result<Report, Failure> {
             dispatch: dispatch.clone(),
             counters: counters.clone(),
             record: options.record.clone(),
+            record_times: options.record_times.clone(),
             tallies: tallies.clone(),
         };
         let executor = executor::spawn(&format!("source-{index}"), Some(*core), || start.run());
@@ -166,6 +173,7 @@ struct ShardStart {
     dispatch: Arc<Dispatch>,
     counters: Arc<[Counters]>,
     record: Option<PathBuf>,
+    record_times: Option<PathBuf>,
     tallies: Sender<Result<Tally, Failure>>,
 }
 
@@ -186,6 +194,7 @@ impl ShardStart {
             index: self.index,
             tally: RefCell::new(Tally::new()),
             accepted: RefCell::new(IdWriter::open(self.record.as_deref()).map_err(system)?),
+            times: RefCell::new(IdWriter::open(self.record_times.as_deref()).map_err(system)?),
         });
         for _ in 0..self.connection_count {
             task::spawn(session::run(shard.clone()));
@@ -194,6 +203,7 @@ impl ShardStart {
         while Rc::strong_count(&shard) > 1 {
             timer::sleep(TICK).await;
             shard.accepted.borrow_mut().flush().map_err(system)?;
+            shard.times.borrow_mut().flush().map_err(system)?;
             if stop::requested() {
                 self.dispatch.stop();
             }
@@ -202,6 +212,7 @@ impl ShardStart {
             }
         }
         shard.accepted.borrow_mut().flush().map_err(system)?;
+        shard.times.borrow_mut().flush().map_err(system)?;
         Ok(shard.tally.replace(Tally::new()))
     }
 }

@@ -55,6 +55,9 @@ pub struct Options {
     /// Instead of each domain D that many: d0.D, d1.D, and so on.
     #[arg(long, default_value_t = 1)]
     pub domain_count: usize,
+    /// A header field that generated messages begin with: "X-Class: transactional".
+    #[arg(long, value_name = "FIELD")]
+    pub field: Option<String>,
     /// Reverse-path of each message.
     #[arg(long, default_value = "source@source.test")]
     pub reverse_path: String,
@@ -76,6 +79,9 @@ pub struct Options {
     /// Records the accepted ids in this file, for an audit against the sink's.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// The same with the time of each 250; no audit reads this.
+    #[arg(long, value_name = "FILE")]
+    pub record_times: Option<PathBuf>,
     /// No line each second on standard error.
     #[arg(long)]
     pub quiet: bool,
@@ -84,7 +90,19 @@ pub struct Options {
     pub json: bool,
 }
 
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
 impl Options {
+    /// What the command line says when it says nothing but the target.
+    pub fn to(target: SocketAddr) -> Self {
+        let line = <Line as clap::Parser>::parse_from(["source"]);
+        Self { target, ..line.options }
+    }
+
     /// Refuses values that cannot be run.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |text: &str| Err(Failure::usage(text));

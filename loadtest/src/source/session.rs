@@ -16,6 +16,7 @@ use super::work::Work;
 use crate::audit::DeliveryId;
 use crate::ids::IdWriter;
 use crate::message::Template;
+use crate::usage;
 
 /// What the connections of one shard share.
 pub struct Shard {
@@ -26,6 +27,7 @@ pub struct Shard {
     pub index: usize,
     pub tally: RefCell<Tally>,
     pub accepted: RefCell<IdWriter>,
+    pub times: RefCell<IdWriter>,
 }
 
 impl Shard {
@@ -309,8 +311,10 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let sequence = work.first_sequence + turn.index;
         let mut accepted = self.shard.accepted.borrow_mut();
+        let mut times = self.shard.times.borrow_mut();
         for index in &self.accepted {
             accepted.push(DeliveryId::new(sequence, *index))?;
+            times.push_at(DeliveryId::new(sequence, *index), usage::unix_us)?;
         }
         self.shard.counters().on_accepted(self.accepted.len() as u64);
         let mut tally = self.shard.tally.borrow_mut();

@@ -1,0 +1,337 @@
+//! `ringpost-loadtest backlog`: what a queue of a million costs, and whether it comes through.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::server::Server;
+use super::stage::{self, Drain, Injection, SinkPlan, Stage};
+use super::{judge, print};
+use crate::audit::SEQUENCE_END;
+use crate::failure::Failure;
+use crate::sink::mode::Mode;
+use crate::units;
+use crate::{source, stop};
+
+/// Fills a queue that cannot be delivered, restarts the server on it, and lets it go.
+///
+/// (a) Messages are relayed to a sink that is up. (b) The queue fills with messages for dead and
+/// slow sinks, in slices by the same source; the first slice finds it empty. (c) The server is
+/// stopped and started, then killed and started. (d) The sinks recover, the operator has everything
+/// retried at once, and the queue drains.
+///
+/// accept_rate_ratio: acceptances a second behind the first slice over those of the first, both
+/// without deliveries. accept_cpu_ratio: the same of the server's CPU a message, which other work
+/// on the machine disturbs less. index_bytes_per_message: the server's own count, if it has one.
+/// rss_bytes_per_message: growth of resident memory while the queue fills, caches included;
+/// rss_bytes_per_message_restarted: after a restart, over a server without a queue.
+/// restart_s: from exec to the greeting. drain_rate_ratio: of the whole drain over the direct relay
+/// of the same messages, which accepts at the same time; drain_rate_peak: in the best two seconds.
+///
+/// Must hold: nothing is lost, and a restarted server has every message that was queued.
+#[derive(clap::Args, Clone, Debug)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// Messages to queue.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub messages: u64,
+    /// Domains that they go to, half of them dead, half of them slow.
+    #[arg(long, default_value_t = 100)]
+    pub domains: usize,
+    /// Messages of the direct relay; a fifth of --messages by default, at least 10000.
+    #[arg(long)]
+    pub direct_messages: Option<u64>,
+    /// How the dead sinks are dead: closed, hang-up, unavailable.
+    #[arg(long, default_value = "closed")]
+    pub dead: Mode,
+    /// What the slow sinks wait before each reply.
+    #[arg(long, value_parser = units::duration, default_value = "30s")]
+    pub slow_delay: Duration,
+    /// The server's shortest wait before it tries again; the longest is twice that.
+    #[arg(long, value_parser = units::duration, default_value = "60s")]
+    pub retry_wait: Duration,
+    #[command(flatten)]
+    pub stage: stage::Options,
+}
+
+/// What was measured.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    messages: u64,
+    domains: usize,
+    direct_accept_rate: f64,
+    direct_relay_rate: f64,
+    direct_cpu_us_per_message: f64,
+    accept_rate_empty: f64,
+    accept_rate_backlog: f64,
+    accept_rate_ratio: Option<f64>,
+    accept_rate_of_slices: Vec<u64>,
+    accept_cpu_us_empty: f64,
+    accept_cpu_us_backlog: f64,
+    accept_cpu_ratio: Option<f64>,
+    accept_p99_us_empty: u64,
+    accept_p99_us_backlog: u64,
+    relayed_while_queueing: u64,
+    index_bytes_per_message: Option<f64>,
+    rss_bytes_per_message: f64,
+    rss_bytes_per_message_restarted: f64,
+    start_empty_s: f64,
+    stop_s: f64,
+    restart_s: f64,
+    queued_after_restart: Option<u64>,
+    restart_after_kill_s: f64,
+    queued_after_kill: Option<u64>,
+    retry_all: bool,
+    retry_all_s: f64,
+    drain_rate: f64,
+    drain_rate_peak: f64,
+    drain_rate_ratio: f64,
+    drain_cpu_us_per_message: f64,
+    drain_s: f64,
+    accepted: u64,
+    relayed: u64,
+    /// Accepted and not at a sink when nothing came any more.
+    lost: u64,
+    /// What of it the server still had.
+    queued_at_end: Option<u64>,
+    duplicated: u64,
+    in_doubt: u64,
+    broken: Vec<String>,
+}
+
+/// Runs the subcommand.
+pub fn run(options: Options) -> Result<(), Failure> {
+    if options.messages < MESSAGES_MIN || options.domains < 2 {
+        return Err(Failure::usage("--messages is at least 1000 and --domains at least 2"));
+    }
+    if !matches!(options.dead, Mode::Dead(_)) {
+        return Err(Failure::usage("--dead is closed, hang-up or unavailable"));
+    }
+    stop::catch_signals();
+    let plans = [Mode::Normal, options.dead, Mode::Slow(options.slow_delay)];
+    let plans = plans.map(|mode| SinkPlan { mode, ..SinkPlan::default() });
+    let stage = Stage::new(&options.stage, "backlog", plans.into())?;
+    let routes = [("direct.test", DIRECT), ("dead.test", DEAD), ("slow.test", SLOW)];
+    let server = stage.server(&routes, options.retry_wait, |_| {})?;
+    let mut run = Run { options, stage, server, report: Report::default() };
+    run.report.messages = run.options.messages;
+    run.report.domains = run.options.domains / 2 * 2;
+    let start = run.server.start()?;
+    run.report.start_empty_s = start.as_secs_f64();
+    run.relay_directly()?;
+    let empty_bytes = run.restart_empty()?;
+    run.fill(empty_bytes)?;
+    run.restart(empty_bytes)?;
+    run.drain()?;
+    run.audit()?;
+    print(&run.report, run.options.stage.json);
+    run.stage.end(&run.report.broken)?;
+    judge(&run.report.broken)
+}
+
+struct Run {
+    options: Options,
+    stage: Stage,
+    server: Server,
+    report: Report,
+}
+
+impl Run {
+    /// (a) The way of a message that nothing holds up.
+    fn relay_directly(&mut self) -> Result<(), Failure> {
+        let messages =
+            self.options.direct_messages.unwrap_or((self.options.messages / 5).max(DIRECT_MIN));
+        eprintln!("direct relay of {messages} messages");
+        // What a first message costs is not the matter here.
+        self.inject("warm-up", &["direct.test"], WARM_UP_MESSAGES, WARM_UP_SEQUENCE)?;
+        self.wait_drained()?;
+        let cpu = self.server.group.cpu();
+        let source = self.inject("direct", &["direct.test"], messages, DIRECT_SEQUENCE)?;
+        self.wait_drained()?;
+        let cpu = self.server.group.cpu() - cpu;
+        let arrived_us = self.stage.sinks.last_arrival_us();
+        let seconds = arrived_us.saturating_sub(source.started_us).max(1) as f64 / 1e6;
+        self.report.direct_accept_rate = source.accepted_per_s;
+        self.report.direct_relay_rate = messages as f64 / seconds;
+        self.report.direct_cpu_us_per_message = micros(cpu) / messages as f64;
+        Ok(())
+    }
+
+    /// Caches of the direct relay go; returns the memory of a server without a queue.
+    fn restart_empty(&mut self) -> Result<u64, Failure> {
+        self.server.stop()?;
+        self.server.start()?;
+        std::thread::sleep(CALM);
+        Ok(self.server.resident_bytes())
+    }
+
+    /// (b) Slice after slice into a queue that nothing leaves.
+    fn fill(&mut self, empty_bytes: u64) -> Result<(), Failure> {
+        let messages = self.options.messages;
+        let slice = messages.div_ceil(SLICES);
+        eprintln!("queueing {messages} messages for dead and slow sinks");
+        let relayed_before = self.stage.sinks.all_totals().recipients;
+        let mut sent = 0;
+        let (mut seconds, mut cpu_us, mut p99s) = (0.0, 0.0, Vec::new());
+        while sent < messages {
+            let count = slice.min(messages - sent);
+            let cpu = self.server.group.cpu();
+            let source =
+                self.inject(&format!("slice-{sent}"), &["dead.test", "slow.test"], count, sent)?;
+            let cpu = self.server.group.cpu() - cpu;
+            self.report.accept_rate_of_slices.push(source.accepted_per_s as u64);
+            if sent == 0 {
+                self.report.accept_rate_empty = source.accepted_per_s;
+                self.report.accept_cpu_us_empty = micros(cpu) / count as f64;
+                self.report.accept_p99_us_empty = source.end_of_data.p99_us;
+            } else {
+                seconds += source.seconds;
+                cpu_us += micros(cpu);
+                p99s.push(source.end_of_data.p99_us);
+            }
+            sent += count;
+        }
+        let behind_first = messages.saturating_sub(slice) as f64;
+        self.report.accept_rate_backlog = behind_first / f64::max(seconds, 1e-6);
+        self.report.accept_cpu_us_backlog = cpu_us / behind_first.max(1.0);
+        p99s.sort_unstable();
+        self.report.accept_p99_us_backlog = p99s.get(p99s.len() / 2).copied().unwrap_or(0);
+        let report = &mut self.report;
+        report.accept_rate_ratio = ratio(report.accept_rate_backlog, report.accept_rate_empty);
+        report.accept_cpu_ratio = ratio(report.accept_cpu_us_backlog, report.accept_cpu_us_empty);
+        std::thread::sleep(CALM);
+        let relayed = self.stage.sinks.all_totals().recipients - relayed_before;
+        self.report.relayed_while_queueing = relayed;
+        let queued = self.server.queued().unwrap_or(messages - relayed).max(1) as f64;
+        let index_bytes = self.server.metric("ringpost_queue_index_bytes");
+        self.report.index_bytes_per_message = index_bytes.map(|bytes| bytes / queued);
+        let grown = self.server.resident_bytes().saturating_sub(empty_bytes);
+        self.report.rss_bytes_per_message = grown as f64 / queued;
+        Ok(())
+    }
+
+    /// (c) In order, and as after a crash.
+    fn restart(&mut self, empty_bytes: u64) -> Result<(), Failure> {
+        self.report.stop_s = self.server.stop()?.as_secs_f64();
+        eprintln!("stopped; starting on the queue");
+        self.report.restart_s = self.server.start()?.as_secs_f64();
+        std::thread::sleep(CALM);
+        self.report.queued_after_restart = self.check_queued("a restart")?;
+        let queued = self.report.queued_after_restart.unwrap_or(self.options.messages).max(1);
+        let grown = self.server.resident_bytes().saturating_sub(empty_bytes);
+        self.report.rss_bytes_per_message_restarted = grown as f64 / queued as f64;
+        self.server.kill()?;
+        eprintln!("killed; starting on the queue");
+        self.report.restart_after_kill_s = self.server.start()?.as_secs_f64();
+        std::thread::sleep(CALM);
+        self.report.queued_after_kill = self.check_queued("a kill")?;
+        Ok(())
+    }
+
+    /// What is not at a sink must be queued: the count may be above that (a kill makes duplicates),
+    /// never below.
+    fn check_queued(&mut self, after: &str) -> Result<Option<u64>, Failure> {
+        let queued = self.server.queued();
+        let owed = self.stage.audit()?.lost;
+        if let Some(queued) = queued
+            && queued < owed
+        {
+            let text = format!("after {after} {queued} of {owed} messages are queued");
+            self.report.broken.push(text);
+        }
+        Ok(queued)
+    }
+
+    /// (d) Everything is well again.
+    fn drain(&mut self) -> Result<(), Failure> {
+        let mark = self.stage.mark();
+        for sink in [DEAD, SLOW] {
+            self.stage.switch(sink, Mode::Normal);
+        }
+        let cpu = self.server.group.cpu();
+        let before = Instant::now();
+        self.report.retry_all = self.server.retry_all()?;
+        self.report.retry_all_s = before.elapsed().as_secs_f64();
+        let mut settle = self.options.stage.settle;
+        if !self.report.retry_all {
+            eprintln!("no `ringpost queue retry --all` here: waiting for the retries as they come");
+            // The server may have doubled its wait up to the longest one, and spreads it.
+            settle += self.options.retry_wait * 3;
+        }
+        let drain = self.stage.drain(&mut self.server, mark, settle, DRAIN_TIME_MAX)?;
+        let cpu = self.server.group.cpu() - cpu;
+        let report = &mut self.report;
+        report.drain_cpu_us_per_message = micros(cpu) / drain.count().max(1) as f64;
+        report.drain_s = drain.duration().as_secs_f64();
+        report.drain_rate = drain.rate();
+        report.drain_rate_peak = drain.peak_rate(PEAK_STRETCH);
+        report.drain_rate_ratio = report.drain_rate / report.direct_relay_rate.max(1e-6);
+        Ok(())
+    }
+
+    fn audit(&mut self) -> Result<(), Failure> {
+        self.report.queued_at_end = self.server.queued();
+        self.server.stop()?;
+        let audit = self.stage.audit()?;
+        let report = &mut self.report;
+        (report.accepted, report.relayed) = (audit.accepted, audit.relayed);
+        (report.lost, report.duplicated) = (audit.lost, audit.duplicated);
+        report.in_doubt = audit.in_doubt;
+        if audit.lost > 0 {
+            let (lost, examples) = (audit.lost, &audit.lost_examples);
+            let queued = report.queued_at_end.unwrap_or(0);
+            report.broken.push(format!(
+                "{lost} accepted did not arrive ({queued} are still queued), such as {examples:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn inject(
+        &mut self,
+        name: &str,
+        domains: &[&str],
+        messages: u64,
+        first_sequence: u64,
+    ) -> Result<source::Report, Failure> {
+        let injection = Injection {
+            name: name.to_owned(),
+            messages,
+            first_sequence,
+            domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+            domain_count: (self.options.domains / 2).max(1),
+            ..Injection::default()
+        };
+        self.stage.inject(&self.server, &injection)
+    }
+
+    fn wait_drained(&mut self) -> Result<Drain, Failure> {
+        let mark = self.stage.mark();
+        self.stage.drain(&mut self.server, mark, self.options.stage.settle, DRAIN_TIME_MAX)
+    }
+}
+
+/// `None` where one of them was not measured.
+fn ratio(value: f64, base: f64) -> Option<f64> {
+    (value > 0.0 && base > 0.0).then(|| value / base)
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_micros() as f64
+}
+
+/// Sinks by index.
+const DIRECT: usize = 0;
+const DEAD: usize = 1;
+const SLOW: usize = 2;
+/// The queue fills in that many steps; the rate of each is shown.
+const SLICES: u64 = 20;
+const MESSAGES_MIN: u64 = 1_000;
+const DIRECT_MIN: u64 = 10_000;
+const WARM_UP_MESSAGES: u64 = 1_000;
+const WARM_UP_SEQUENCE: u64 = 1 << 40;
+const DIRECT_SEQUENCE: u64 = 1 << 41;
+const _: () = assert!(DIRECT_SEQUENCE < SEQUENCE_END / 2);
+const CALM: Duration = Duration::from_millis(500);
+const PEAK_STRETCH: Duration = Duration::from_secs(2);
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(3600);

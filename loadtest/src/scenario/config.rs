@@ -1,0 +1,105 @@
+//! The server's configuration for a scenario: every key that a scenario writes stands here.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::sink::limited::Limits;
+
+/// What a scenario asks of the server.
+pub struct Plan<'a> {
+    pub directory: &'a str,
+    pub address: SocketAddr,
+    pub metrics: SocketAddr,
+    /// Where the mail for `domain` (`*.domain` too) goes.
+    pub routes: Vec<(&'a str, SocketAddr)>,
+    pub shard_count: Option<usize>,
+    pub retry_wait: Duration,
+    pub limit: Option<(SocketAddr, Limits)>,
+    pub class_field: Option<&'a str>,
+}
+
+impl Plan<'_> {
+    /// Bounds of the reception out of the way, durability as shipped.
+    pub fn write(&self) -> String {
+        let Self { directory, address, metrics, .. } = self;
+        let mut text = format!(
+            "hostname = \"ringpost.test\"\n\
+             data_dir = \"{directory}/data\"\n\
+             [[listener]]\n\
+             address = \"{address}\"\n\
+             [reception]\n\
+             relay_networks = [\"127.0.0.0/8\"]\n\
+             message_bytes_max = \"1GiB\"\n\
+             sessions_max = 60000\n\
+             sessions_per_client_max = 60000\n\
+             messages_per_session_max = 1000000000\n\
+             [metrics]\n\
+             listen = \"{metrics}\"\n\
+             [log]\n\
+             path = \"{directory}/outcomes.log\"\n"
+        );
+        let wait_ms = self.retry_wait.as_millis();
+        // Writing into memory does not fail, here and below.
+        let _ = write!(
+            text,
+            "[queue]\nretry_wait_min = \"{wait_ms}ms\"\nretry_wait_max = \"{}ms\"\n",
+            2 * wait_ms
+        );
+        text.push_str("[shards]\ndrain = \"5s\"\n");
+        if let Some(count) = self.shard_count {
+            let _ = writeln!(text, "count = {count}");
+        }
+        for (domain, sink) in &self.routes {
+            for domain in [(*domain).to_owned(), format!("*.{domain}")] {
+                let _ = write!(
+                    text,
+                    "[[route]]\ndomain = \"{domain}\"\nnext_hop = \"smtp://{sink}\"\n"
+                );
+            }
+        }
+        if let Some((site, limits)) = &self.limit {
+            text.push_str(&limit_table(*site, limits));
+        }
+        if let Some(field) = self.class_field {
+            text.push_str(&class_table(field));
+        }
+        text
+    }
+}
+
+/// What the server may do to a site, all its shards together.
+fn limit_table(site: SocketAddr, limits: &Limits) -> String {
+    format!(
+        "[[limit]]\nmatch = \"{site}\"\nconnections = {}\nmessages_per_second = {}\n",
+        limits.connections, limits.messages_per_second
+    )
+}
+
+/// Which header field says the class of a message.
+fn class_table(field: &str) -> String {
+    format!("[reception.headers]\nclass = \"{field}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_reads_what_a_plan_writes() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let plan = Plan {
+            directory: "/nowhere",
+            address: at(1),
+            metrics: at(2),
+            routes: vec![("slow.test", at(3)), ("dead.test", at(4))],
+            shard_count: Some(2),
+            retry_wait: Duration::from_secs(30),
+            limit: None,
+            class_field: None,
+        };
+        let config = ringpost::config::Config::parse(&plan.write(), "f").expect("valid");
+        assert_eq!((config.routes.len(), config.shards.count), (4, Some(2)));
+        assert_eq!(config.queue.retry_wait_max, Duration::from_secs(60));
+    }
+}
