@@ -134,8 +134,6 @@ impl Bound {
         let data_dir = self.config.data_dir.clone();
         std::fs::create_dir_all(&data_dir)
             .map_err(|error| StartError::DataDir { path: data_dir, error })?;
-        executor::start_watchdog(STALL_MAX)
-            .map_err(|error| StartError::Thread { name: "watchdog".into(), error })?;
         let (senders, inboxes): (Vec<_>, Vec<_>) =
             (0..shard_count).map(|_| inbox::<Memo>(INBOX_MESSAGES_MAX)).unzip();
         let cores = self.cores();
@@ -167,6 +165,9 @@ impl Bound {
             let opened = opened.recv().map_err(|_| StartError::Lost { shard })?;
             opened_shards.push(opened.map_err(|error| StartError::Journal { shard, error })?);
         }
+        // Reading a long journal takes as long as it takes: only what serves is watched.
+        executor::start_watchdog(STALL_MAX)
+            .map_err(|error| StartError::Thread { name: "watchdog".into(), error })?;
         for gate in gates {
             // A shard that has opened its journal waits at its gate.
             let _ = gate.try_send(());
