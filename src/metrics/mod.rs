@@ -132,6 +132,7 @@ numbers! {
     queue {
         messages gauge "Messages queued.";
         tasks gauge "Tasks queued: a message to one destination domain.";
+        index_bytes gauge "Memory of the index, without content kept for the first attempt.";
         held counter "Tasks held because they cannot be read back.";
         settled counter "Messages all of whose recipients are settled.";
         delivered counter "Recipients Delivered.";

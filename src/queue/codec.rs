@@ -185,6 +185,14 @@ impl TaskRecord {
         indexes
     }
 
+    /// Memory of the record in a box.
+    pub fn heap_bytes(&self) -> usize {
+        let groups = self.groups.iter();
+        let of_groups = groups.map(|it| it.reply.len() + it.recipient_indexes.capacity() * 2);
+        let groups = self.groups.capacity() * size_of::<Group>();
+        size_of::<Self>() + groups + of_groups.sum::<usize>()
+    }
+
     /// Whether some recipient waits for an operator.
     pub fn is_held(&self) -> bool {
         self.groups.iter().any(|group| group.state == RecipientState::Held)

@@ -67,6 +67,8 @@ pub(super) struct Index {
     /// Messages in the order in which they were kept.
     kept_order: VecDeque<u64>,
     kept_bytes: usize,
+    /// Memory of the last STATEs.
+    record_bytes: usize,
 }
 
 impl Index {
@@ -80,6 +82,29 @@ impl Index {
 
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes
+    }
+
+    /// Memory that the index and its schedule have taken, without what is kept of content.
+    pub fn bytes(&self) -> usize {
+        // A slab's slot holds the value or the number of the next free slot.
+        let message = size_of::<Result<MessageEntry, usize>>();
+        let task = size_of::<Result<TaskEntry, usize>>();
+        let id = size_of::<(u64, u32)>() + 1;
+        self.messages.capacity() * message
+            + self.tasks.capacity() * task
+            + self.by_id.capacity() * id * 8 / 7
+            + self.kept_order.capacity() * size_of::<u64>()
+            + self.record_bytes
+            + self.schedule.bytes()
+    }
+
+    /// Where a task stands after an attempt.
+    pub fn set_record(&mut self, slot: u32, record: Box<TaskRecord>) {
+        self.record_bytes += record.heap_bytes();
+        let task = &mut self.tasks[slot as usize];
+        if let Some(before) = task.record.replace(record) {
+            self.record_bytes -= before.heap_bytes();
+        }
     }
 
     /// Enters a message with one task for each destination domain, none of them scheduled yet.
@@ -129,6 +154,7 @@ impl Index {
         let slot = self.by_id.remove(&id).expect("the message is in the index");
         let mut entry = self.messages.remove(slot as usize);
         assert_eq!(entry.open_task_count, 0);
+        debug_assert!(!self.messages.is_empty() || self.record_bytes == 0);
         if let Some(kept) = entry.kept.take() {
             self.kept_bytes -= kept.bytes();
         }
@@ -257,6 +283,7 @@ impl Index {
     /// Removes a settled task. Returns whether it was the last of its message.
     pub fn close_task(&mut self, task: Task) -> bool {
         let entry = self.tasks.remove(task.slot as usize);
+        self.record_bytes -= entry.record.as_ref().map_or(0, |record| record.heap_bytes());
         let message = &mut self.messages[entry.message as usize];
         assert_eq!(message.id, task.message);
         message.open_task_count -= 1;

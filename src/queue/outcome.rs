@@ -188,10 +188,9 @@ impl Inner {
         let mut index = self.index.borrow_mut();
         let mut retired = None;
         if ending.is_open() {
-            let entry = index.task_mut(task.slot);
-            entry.attempts = record.attempts;
+            index.task_mut(task.slot).attempts = record.attempts;
             let due_ms = record.due_ms;
-            entry.record = Some(Box::new(record));
+            index.set_record(task.slot, Box::new(record));
             index.make_delayed(task.slot, due_ms);
         } else if index.close_task(task) {
             retired = Some(index.remove(task.message));

@@ -78,7 +78,7 @@ impl Recovered {
         let task = self.index.task_mut(slot);
         task.attempts = state.attempts;
         task.due_ms = state.due_ms;
-        task.record = Some(Box::new(state));
+        self.index.set_record(slot, Box::new(state));
     }
 
     fn retire(&mut self, id: u64) {

@@ -70,6 +70,16 @@ impl Schedule {
         self.forget_if_unused(id);
     }
 
+    /// Memory of the lines and of the clock.
+    pub fn bytes(&self) -> usize {
+        let of_one = |it: &Destination| it.name.len() + it.ready.capacity() * size_of::<u32>();
+        let lines: usize = self.destinations.iter().map(|(_, it)| of_one(it)).sum();
+        let destination = size_of::<Destination>() + size_of::<(Rc<str>, u32)>() + 1;
+        lines
+            + self.destinations.capacity() * destination
+            + self.waiting.capacity() * size_of::<Reverse<(u64, u32)>>()
+    }
+
     pub fn name(&self, id: DestinationId) -> Option<Rc<str>> {
         let destination = self.destinations.get(id.slot as usize)?;
         (destination.generation == id.generation).then(|| destination.name.clone())

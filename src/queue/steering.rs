@@ -228,7 +228,7 @@ impl Queue {
         };
         let appended = self.inner.journal.append_when_possible(&[state], Append::Settle).await;
         let appended = appended.ok()?;
-        self.inner.index.borrow_mut().task_mut(task.slot).record = Some(record);
+        self.inner.index.borrow_mut().set_record(task.slot, record);
         Some(Some(appended.ticket))
     }
 }

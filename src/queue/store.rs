@@ -288,6 +288,11 @@ impl Queue {
         stats
     }
 
+    /// Memory of the index, without content kept for the first attempt.
+    pub fn index_bytes(&self) -> usize {
+        self.inner.index.borrow().bytes()
+    }
+
     /// The public name of a message of this queue.
     pub fn id_of(&self, message: u64) -> QueueId {
         self.inner.queue_id(message)

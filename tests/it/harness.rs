@@ -91,13 +91,24 @@ impl Server {
             .expect("ringpost starts");
         self.child = Some(child);
         let end = Instant::now() + SOON;
-        // The endpoint comes last: whoever can ask it finds everything ready.
-        while TcpStream::connect(self.metrics).is_err() {
+        // It is bound early and answers last: whoever has an answer finds everything ready.
+        while !self.answers() {
             let exited = self.child.as_mut().expect("started").try_wait().expect("a status");
             assert!(exited.is_none(), "ended with {exited:?}: {}", self.stderr());
             assert!(Instant::now() < end, "does not listen: {}", self.stderr());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether the metrics endpoint says something.
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(self.metrics)?;
+            stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            stream.read_exact(&mut [0; 12])
+        };
+        ask().is_ok()
     }
 
     pub fn stderr(&self) -> String {
