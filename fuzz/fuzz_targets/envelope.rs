@@ -5,10 +5,10 @@ use libfuzzer_sys::fuzz_target;
 use ringpost::queue::codec;
 
 fuzz_target!(|payload: &[u8]| {
-    if let Ok((envelope, chunk_count)) = codec::read_envelope(payload) {
+    if let Ok((envelope, chunks)) = codec::read_envelope(payload) {
         let mut again = Vec::new();
-        codec::write_envelope(&envelope, chunk_count, &mut again);
-        assert_eq!(codec::read_envelope(&again), Ok((envelope, chunk_count)));
+        codec::write_envelope(&envelope, &chunks, &mut again);
+        assert_eq!(codec::read_envelope(&again), Ok((envelope, chunks)));
     }
     if let Ok(state) = codec::read_state(payload) {
         let mut again = Vec::new();

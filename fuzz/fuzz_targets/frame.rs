@@ -4,13 +4,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringpost::journal::format::{
-    FRAME_HEADER_BYTES, FrameHeader, Record, RecordRef, SEGMENT_HEADER_BYTES, SegmentHeader,
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderRead, Record, RecordRef, SegmentHeader,
     StoreId,
 };
 
 fuzz_target!(|input: &[u8]| {
     let store = StoreId([7; 16]);
-    assert!(SegmentHeader::read(&store, input).is_none() || input.len() >= SEGMENT_HEADER_BYTES);
+    let free = SegmentHeader::read(&store, input) == HeaderRead::Free;
+    assert!(free || input.len() >= BLOCK_BYTES);
     if let Some(header) = FrameHeader::read(&store, 9, input) {
         let mut again = [0; FRAME_HEADER_BYTES];
         header.write(&store, &mut again);

@@ -189,7 +189,9 @@ fn start_failure(error: StartError) -> Failure {
                 _ => Exit::InputOutput,
             },
             OpenError::Locked { .. } => Exit::Temporary,
-            OpenError::Foreign { .. } | OpenError::Segment { .. } => Exit::Data,
+            OpenError::Foreign { .. } | OpenError::Segment { .. } | OpenError::Version { .. } => {
+                Exit::Data
+            }
         },
         StartError::Thread { .. } => Exit::System,
         StartError::Lost { .. } => Exit::Software,

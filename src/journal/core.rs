@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 use super::format::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Record, SEGMENT_HEADER_BYTES, SegmentHeader,
-    StoreId, kind,
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Generation, Record, Run, SEGMENT_HEADER_BYTES,
+    SegmentHeader, StoreId, kind,
 };
 use crate::limits::{FRAME_BYTES_MAX, FRAMES_IN_FLIGHT_MAX, SPARE_SLOTS_MIN};
 use crate::runtime::aligned::AlignedBuffer;
@@ -40,6 +40,30 @@ impl Location {
     /// Offset in the segment file.
     pub fn offset(self) -> u64 {
         u64::from(self.block) * BLOCK_BYTES as u64 + u64::from(self.in_frame)
+    }
+
+    /// What records write of it.
+    pub const BYTES: usize = 16;
+
+    pub fn to_bytes(self) -> [u8; Location::BYTES] {
+        let mut bytes = [0; Location::BYTES];
+        bytes[0..2].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.block.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.epoch_low.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.in_frame.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.record_bytes.to_le_bytes());
+        bytes
+    }
+
+    pub fn from_bytes(bytes: [u8; Location::BYTES]) -> Location {
+        let [a, b, c, d, epoch_low @ .., e, f, g, h, i, j, k, l] = bytes;
+        Location {
+            slot: u16::from_le_bytes([a, b]),
+            block: u16::from_le_bytes([c, d]),
+            epoch_low: u32::from_le_bytes(epoch_low),
+            in_frame: u32::from_le_bytes([e, f, g, h]),
+            record_bytes: u32::from_le_bytes([i, j, k, l]),
+        }
     }
 }
 
@@ -190,13 +214,13 @@ pub struct Core {
     current: Option<Current>,
     filling: Option<Filling>,
     in_flight: VecDeque<InFlight>,
+    run: Run,
     next_seq: u64,
     next_epoch: u64,
     next_message_id: u64,
     durable_seq: u64,
     /// Highest seq that some durable frame names in `durable_upto`.
     covered_seq: u64,
-    last_seq: u64,
     last_write_ms: u64,
     clock_ms: u64,
     pool: Vec<AlignedBuffer>,
@@ -223,12 +247,16 @@ impl Core {
             current: None,
             filling: None,
             in_flight: VecDeque::new(),
+            run: Run {
+                first_epoch: start.next_epoch,
+                first_seq: start.next_seq,
+                cut_seq: start.last_seq,
+            },
             next_seq: start.next_seq,
             next_epoch: start.next_epoch,
             next_message_id: start.next_message_id,
             durable_seq: start.last_seq,
             covered_seq: start.last_seq,
-            last_seq: start.last_seq,
             last_write_ms: 0,
             clock_ms: 0,
             pool: Vec::new(),
@@ -389,6 +417,24 @@ impl Core {
         }
     }
 
+    /// Like `pin`, for what recovery found. A slot whose header cannot be read is not free after
+    /// all when something live stands there. Returns false when another life of the slot has
+    /// overwritten it.
+    pub fn pin_recovered(&mut self, location: Location) -> bool {
+        let Some(slot) = self.slots.get_mut(usize::from(location.slot)) else { return false };
+        if matches!(slot, Slot::Free { epoch: 0 }) {
+            let epoch = u64::from(location.epoch_low);
+            *slot = Slot::Used { epoch, live: 0 };
+            self.next_epoch = self.next_epoch.max(epoch + 1);
+            self.run.first_epoch = self.next_epoch;
+        }
+        let held = self.is_used(location);
+        if held {
+            self.pin(location);
+        }
+        held
+    }
+
     /// One less; only once the record that freed it is durable, and nobody reads it.
     pub fn unpin(&mut self, location: Location) {
         match &mut self.slots[usize::from(location.slot)] {
@@ -524,15 +570,18 @@ impl Core {
             Slot::Free { .. } => None,
         });
         let header = SegmentHeader {
+            generation: Generation::First,
             shard: self.shard,
             epoch,
             first_seq: self.next_seq,
             activated_ms: self.clock_ms,
-            predecessor_last_seq: self.last_seq,
+            run: self.run,
             oldest_live_epoch: used.min().expect("the new segment is in use"),
             next_message_id: self.next_message_id,
+            checkpoints: [None; 2],
         };
-        let mut buffer = self.pool.pop().unwrap_or_else(|| AlignedBuffer::new(BLOCK_BYTES));
+        let mut buffer = self.pool.pop().unwrap_or_else(|| AlignedBuffer::new(FRAME_BYTES_FIRST));
+        buffer.grow(SEGMENT_HEADER_BYTES);
         header.write(&self.store, &mut buffer[..SEGMENT_HEADER_BYTES]);
         self.effects.push(Effect::Write {
             tag: WriteTag::SegmentHeader { epoch },
@@ -585,7 +634,6 @@ impl Core {
             bytes: padded,
         });
         current.next_offset += padded as u64;
-        self.last_seq = filling.seq;
         self.last_write_ms = self.clock_ms;
         self.in_flight.push_back(InFlight { seq: filling.seq, written: false });
         self.counters.frames += 1;

@@ -7,13 +7,14 @@ use crate::limits::FRAME_BYTES_MAX;
 
 /// Unit of offsets and padding.
 pub const BLOCK_BYTES: usize = 4096;
-pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
+/// The header in two identical copies, a block each.
+pub const SEGMENT_HEADER_BYTES: usize = 2 * BLOCK_BYTES;
 pub const FRAME_HEADER_BYTES: usize = 64;
 pub const RECORD_HEADER_BYTES: usize = 24;
 
 const SEGMENT_MAGIC: u64 = 0x3147_4553_504e_4952; // "RINPSEG1"
 const FRAME_MAGIC: u32 = 0x4d52_4652; // "RFRM"
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Record types.
 pub mod kind {
@@ -21,7 +22,16 @@ pub mod kind {
     pub const CONTENT: u8 = 0x02;
     pub const STATE: u8 = 0x10;
     pub const RETIRED: u8 = 0x11;
+    pub const BEGIN: u8 = 0x20;
+    pub const ITEMS: u8 = 0x21;
+    pub const END: u8 = 0x22;
     pub const SEAL: u8 = 0x7f;
+}
+
+/// Record flags.
+pub mod flag {
+    /// A copy that compaction made: a place changes, never a state.
+    pub const MOVED: u8 = 1;
 }
 
 /// What makes one store's bytes differ from every other's.
@@ -35,66 +45,177 @@ impl StoreId {
     }
 }
 
-/// First block of a segment in use.
+/// What a segment takes in. One of each is open at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Generation {
+    /// New mail, outcomes and checkpoints.
+    First,
+    /// What compaction moved.
+    Survivors,
+}
+
+/// A complete checkpoint, by the place of its BEGIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointName {
+    /// Of the frame with BEGIN; at least 1.
+    pub begin_seq: u64,
+    pub begin_epoch: u64,
+    /// Offset of that frame in its segment, in blocks.
+    pub begin_block: u32,
+}
+
+/// The header of a segment in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    pub generation: Generation,
     pub shard: u16,
     /// Unique and increasing in a journal; the order of segments.
     pub epoch: u64,
     pub first_seq: u64,
     pub activated_ms: u64,
-    /// Frames of earlier epochs with a higher seq were dropped by a recovery, or never were.
-    pub predecessor_last_seq: u64,
+    /// The run this segment was activated in, from one start of the journal to the next.
+    pub run: Run,
     /// Segments of lower epochs hold nothing that counts.
     pub oldest_live_epoch: u64,
     /// No message id below it is free.
     pub next_message_id: u64,
+    /// The two newest complete checkpoints, the newest first.
+    pub checkpoints: [Option<CheckpointName>; 2],
+}
+
+/// From one start of a journal to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first epoch of the run.
+    pub first_epoch: u64,
+    /// The first seq of the run.
+    pub first_seq: u64,
+    /// The last seq that counted when the run began. Frames of epochs before `first_epoch` with a
+    /// higher seq were dropped.
+    pub cut_seq: u64,
+}
+
+/// What stands where a segment header may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderRead {
+    /// No header of this store: the slot is free.
+    Free,
+    Header(SegmentHeader),
+    /// A whole header of this store in a format this program does not know.
+    OtherVersion(u16),
 }
 
 impl SegmentHeader {
-    pub fn write(&self, store: &StoreId, block: &mut [u8]) {
-        assert_eq!(block.len(), SEGMENT_HEADER_BYTES);
+    /// Writes both copies.
+    pub fn write(&self, store: &StoreId, region: &mut [u8]) {
+        assert_eq!(region.len(), SEGMENT_HEADER_BYTES);
+        let (block, copy) = region.split_at_mut(BLOCK_BYTES);
         block.fill(0);
         block[0..8].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
         block[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        block[10..12].copy_from_slice(&self.generation.to_u16().to_le_bytes());
         block[12..14].copy_from_slice(&self.shard.to_le_bytes());
         block[16..32].copy_from_slice(&store.0);
+        let [newest, older] = self.checkpoints.map(|it| it.unwrap_or(NO_CHECKPOINT));
         let fields = [
             self.epoch,
             self.first_seq,
             self.activated_ms,
-            self.predecessor_last_seq,
+            self.run.first_epoch,
+            self.run.first_seq,
+            self.run.cut_seq,
             self.oldest_live_epoch,
             self.next_message_id,
+            newest.begin_seq,
+            newest.begin_epoch,
+            u64::from(newest.begin_block),
+            older.begin_seq,
+            older.begin_epoch,
+            u64::from(older.begin_block),
         ];
         for (index, field) in fields.into_iter().enumerate() {
             block[32 + 8 * index..40 + 8 * index].copy_from_slice(&field.to_le_bytes());
         }
-        let checksum = crc32c::crc32c(&block[..SEGMENT_HEADER_BYTES - 4]);
-        block[SEGMENT_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32c::crc32c(&block[..BLOCK_BYTES - 4]);
+        block[BLOCK_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        copy.copy_from_slice(block);
     }
 
-    /// `None` for anything but a whole header of this store: the slot is free.
-    pub fn read(store: &StoreId, block: &[u8]) -> Option<Self> {
-        let checksum = u32_at(block, SEGMENT_HEADER_BYTES - 4)?;
-        if checksum != crc32c::crc32c(&block[..SEGMENT_HEADER_BYTES - 4])
+    /// Reads the copy that holds; where both do and differ, one is of an earlier life and the
+    /// higher epoch is that of this one.
+    pub fn read(store: &StoreId, region: &[u8]) -> HeaderRead {
+        let mut found = HeaderRead::Free;
+        for block in region.chunks_exact(BLOCK_BYTES).take(2) {
+            let read = Self::read_copy(store, block);
+            found = match (found, read) {
+                (_, Some(HeaderRead::OtherVersion(_))) => return read.unwrap_or(found),
+                (HeaderRead::Header(one), Some(HeaderRead::Header(other)))
+                    if one.epoch >= other.epoch =>
+                {
+                    found
+                }
+                (found, read) => read.unwrap_or(found),
+            };
+        }
+        found
+    }
+
+    fn read_copy(store: &StoreId, block: &[u8]) -> Option<HeaderRead> {
+        let checksum = u32_at(block, BLOCK_BYTES - 4)?;
+        if checksum != crc32c::crc32c(&block[..BLOCK_BYTES - 4])
             || u64_at(block, 0)? != SEGMENT_MAGIC
-            || u16_at(block, 8)? != VERSION
             || block[16..32] != store.0
         {
             return None;
         }
-        Some(Self {
+        let version = u16_at(block, 8)?;
+        if version != VERSION {
+            return Some(HeaderRead::OtherVersion(version));
+        }
+        let field = |index: usize| u64_at(block, 32 + 8 * index);
+        let checkpoint = |index: usize| {
+            let name = CheckpointName {
+                begin_seq: field(index)?,
+                begin_epoch: field(index + 1)?,
+                begin_block: u32_at(block, 32 + 8 * (index + 2))?,
+            };
+            Some((name.begin_seq > 0).then_some(name))
+        };
+        let header = Self {
+            generation: Generation::from_u16(u16_at(block, 10)?)?,
             shard: u16_at(block, 12)?,
-            epoch: u64_at(block, 32)?,
-            first_seq: u64_at(block, 40)?,
-            activated_ms: u64_at(block, 48)?,
-            predecessor_last_seq: u64_at(block, 56)?,
-            oldest_live_epoch: u64_at(block, 64)?,
-            next_message_id: u64_at(block, 72)?,
-        })
+            epoch: field(0)?,
+            first_seq: field(1)?,
+            activated_ms: field(2)?,
+            run: Run { first_epoch: field(3)?, first_seq: field(4)?, cut_seq: field(5)? },
+            oldest_live_epoch: field(6)?,
+            next_message_id: field(7)?,
+            checkpoints: [checkpoint(8)?, checkpoint(11)?],
+        };
+        Some(HeaderRead::Header(header))
     }
 }
+
+impl Generation {
+    fn to_u16(self) -> u16 {
+        match self {
+            Generation::First => 0,
+            Generation::Survivors => 1,
+        }
+    }
+
+    fn from_u16(value: u16) -> Option<Self> {
+        match value {
+            0 => Some(Generation::First),
+            1 => Some(Generation::Survivors),
+            _ => None,
+        }
+    }
+}
+
+/// What stands for a checkpoint that there is not.
+const NO_CHECKPOINT: CheckpointName =
+    CheckpointName { begin_seq: 0, begin_epoch: 0, begin_block: 0 };
 
 /// First 64 bytes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,14 +389,17 @@ mod tests {
     const STORE: StoreId = StoreId([7; 16]);
 
     fn segment_header() -> SegmentHeader {
+        let name = |begin_seq| CheckpointName { begin_seq, begin_epoch: 5, begin_block: 17 };
         SegmentHeader {
+            generation: Generation::Survivors,
             shard: 3,
             epoch: 9,
             first_seq: 1_000,
             activated_ms: 1_700_000_000_000,
-            predecessor_last_seq: 990,
+            run: Run { first_epoch: 7, first_seq: 800, cut_seq: 790 },
             oldest_live_epoch: 4,
             next_message_id: 77,
+            checkpoints: [Some(name(900)), Some(name(700))],
         }
     }
 
@@ -294,18 +418,50 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_segment_header_is_seen() {
-        let mut block = vec![0; SEGMENT_HEADER_BYTES];
-        segment_header().write(&STORE, &mut block);
-        assert_eq!(SegmentHeader::read(&STORE, &block), Some(segment_header()));
-        assert_eq!(SegmentHeader::read(&StoreId([8; 16]), &block), None, "another store");
+        let mut region = vec![0; SEGMENT_HEADER_BYTES];
+        segment_header().write(&STORE, &mut region);
+        let whole = HeaderRead::Header(segment_header());
+        assert_eq!(SegmentHeader::read(&STORE, &region), whole);
+        assert_eq!(SegmentHeader::read(&StoreId([8; 16]), &region), HeaderRead::Free);
+        let mut block = region[..BLOCK_BYTES].to_vec();
         for bit in 0..block.len() * 8 {
             block[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::read(&STORE, &block), None, "bit {bit}");
+            assert_eq!(SegmentHeader::read(&STORE, &block), HeaderRead::Free, "bit {bit}");
             block[bit / 8] ^= 1 << (bit % 8);
         }
         for end in 0..block.len() {
-            assert_eq!(SegmentHeader::read(&STORE, &block[..end]), None, "cut at {end}");
+            assert_eq!(SegmentHeader::read(&STORE, &block[..end]), HeaderRead::Free, "{end}");
         }
+    }
+
+    #[test]
+    fn either_copy_of_a_segment_header_will_do_and_the_later_life_wins() {
+        let mut region = vec![0; SEGMENT_HEADER_BYTES];
+        segment_header().write(&STORE, &mut region);
+        let whole = HeaderRead::Header(segment_header());
+        for damaged in [5, BLOCK_BYTES + 5] {
+            region[damaged] ^= 1;
+            assert_eq!(SegmentHeader::read(&STORE, &region), whole);
+            region[damaged] ^= 1;
+        }
+        let mut later = vec![0; SEGMENT_HEADER_BYTES];
+        let later_header = SegmentHeader { epoch: 10, ..segment_header() };
+        later_header.write(&STORE, &mut later);
+        let front = [&later[..BLOCK_BYTES], &region[BLOCK_BYTES..]].concat();
+        assert_eq!(SegmentHeader::read(&STORE, &front), HeaderRead::Header(later_header));
+        let back = [&region[..BLOCK_BYTES], &later[BLOCK_BYTES..]].concat();
+        assert_eq!(SegmentHeader::read(&STORE, &back), HeaderRead::Header(later_header));
+    }
+
+    #[test]
+    fn a_header_of_another_version_is_told_from_a_free_slot() {
+        let mut region = vec![0; SEGMENT_HEADER_BYTES];
+        segment_header().write(&STORE, &mut region);
+        region[8] = 1;
+        let checksum = crc32c::crc32c(&region[..BLOCK_BYTES - 4]);
+        region[BLOCK_BYTES - 4..BLOCK_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(SegmentHeader::read(&STORE, &region), HeaderRead::OtherVersion(1));
+        assert_eq!(SegmentHeader::read(&StoreId([8; 16]), &region), HeaderRead::Free);
     }
 
     #[test]

@@ -193,6 +193,11 @@ impl Journal {
         self.inner.core.borrow_mut().pin(location);
     }
 
+    /// Pins what recovery found; false when it is not there.
+    pub fn pin_recovered(&self, location: Location) -> bool {
+        self.inner.core.borrow_mut().pin_recovered(location)
+    }
+
     pub fn unpin(&self, location: Location) {
         self.inner.core.borrow_mut().unpin(location);
     }

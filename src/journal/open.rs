@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use super::core::{Core, Space, Start};
 use super::format::{SEGMENT_HEADER_BYTES, StoreId};
 use super::log::Journal;
-use super::recovery::{Ground, Recovery, Replayed, SegmentSource, recover};
+use super::recovery::{Ground, RecoverError, Recovery, Replayed, SegmentSource, recover};
 use crate::limits::FRAME_BYTES_MAX;
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::inbox;
@@ -52,6 +52,11 @@ pub enum OpenError {
     Segment {
         path: PathBuf,
     },
+    /// A segment was written by another version of this program.
+    Version {
+        path: PathBuf,
+        version: u16,
+    },
 }
 
 impl fmt::Display for OpenError {
@@ -71,6 +76,12 @@ impl fmt::Display for OpenError {
             OpenError::Segment { path } => {
                 write!(f, "{}: too short or too long for a segment", path.display())
             }
+            OpenError::Version { path, version } => write!(
+                f,
+                "{}: written in format {version}, which this version does not read; empty the \
+                 queue with the version that wrote it, then remove the directory",
+                path.display()
+            ),
         }
     }
 }
@@ -116,7 +127,13 @@ impl Journal {
             }
             segments.files.push((file, capacity));
         }
-        let (ground, recovery) = recover(&store, &mut segments, visit).map_err(io_error)?;
+        let recovered = recover(&store, &mut segments, visit).map_err(|error| match error {
+            RecoverError::Io(error) => io_error(error),
+            RecoverError::OtherVersion { slot, version } => {
+                OpenError::Version { path: directory.join(&names[slot]), version }
+            }
+        });
+        let (ground, recovery) = recovered?;
         for (file, _) in &segments.files {
             // What was read may stand in the disk's cache only: it counts from now on.
             file.sync_data().map_err(io_error)?;

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use super::core::{Location, StartSlot};
 use super::format::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, RECORD_HEADER_BYTES, RecordRef,
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderRead, RECORD_HEADER_BYTES, RecordRef,
     SEGMENT_HEADER_BYTES, SegmentHeader, StoreId,
 };
 use crate::limits::FRAME_BYTES_MAX;
@@ -76,19 +76,40 @@ struct Found {
     header: FrameHeader,
 }
 
+/// Why there was no recovery. Nothing was changed.
+#[derive(Debug)]
+pub enum RecoverError {
+    Io(io::Error),
+    /// The segment in this slot was written in another format: another version must read it.
+    OtherVersion {
+        slot: usize,
+        version: u16,
+    },
+}
+
+impl From<io::Error> for RecoverError {
+    fn from(error: io::Error) -> Self {
+        RecoverError::Io(error)
+    }
+}
+
 /// Reads every segment and gives each record that counts to `visit`, in seq order.
 pub fn recover(
     store: &StoreId,
     source: &mut dyn SegmentSource,
     visit: &mut dyn FnMut(Replayed<'_>),
-) -> io::Result<(Ground, Recovery)> {
+) -> Result<(Ground, Recovery), RecoverError> {
     let capacities = source.capacities();
     let mut headers = Vec::new();
     let mut block = source.buffer(SEGMENT_HEADER_BYTES);
     for slot in 0..capacities.len() {
         source.read(slot, 0, &mut block)?;
-        if let Some(header) = SegmentHeader::read(store, &block) {
-            headers.push((header, slot));
+        match SegmentHeader::read(store, &block) {
+            HeaderRead::Free => {}
+            HeaderRead::Header(header) => headers.push((header, slot)),
+            HeaderRead::OtherVersion(version) => {
+                return Err(RecoverError::OtherVersion { slot, version });
+            }
         }
     }
     headers.sort_unstable_by_key(|(header, _)| header.epoch);
@@ -108,7 +129,7 @@ pub fn recover(
     let mut seen_seq = 0;
     for (header, slot) in &live {
         next_message_id = next_message_id.max(header.next_message_id);
-        seen_seq = seen_seq.max(header.predecessor_last_seq).max(header.first_seq - 1);
+        seen_seq = seen_seq.max(header.run.cut_seq).max(header.first_seq.saturating_sub(1));
         find_frames(store, source, *slot, capacities[*slot], header, &mut found)?;
     }
     for frame in &found {
@@ -199,11 +220,17 @@ struct Span {
     seqs: RangeInclusive<u64>,
 }
 
-/// From the first seq of each segment up to where a later header cuts it off. What lies in no span
-/// was dropped by an earlier recovery, or never was.
+/// From the first seq of each segment up to that of the next of its run, or to where a later run
+/// cuts it off. What lies in no span was dropped by an earlier recovery, or never was.
 fn spans_of(live: &[(SegmentHeader, usize)]) -> Vec<Span> {
     let span = |(index, (header, slot)): (usize, &(SegmentHeader, usize))| {
-        let later = live[index + 1..].iter().map(|(header, _)| header.predecessor_last_seq);
+        let later = live[index + 1..].iter().map(|(later, _)| {
+            if later.run.first_epoch > header.epoch {
+                later.run.cut_seq
+            } else {
+                later.first_seq.saturating_sub(1)
+            }
+        });
         let seqs = header.first_seq..=later.min().unwrap_or(u64::MAX);
         Span { slot: *slot, epoch: header.epoch, seqs }
     };
@@ -219,7 +246,7 @@ struct Counted {
 
 /// Walks the frames in seq order up to the torn tail, and reports the rot before it.
 fn count_frames(spans: &[Span], found: &[Found], recovery: &mut Recovery) -> Counted {
-    let mut last_seq = spans.first().map_or(0, |span| span.seqs.start() - 1);
+    let mut last_seq = spans.first().map_or(0, |span| span.seqs.start().saturating_sub(1));
     let mut end = 0;
     while end < found.len() {
         let seq = found[end].header.seq;
@@ -330,15 +357,17 @@ const BLANK_BLOCKS_MAX: usize = 4 * FRAME_BYTES_MAX / BLOCK_BYTES;
 mod tests {
     use std::ops::DerefMut;
 
-    use super::super::format::{Record, kind};
+    use super::super::format::{Generation, Record, Run, kind};
     use super::*;
 
     const STORE: StoreId = StoreId([7; 16]);
     const SLOT_BYTES: usize = 64 * 1024;
 
-    /// Slots in memory.
-    #[derive(Default)]
-    struct Slots(Vec<Vec<u8>>);
+    /// Slots in memory, and the run that the last segment is of.
+    struct Slots {
+        slots: Vec<Vec<u8>>,
+        run: Run,
+    }
 
     struct Buffer(Vec<u8>);
 
@@ -358,12 +387,12 @@ mod tests {
 
     impl SegmentSource for Slots {
         fn capacities(&self) -> Vec<u64> {
-            self.0.iter().map(|slot| slot.len() as u64).collect()
+            self.slots.iter().map(|slot| slot.len() as u64).collect()
         }
 
         fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
             let start = offset as usize;
-            buffer.copy_from_slice(&self.0[slot][start..start + buffer.len()]);
+            buffer.copy_from_slice(&self.slots[slot][start..start + buffer.len()]);
             Ok(())
         }
 
@@ -373,24 +402,29 @@ mod tests {
     }
 
     impl Slots {
-        /// A segment of the next epoch: its predecessor's last seq, and (seq, durable_upto) of each
-        /// frame, a block long. A frame that is not `whole` leaves its block torn.
-        fn segment(
-            &mut self,
-            predecessor_last_seq: u64,
-            first_seq: u64,
-            frames: &[(u64, u64, bool)],
-        ) {
-            let epoch = self.0.len() as u64 + 1;
+        fn empty() -> Self {
+            Self { slots: Vec::new(), run: Run { first_epoch: 0, first_seq: 0, cut_seq: 0 } }
+        }
+
+        /// A segment of the next epoch, in a run of its own that began with `cut_seq`, or in the
+        /// run before; and (seq, durable_upto) of each frame, a block long. A frame that is not
+        /// `whole` leaves its block torn.
+        fn segment(&mut self, cut_seq: Option<u64>, first_seq: u64, frames: &[(u64, u64, bool)]) {
+            let epoch = self.slots.len() as u64 + 1;
             let mut slot = vec![0; SLOT_BYTES];
+            if let Some(cut_seq) = cut_seq {
+                self.run = Run { first_epoch: epoch, first_seq, cut_seq };
+            }
             let header = SegmentHeader {
+                generation: Generation::First,
                 shard: 0,
                 epoch,
                 first_seq,
                 activated_ms: 1,
-                predecessor_last_seq,
+                run: self.run,
                 oldest_live_epoch: 1,
                 next_message_id: 1,
+                checkpoints: [None; 2],
             };
             header.write(&STORE, &mut slot[..SEGMENT_HEADER_BYTES]);
             for (index, (seq, durable_upto, whole)) in frames.iter().enumerate() {
@@ -412,7 +446,7 @@ mod tests {
                 header.write(&STORE, &mut frame[..FRAME_HEADER_BYTES]);
                 frame[FRAME_HEADER_BYTES] ^= u8::from(!whole);
             }
-            self.0.push(slot);
+            self.slots.push(slot);
         }
 
         /// The seqs that count, and what else was found.
@@ -426,8 +460,8 @@ mod tests {
 
     #[test]
     fn a_torn_tail_is_dropped_and_its_numbers_are_not_used_again() {
-        let mut slots = Slots::default();
-        slots.segment(0, 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
+        let mut slots = Slots::empty();
+        slots.segment(Some(0), 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
         let (seqs, ground, recovery) = slots.recover();
         assert_eq!(seqs, [1, 2]);
         assert_eq!((ground.last_seq, ground.next_seq, ground.next_message_id), (2, 5, 5));
@@ -436,10 +470,10 @@ mod tests {
 
     #[test]
     fn two_torn_tails_in_a_row_cut_off_nothing_that_came_later() {
-        let mut slots = Slots::default();
-        slots.segment(0, 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
-        slots.segment(2, 5, &[(5, 2, false), (6, 2, true)]);
-        slots.segment(2, 7, &[(7, 2, true)]);
+        let mut slots = Slots::empty();
+        slots.segment(Some(0), 1, &[(1, 0, true), (2, 1, true), (3, 1, false), (4, 2, true)]);
+        slots.segment(Some(2), 5, &[(5, 2, false), (6, 2, true)]);
+        slots.segment(Some(2), 7, &[(7, 2, true)]);
         let (seqs, ground, recovery) = slots.recover();
         assert_eq!(seqs, [1, 2, 7], "frame 7 was acknowledged, whatever follows it");
         assert_eq!((ground.last_seq, ground.next_seq), (7, 8));
@@ -448,9 +482,9 @@ mod tests {
 
     #[test]
     fn rot_is_reported_where_it_stands() {
-        let mut slots = Slots::default();
-        slots.segment(0, 1, &[(1, 0, true), (2, 1, false)]);
-        slots.segment(2, 3, &[(3, 2, false), (4, 2, true), (5, 4, true)]);
+        let mut slots = Slots::empty();
+        slots.segment(Some(0), 1, &[(1, 0, true), (2, 1, false)]);
+        slots.segment(None, 3, &[(3, 2, false), (4, 2, true), (5, 4, true)]);
         let (seqs, ground, recovery) = slots.recover();
         assert_eq!(seqs, [1, 4, 5]);
         assert!(ground.next_message_id > 6, "the damaged frames may have held higher ids");
@@ -460,7 +494,7 @@ mod tests {
             first_seq: seq,
             last_seq: seq,
         };
-        assert_eq!(recovery.rot, [rot(0, 2, 2), rot(1, 1, 3)]);
+        assert_eq!(recovery.rot, [rot(0, 3, 2), rot(1, 2, 3)]);
         assert_eq!(recovery.dropped_frames, 0);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::journal::Location;
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::envelope::Notify;
 use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream};
@@ -13,15 +14,16 @@ use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Appends the payload of an ENVELOPE. `chunk_count` is 0 for content that stands beside it.
-pub fn write_envelope(envelope: &Envelope, chunk_count: u32, out: &mut Vec<u8>) {
+/// Appends the payload of an ENVELOPE. `chunks` says where the content stands, and is empty for
+/// content beside the envelope.
+pub fn write_envelope(envelope: &Envelope, chunks: &[Location], out: &mut Vec<u8>) {
     out.extend_from_slice(&envelope.accepted_ms.to_le_bytes());
     out.extend_from_slice(&envelope.expires_ms.to_le_bytes());
     out.extend_from_slice(&envelope.content_bytes.to_le_bytes());
     out.extend_from_slice(&envelope.content_hash.to_le_bytes());
     out.extend_from_slice(&envelope.flags.0.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
-    out.extend_from_slice(&chunk_count.to_le_bytes());
+    out.extend_from_slice(&(chunks.len() as u32).to_le_bytes());
     field(out, tag::REVERSE_PATH, envelope.reverse_path.as_bytes());
     if let Some(envelope_id) = &envelope.envelope_id {
         field(out, tag::ENVELOPE_ID, envelope_id.as_bytes());
@@ -45,6 +47,11 @@ pub fn write_envelope(envelope: &Envelope, chunk_count: u32, out: &mut Vec<u8>) 
         field(out, tag::TRANSACTIONAL, &[]);
     }
     field(out, tag::HEADER_PREFIX, &envelope.header_prefix);
+    if !chunks.is_empty() {
+        out.push(tag::CHUNKS);
+        out.extend_from_slice(&((chunks.len() * Location::BYTES) as u32).to_le_bytes());
+        chunks.iter().for_each(|chunk| out.extend_from_slice(&chunk.to_bytes()));
+    }
     for recipient in &envelope.recipients {
         out.push(tag::RECIPIENT);
         let original = recipient.original_recipient.as_deref().unwrap_or("");
@@ -57,9 +64,9 @@ pub fn write_envelope(envelope: &Envelope, chunk_count: u32, out: &mut Vec<u8>) 
     }
 }
 
-/// Reads the payload of an ENVELOPE: the envelope and its count of chunks. Unknown fields are
+/// Reads the payload of an ENVELOPE: the envelope and the places of its chunks. Unknown fields are
 /// skipped.
-pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
+pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malformed> {
     let mut reader = Reader { rest: payload };
     let mut envelope = Envelope {
         accepted_ms: reader.u64()?,
@@ -80,6 +87,7 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
     if u64::from(chunk_count) > envelope.content_bytes.div_ceil(CHUNK_BYTES_MAX as u64) {
         return Err(Malformed);
     }
+    let mut chunks = Vec::new();
     while !reader.rest.is_empty() {
         let tag = reader.u8()?;
         let value_bytes = reader.u32()? as usize;
@@ -92,6 +100,12 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
             tag::CAMPAIGN => envelope.stream.campaign = text(value)?,
             tag::TRANSACTIONAL => envelope.stream.class = Class::Transactional,
             tag::HEADER_PREFIX => envelope.header_prefix = value.to_vec(),
+            tag::CHUNKS => {
+                let mut value = Reader { rest: value };
+                while !value.rest.is_empty() {
+                    chunks.push(Location::from_bytes(value.array()?));
+                }
+            }
             tag::CLIENT => {
                 envelope.client = Some(match value.len() {
                     4 => Ipv4Addr::from(Reader { rest: value }.array::<4>()?).into(),
@@ -113,7 +127,10 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, u32), Malformed> {
             _ => {}
         }
     }
-    if envelope.recipients.is_empty() { Err(Malformed) } else { Ok((envelope, chunk_count)) }
+    if envelope.recipients.is_empty() || chunks.len() != chunk_count as usize {
+        return Err(Malformed);
+    }
+    Ok((envelope, chunks))
 }
 
 /// Where one recipient of a task stands, as a STATE record keeps it.
@@ -272,6 +289,7 @@ mod tag {
     pub const TENANT: u8 = 7;
     pub const CAMPAIGN: u8 = 8;
     pub const TRANSACTIONAL: u8 = 9;
+    pub const CHUNKS: u8 = 10;
 }
 
 /// Takes values from the front of a payload.
@@ -363,8 +381,11 @@ mod tests {
     #[test]
     fn an_envelope_reads_back_and_no_prefix_of_it_passes_for_whole() {
         let mut payload = Vec::new();
-        write_envelope(&envelope(), 3, &mut payload);
-        assert_eq!(read_envelope(&payload), Ok((envelope(), 3)));
+        let chunk =
+            Location { slot: 1, block: 7, epoch_low: 9, in_frame: 64, record_bytes: 262_168 };
+        let chunks = [1, 2, 3].map(|slot| Location { slot, ..chunk });
+        write_envelope(&envelope(), &chunks, &mut payload);
+        assert_eq!(read_envelope(&payload), Ok((envelope(), chunks.to_vec())));
         for end in 0..payload.len() {
             // Cut between two fields it is a valid, shorter envelope; the checksum judges that.
             if let Ok((cut, _)) = read_envelope(&payload[..end]) {

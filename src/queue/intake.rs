@@ -124,20 +124,20 @@ impl Draft {
         if self.spilled.is_some() && !self.buffer.is_empty() {
             self.spill().await?;
         }
-        let chunk_count = match &self.spilled {
+        let chunks: &[Location] = match &self.spilled {
             Some(spilled) => {
                 envelope.content_bytes = spilled.bytes;
                 envelope.content_hash = spilled.hash.digest128();
-                spilled.chunks.len() as u32
+                &spilled.chunks
             }
             None => {
                 envelope.content_bytes = self.buffer.len() as u64;
                 envelope.content_hash = xxh3_128(&self.buffer);
-                0
+                &[]
             }
         };
         let mut payload = Vec::with_capacity(256 + envelope.header_prefix.len());
-        codec::write_envelope(&envelope, chunk_count, &mut payload);
+        codec::write_envelope(&envelope, chunks, &mut payload);
         let envelope_payload = [payload.as_slice()];
         let content_payload = [self.buffer.as_slice()];
         let records = [
@@ -156,7 +156,7 @@ impl Draft {
                 payload: &content_payload,
             },
         ];
-        let records = if chunk_count == 0 { &records[..] } else { &records[..1] };
+        let records = if chunks.is_empty() { &records[..] } else { &records[..1] };
         let appended = inner.journal.append_when_possible(records, Append::Message).await?;
         let location = appended.first;
         inner.journal.pin(location);

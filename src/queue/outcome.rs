@@ -229,7 +229,7 @@ impl Inner {
             return Ok((appended.ticket, None));
         };
         let mut envelope = Vec::new();
-        codec::write_envelope(&notification.envelope, 0, &mut envelope);
+        codec::write_envelope(&notification.envelope, &[], &mut envelope);
         let envelope_payload = [envelope.as_slice()];
         let content_payload = [notification.content.as_slice()];
         let record_of =

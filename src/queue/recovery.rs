@@ -1,7 +1,5 @@
 //! From the records of a journal back to the index.
 
-use std::collections::HashMap;
-
 use super::codec;
 use super::index::Index;
 use crate::journal::{Journal, Location, Replayed, kind};
@@ -10,8 +8,6 @@ use crate::journal::{Journal, Location, Replayed, kind};
 #[derive(Default)]
 pub struct Recovered {
     index: Index,
-    /// Chunks whose envelope has not come yet.
-    chunks: HashMap<u64, Vec<Location>>,
     /// Messages whose ENVELOPE or STATE makes no sense though its checksum holds, and where.
     malformed: Vec<(u64, Location)>,
 }
@@ -22,20 +18,8 @@ impl Recovered {
         let id = record.id;
         let known = self.index.message(id).is_some();
         match record.kind {
-            kind::CONTENT if !known => {
-                let chunks = self.chunks.entry(id).or_default();
-                // An out-of-order chunk number belongs to no envelope we could trust.
-                if chunks.len() == record.aux as usize {
-                    chunks.push(record.location);
-                }
-            }
             kind::ENVELOPE if !known => match codec::read_envelope(record.payload) {
-                Ok((envelope, chunk_count)) => {
-                    let chunks = self.chunks.remove(&id).unwrap_or_default();
-                    if chunks.len() != chunk_count as usize {
-                        self.malformed.push((id, record.location));
-                        return;
-                    }
+                Ok((envelope, chunks)) => {
                     self.index.insert(id, record.location, chunks, &envelope);
                 }
                 Err(codec::Malformed) => self.malformed.push((id, record.location)),
@@ -45,10 +29,9 @@ impl Recovered {
                 Err(codec::Malformed) => self.malformed.push((id, record.location)),
             },
             kind::RETIRED => {
-                // Chunks of a settled message may be gone before its ENVELOPE is.
                 self.malformed.retain(|(malformed, _)| *malformed != id);
                 if known {
-                    self.retire(id);
+                    close(&mut self.index, id);
                 }
             }
             _ => {}
@@ -80,14 +63,6 @@ impl Recovered {
         task.due_ms = state.due_ms;
         self.index.set_record(slot, Box::new(state));
     }
-
-    fn retire(&mut self, id: u64) {
-        let entry = self.index.message(id).expect("looked up by the caller");
-        for slot in self.index.tasks_of(entry) {
-            self.index.close_task(self.index.handle(slot));
-        }
-        self.index.remove(id);
-    }
 }
 
 /// Pins what is live and schedules it.
@@ -95,16 +70,31 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
     let mut index = recovered.index;
     for (_, location) in &recovered.malformed {
         // What is not understood is kept.
-        journal.pin(*location);
+        journal.pin_recovered(*location);
     }
+    let mut lost = Vec::new();
     for entry in index.messages() {
-        journal.pin(entry.envelope);
-        for chunk in entry.chunks.iter().flat_map(|chunks| chunks.iter()) {
-            journal.pin(*chunk);
+        let chunks = entry.chunks.iter().flat_map(|chunks| chunks.iter());
+        let places = std::iter::once(&entry.envelope).chain(chunks);
+        if places.filter(|place| !journal.pin_recovered(**place)).count() > 0 {
+            lost.push(entry.id);
         }
+    }
+    for id in lost {
+        eprintln!("ringpost: message {id}: its content is no longer on disk");
+        close(&mut index, id);
     }
     schedule(&mut index, now_ms);
     index
+}
+
+/// Takes a message out of the index.
+fn close(index: &mut Index, id: u64) {
+    let entry = index.message(id).expect("looked up by the caller");
+    for slot in index.tasks_of(entry) {
+        index.close_task(index.handle(slot));
+    }
+    index.remove(id);
 }
 
 /// What was Delayed keeps its time, what was never tried is ready. What came due while nobody was
@@ -152,7 +142,7 @@ mod tests {
         recovered.visit(Replayed { kind, flags: 0, id, aux, payload, location: AT });
     }
 
-    fn envelope(chunk_count: u32) -> Vec<u8> {
+    fn envelope(chunk_count: usize) -> Vec<u8> {
         let recipient = |address: &str| Recipient {
             address: address.into(),
             original_recipient: None,
@@ -173,7 +163,7 @@ mod tests {
             content_hash: 0,
         };
         let mut payload = Vec::new();
-        codec::write_envelope(&envelope, chunk_count, &mut payload);
+        codec::write_envelope(&envelope, &vec![AT; chunk_count], &mut payload);
         payload
     }
 
@@ -208,14 +198,16 @@ mod tests {
     }
 
     #[test]
-    fn chunks_must_be_all_there_unless_the_message_is_settled() {
+    fn what_makes_no_sense_is_counted_unless_the_message_is_settled() {
         let mut recovered = Recovered::default();
         visit(&mut recovered, kind::CONTENT, 1, 0, b"first");
         visit(&mut recovered, kind::CONTENT, 1, 1, b"second");
         visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(2));
         assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 0));
-        visit(&mut recovered, kind::CONTENT, 2, 1, b"second");
-        visit(&mut recovered, kind::ENVELOPE, 2, 0, &envelope(2));
+        let entry = recovered.index.message(1).expect("queued");
+        assert_eq!(entry.chunks.as_ref().expect("chunked").len(), 2);
+        let whole = envelope(2);
+        visit(&mut recovered, kind::ENVELOPE, 2, 0, &whole[..whole.len() - 1]);
         visit(&mut recovered, kind::ENVELOPE, 3, 0, b"nonsense");
         assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 2));
         visit(&mut recovered, kind::RETIRED, 2, 0, b"");

@@ -411,7 +411,10 @@ impl Inner {
         }
     }
 
-    async fn read_envelope(&self, location: Location) -> Result<(Envelope, u32), LoadError> {
+    async fn read_envelope(
+        &self,
+        location: Location,
+    ) -> Result<(Envelope, Vec<Location>), LoadError> {
         let record = self.journal.read(location).await.map_err(LoadError::Journal)?;
         codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)
     }
@@ -425,10 +428,7 @@ impl Inner {
     ) -> Result<Kept, LoadError> {
         let (envelope, content) = match chunks {
             Some(chunks) => {
-                let (envelope, chunk_count) = self.read_envelope(location).await?;
-                if chunks.len() != chunk_count as usize {
-                    return Err(LoadError::Malformed);
-                }
+                let (envelope, _) = self.read_envelope(location).await?;
                 (envelope, Content::Chunked { chunks })
             }
             None => {

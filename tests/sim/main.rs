@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ringpost::journal::recovery::{Ground, recover};
+use ringpost::journal::recovery::{Ground, RecoverError, recover};
 
 use disk::Disk;
 use process::{Bug, End, Process, STORE, Shape};
@@ -91,8 +91,8 @@ fn start(
         let recovered = recover(&STORE, disk, &mut |record| replay.visit(record));
         let (ground, recovery) = match recovered {
             Ok(recovered) => recovered,
-            Err(error) if error.to_string().contains("told to fail") => continue,
-            Err(error) => return Err(error.to_string()),
+            Err(RecoverError::Io(error)) if error.to_string().contains("told to fail") => continue,
+            Err(error) => return Err(format!("{error:?}")),
         };
         disk.reads_until_error = None;
         ensure(recovery.rot.is_empty(), || format!("rot where there is none: {recovery:?}"))?;
@@ -228,7 +228,8 @@ fn an_acknowledgement_without_a_sync_is_caught() {
 }
 
 /// A header and two frames.
-const SEGMENT_BYTES_MIN: usize = 4096 + 2 * ringpost::limits::FRAME_BYTES_MAX;
+const SEGMENT_BYTES_MIN: usize =
+    ringpost::journal::format::SEGMENT_HEADER_BYTES + 2 * ringpost::limits::FRAME_BYTES_MAX;
 const SEEDS: u64 = 500;
 /// Seeds within which every planted bug must show.
 const BUG_SEEDS: u64 = 200;
