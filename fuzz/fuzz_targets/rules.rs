@@ -13,7 +13,7 @@ fuzz_target!(|input: &str| {
     let code = code.filter(|code| (300..600).contains(code)).unwrap_or(550);
     let text = reply.get(4..).unwrap_or_default();
     let status = EnhancedStatusCode::parse_prefix(text.as_bytes()).map(|(status, _)| status);
-    let reply = Reply { code, status, text: text.to_owned().into() };
+    let reply = Reply::remote(code, status, text.to_owned());
     let context =
         ReplyContext { reply: &reply, site: "mx.test", domain: "a.test", source: "", tenant: text };
     let shipped = Config::embedded().delivery.rules;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringpost::mail::EnvelopeFlags;
+use ringpost::mail::{EnvelopeFlags, Recipient};
 use ringpost::proto::smtp::client::{Begin, Client, Event, Transaction};
 use ringpost::proto::smtp::server::Dialect;
 
@@ -22,10 +22,12 @@ fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
                     break;
                 }
                 Event::Ready => {
+                    let recipients = ["c@d.test", "e@d.test"].map(Recipient::new);
                     let transaction = Transaction {
                         reverse_path: "a@b.test",
-                        recipients: &["c@d.test", "e@d.test"],
-                        flags: EnvelopeFlags::default(),
+                        recipients: &recipients.each_ref(),
+                        flags: EnvelopeFlags(EnvelopeFlags::RETURN_FULL),
+                        envelope_id: Some("Q"),
                         message_bytes: 10,
                     };
                     let begin = client.begin(&transaction, &mut out);

@@ -53,6 +53,7 @@ impl Config {
         out.text("retry_wait_min", Some(&write_duration(it.retry_wait_min)));
         out.text("retry_wait_max", Some(&write_duration(it.retry_wait_max)));
         out.text("lifetime", Some(&write_duration(it.lifetime)));
+        out.text("double_bounce", it.double_bounce.as_deref());
         out.text("content_cache_bytes", Some(&write_size(it.content_cache_bytes as u64)));
         out.plain("messages_max", it.messages_max);
         let it = &self.delivery;

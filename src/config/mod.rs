@@ -137,6 +137,8 @@ pub struct Queue {
     pub retry_wait_max: Duration,
     /// Time after which an undelivered recipient is Failed.
     pub lifetime: Duration,
+    /// Mailbox that is told of reports made here that Failed; without one they are only counted.
+    pub double_bounce: Option<String>,
     /// Fresh content a shard keeps in memory for the first attempt.
     pub content_cache_bytes: usize,
     /// Index entries a shard keeps; more answers 452 4.3.1.

@@ -11,6 +11,7 @@ use super::{BareNewline, Config, Durability, Listener, LogFormat, Route};
 use super::{rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
+use crate::mail::{AddressRef, Utf8};
 
 /// Why a configuration is refused: one line, `FILE:LINE: KEY: what is wrong; what would be right`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,6 +229,11 @@ fn read_queue(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.duration("retry_wait_min", &mut queue.retry_wait_min, Duration::from_millis(100))?;
     table.duration("retry_wait_max", &mut queue.retry_wait_max, Duration::from_millis(100))?;
     table.duration("lifetime", &mut queue.lifetime, ONE_SECOND)?;
+    table.parsed("double_bounce", "a mailbox such as postmaster@mx.example", |text| {
+        let mailbox = AddressRef::parse(text.as_bytes(), Utf8::Refused).ok()?;
+        queue.double_bounce = Some(mailbox.as_str().to_owned());
+        Some(())
+    })?;
     let mut cache_bytes = queue.content_cache_bytes as u64;
     table.size("content_cache_bytes", &mut cache_bytes, 0, 1 << 40)?;
     queue.content_cache_bytes = cache_bytes as usize;
@@ -315,6 +321,7 @@ mod tests {
             3,
             "above retry_wait_max",
         );
+        check("[queue]\ndouble_bounce = \"root\"", 2, "queue.double_bounce: found \"root\"");
         check("[journal]\nbytes_max = \"64MiB\"", 2, "four times segment_bytes");
         check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "four times");
         check("[reception]\nmessage_bytes_max = \"1TiB\"", 2, "above a quarter of journal");
@@ -368,7 +375,8 @@ mod tests {
             "hostname = \"mx.test\"\nsmarthost = \"smtp://localhost:26\"\n\
              [shards]\ncores = [1, 0]\ncount = 4\n[log]\nformat = \"json\"\npath = \"a \\\"b\"\n\
              [[route]]\ndomain = \"*.A.test\"\nnext_hop = \"lmtp://[::1]:24\"\n\
-             [reception]\nrelay_networks = [\"10.0.0.0/8\", \"::1\"]\n{LISTENER}"
+             [reception]\nrelay_networks = [\"10.0.0.0/8\", \"::1\"]\n\
+             [queue]\ndouble_bounce = \"postmaster@mx.test\"\n{LISTENER}"
         );
         let parsed = Config::parse(&text, "f").expect("valid");
         assert_eq!(Config::parse(&parsed.explain(), "f"), Ok(parsed));

@@ -10,11 +10,11 @@ use super::content::{Form, Stuffing};
 use super::site::{Place, Site};
 use super::{Delivery, Inner};
 use crate::config::{self, NextHopProtocol};
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Reply, status};
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
 use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
 use crate::proto::smtp::server::Dialect;
 use crate::queue::schedule::retry_wait;
-use crate::queue::{Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Task};
+use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
 use crate::runtime::net::TcpStream;
 use crate::runtime::timer::Deadline;
 use crate::runtime::{clock, timer};
@@ -59,7 +59,8 @@ async fn fail_attempt(inner: &Rc<Inner>, site: &Site, task: Task, reply: &Reply)
     match inner.queue.load(task).await {
         Ok(message) => {
             let replies = vec![reply.clone(); message.recipient_indexes.len()];
-            inner.settle(task, &message, replies, site.name.clone(), started, false);
+            let attempt = Attempt::without_session(site.name.clone());
+            inner.settle(task, &message, replies, started, attempt);
         }
         Err(error) => inner.queue.hold(task, &error),
     }
@@ -135,9 +136,9 @@ impl UnderWay {
         self.task.take().expect("an attempt ends once")
     }
 
-    fn settle(self, inner: &Inner, site: &Site, replies: Vec<Reply>, in_doubt: bool) {
-        let (name, message, started) = (site.name.clone(), self.message.clone(), self.started);
-        inner.settle(self.end(), &message, replies, name, started, in_doubt);
+    fn settle(self, inner: &Inner, replies: Vec<Reply>, attempt: Attempt) {
+        let (message, started) = (self.message.clone(), self.started);
+        inner.settle(self.end(), &message, replies, started, attempt);
     }
 }
 
@@ -230,7 +231,8 @@ impl Link {
                         continue;
                     }
                     let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
-                    message.settle(inner, site, replies.collect(), lost.in_doubt);
+                    let attempt = Attempt { in_doubt: lost.in_doubt, ..self.attempt(site) };
+                    message.settle(inner, replies.collect(), attempt);
                 }
                 (count, After::Close)
             }
@@ -264,7 +266,7 @@ impl Link {
                     match begin {
                         Begin::Refused(reply) => {
                             let replies = vec![reply; it.message.recipient_indexes.len()];
-                            it.settle(inner, site, replies, false);
+                            it.settle(inner, replies, self.attempt(site));
                         }
                         begin => {
                             let shares = begin == Begin::ContentFollows && !is_large;
@@ -287,18 +289,29 @@ impl Link {
 
     fn begin_one(&mut self, message: &Message) -> Begin {
         let envelope = &message.envelope;
-        let recipients: Vec<&str> = message
+        let recipients: Vec<&Recipient> = message
             .recipient_indexes
             .iter()
-            .map(|index| &*envelope.recipients[usize::from(*index)].address)
+            .map(|index| &envelope.recipients[usize::from(*index)])
             .collect();
         let transaction = Transaction {
             reverse_path: &envelope.reverse_path,
             recipients: &recipients,
             flags: envelope.flags,
+            envelope_id: envelope.envelope_id.as_deref(),
             message_bytes: envelope.header_prefix.len() as u64 + envelope.content_bytes,
         };
         self.client.begin(&transaction, &mut self.out)
+    }
+
+    /// An attempt in this session.
+    fn attempt(&self, site: &Site) -> Attempt {
+        let remote = Remote {
+            address: site.next_hop.address.ip(),
+            delivers: site.next_hop.protocol == NextHopProtocol::Lmtp,
+            offers_dsn: self.client.capabilities().dsn,
+        };
+        Attempt { remote: Some(remote), ..Attempt::without_session(site.name.clone()) }
     }
 
     /// Sends what was begun, and settles each message as its replies come.
@@ -325,7 +338,7 @@ impl Link {
                 Event::Done(replies) => {
                     let done = under_way.pop_front().expect("the client knows what is open");
                     self.done_count += 1;
-                    done.settle(inner, site, replies, false);
+                    done.settle(inner, replies, self.attempt(site));
                     if under_way.is_empty() {
                         return Ok(());
                     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, NextHop};
-use crate::mail::{Outcome, RecipientOutcome, Reply};
+use crate::mail::{RecipientOutcome, Reply};
 use crate::metrics::Metrics;
 use crate::queue::{Attempt, DestinationId, Message, Queue, Task};
 use crate::routing::Routes;
@@ -174,7 +174,8 @@ impl Delivery {
             match self.inner.queue.load(task).await {
                 Ok(message) => {
                     let replies = vec![reply.clone(); message.recipient_indexes.len()];
-                    self.inner.settle(task, &message, replies, "no route".into(), started, false);
+                    let attempt = Attempt::without_session("no route".into());
+                    self.inner.settle(task, &message, replies, started, attempt);
                 }
                 Err(error) => self.inner.queue.hold(task, &error),
             }
@@ -183,23 +184,23 @@ impl Delivery {
 }
 
 impl Inner {
-    /// Ends the attempt: each recipient's outcome follows from its reply.
+    /// Ends the attempt, which began at `started`: each recipient's outcome follows from its reply.
     fn settle(
         &self,
         task: Task,
         message: &Rc<Message>,
         replies: Vec<Reply>,
-        site: Rc<str>,
         started: Instant,
-        in_doubt: bool,
+        mut attempt: Attempt,
     ) {
         assert_eq!(replies.len(), message.recipient_indexes.len());
         self.metrics.delivery.attempts.add(1);
         let now_ms = clock::unix_ms();
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
             let domain = message.envelope.recipients[usize::from(*index)].domain();
-            let (outcome, judgement) = self.judge(&reply, &site, domain, &message.envelope.stream);
-            if outcome == Outcome::Relayed {
+            let stream = &message.envelope.stream;
+            let (outcome, judgement) = self.judge(&reply, &attempt, domain, stream);
+            if judgement.is_none() {
                 let age_ms = now_ms.saturating_sub(message.envelope.accepted_ms);
                 self.metrics.relay_latency.record(Duration::from_millis(age_ms));
             }
@@ -210,8 +211,8 @@ impl Inner {
                 class: judgement.map(|it| it.class),
             }
         });
-        let outcomes = outcomes.collect();
-        let attempt = Attempt { site, duration: started.elapsed(), in_doubt };
+        let outcomes: Vec<RecipientOutcome> = outcomes.collect();
+        attempt.duration = started.elapsed();
         self.queue.settle(task, message, outcomes, attempt);
     }
 }

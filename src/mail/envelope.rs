@@ -41,6 +41,12 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// A recipient of whom nothing more was said.
+    pub fn new(address: &str) -> Self {
+        let notify = Notify::DEFAULT;
+        Self { address: address.into(), original_recipient: None, notify }
+    }
+
     /// The domain, empty for a bare `Postmaster`. Quoted local-parts may hold an `@`.
     pub fn domain(&self) -> &str {
         self.address.rsplit_once('@').map_or("", |(_, domain)| domain)
@@ -62,6 +68,12 @@ impl Notify {
     pub fn wants_failure(self) -> bool {
         self == Notify::DEFAULT || self.0 & Self::FAILURE != 0
     }
+
+    /// Whether it is to be reported that the recipient was Delivered, or Relayed to where nobody
+    /// will report on it.
+    pub fn wants_success(self) -> bool {
+        self.0 & Self::SUCCESS != 0
+    }
 }
 
 /// What the client said of the message, and what was seen in its content.
@@ -81,8 +93,10 @@ impl EnvelopeFlags {
     pub const NO_LEADING_DOT: u16 = 16;
     /// The content holds an octet above 127.
     pub const EIGHT_BIT_CONTENT: u16 = 32;
-    /// Made here to report on another message: its failure is never reported.
+    /// Made here to report on another message: its failure is reported to the postmaster at most.
     pub const NOTIFICATION: u16 = 64;
+    /// Made here to report that a report Failed: its own failure is never reported.
+    pub const DOUBLE_BOUNCE: u16 = 128;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0

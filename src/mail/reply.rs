@@ -13,23 +13,31 @@ pub struct Reply {
     pub code: u16,
     pub status: Option<EnhancedStatusCode>,
     pub text: Cow<'static, str>,
+    /// The server we sent to gave it; else it is made here.
+    pub is_remote: bool,
 }
 
 impl Reply {
     pub const fn new(code: u16, status: EnhancedStatusCode, text: &'static str) -> Self {
         assert!(code >= 200 && code <= 599);
-        Self { code, status: Some(status), text: Cow::Borrowed(text) }
+        Self { code, status: Some(status), text: Cow::Borrowed(text), is_remote: false }
     }
 
     /// A reply without an enhanced status code: the greeting, EHLO, 354 (RFC 2034 §4).
     pub const fn bare(code: u16, text: &'static str) -> Self {
         assert!(code >= 200 && code <= 599);
-        Self { code, status: None, text: Cow::Borrowed(text) }
+        Self { code, status: None, text: Cow::Borrowed(text), is_remote: false }
     }
 
     pub fn with_text(code: u16, status: EnhancedStatusCode, text: String) -> Self {
         assert!((200..=599).contains(&code));
-        Self { code, status: Some(status), text: Cow::Owned(text) }
+        Self { code, status: Some(status), text: Cow::Owned(text), is_remote: false }
+    }
+
+    /// A reply as a server gave it.
+    pub fn remote(code: u16, status: Option<EnhancedStatusCode>, text: String) -> Self {
+        assert!((200..=599).contains(&code));
+        Self { code, status, text: Cow::Owned(text), is_remote: true }
     }
 
     pub fn is_positive(&self) -> bool {

@@ -139,6 +139,8 @@ numbers! {
         relayed counter "Recipients Relayed.";
         delayed counter "Attempts that left a recipient Delayed.";
         failed counter "Recipients Failed.";
+        notifications counter "Reports made on recipients of other messages (DSNs).";
+        notifications_failed counter "Reports made here that Failed themselves.";
     }
     delivery {
         attempts counter "Delivery attempts of tasks.";

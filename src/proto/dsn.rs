@@ -1,17 +1,31 @@
-//! Delivery status notifications (RFC 3464) in a multipart/report (RFC 6522).
+//! Delivery status notifications (RFC 3464, RFC 6533) in a multipart/report (RFC 6522).
 
+use std::borrow::Cow;
 use std::io::Write;
+use std::net::IpAddr;
 
 use super::message::date::write_date;
-use crate::mail::{EnvelopeFlags, QueueId, Reply};
+use super::xtext;
+use crate::mail::{EnvelopeFlags, Outcome, QueueId, Reply};
 
-/// A recipient whose delivery Failed.
-pub struct FailedRecipient<'a> {
+/// A recipient who is reported on.
+pub struct ReportedRecipient<'a> {
     pub address: &'a str,
     /// ORCPT as the client gave it, `type;xtext`.
     pub original_recipient: Option<&'a str>,
+    /// The action. For a Delayed recipient the report says until when it is tried.
+    pub outcome: Outcome,
     /// The reply that decided it.
     pub reply: &'a Reply,
+}
+
+/// Who reads a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Whoever sent the message.
+    Sender,
+    /// The postmaster, about a report of ours that Failed.
+    Postmaster,
 }
 
 /// What a report says.
@@ -19,14 +33,20 @@ pub struct Report<'a> {
     pub reporting_mta: &'a str,
     /// Of the message reported on.
     pub queue_id: QueueId,
-    /// Who gets the report.
-    pub reverse_path: &'a str,
-    /// ENVID of the message.
+    pub reader: Reader,
+    /// Where the report goes.
+    pub address: &'a str,
+    /// ENVID of the message, in xtext.
     pub envelope_id: Option<&'a str>,
     /// Unix milliseconds.
     pub arrival_ms: u64,
     pub now_ms: u64,
-    pub recipients: &'a [FailedRecipient<'a>],
+    /// End of the lifetime of Delayed recipients, Unix milliseconds.
+    pub retry_until_ms: u64,
+    /// The server that gave the replies that are not ours.
+    pub remote_mta: Option<IpAddr>,
+    /// Not empty.
+    pub recipients: &'a [ReportedRecipient<'a>],
     /// The beginning of the original: prefix and as much of the content as is at hand.
     pub header_prefix: &'a [u8],
     pub content: &'a [u8],
@@ -36,10 +56,21 @@ pub struct Report<'a> {
     pub flags: EnvelopeFlags,
 }
 
+impl Report<'_> {
+    fn reports(&self, outcome: Outcome) -> bool {
+        self.recipients.iter().any(|recipient| recipient.outcome == outcome)
+    }
+
+    /// Whether addresses may stand in the report in UTF-8 (RFC 6533 §3).
+    fn is_international(&self) -> bool {
+        self.flags.has(EnvelopeFlags::SMTPUTF8)
+    }
+}
+
 /// Appends the report as CRLF-canonical content; returns the envelope flags it calls for.
 ///
-/// The original is returned whole where it is at most `RETURNED_BYTES_MAX` and RET=HDRS was not
-/// asked for, else its header section.
+/// The original is returned whole where some recipient Failed, it is at most `RETURNED_BYTES_MAX`
+/// and RET=HDRS was not asked for; else its header section (RFC 3461 §4.3).
 pub fn compose(report: &Report<'_>, out: &mut Vec<u8>) -> EnvelopeFlags {
     let start = out.len();
     let boundary = format!("{}-report-{}", report.queue_id, report.now_ms);
@@ -57,19 +88,25 @@ pub fn compose(report: &Report<'_>, out: &mut Vec<u8>) -> EnvelopeFlags {
     if !composed.starts_with(b".") && memchr::memmem::find(composed, b"\r\n.").is_none() {
         flags.set(EnvelopeFlags::NO_LEADING_DOT);
     }
-    if report.flags.has(EnvelopeFlags::SMTPUTF8) {
+    if report.is_international() {
         flags.set(EnvelopeFlags::SMTPUTF8);
     }
     flags
 }
 
 fn write_header_section(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
-    let Report { reporting_mta, reverse_path, queue_id, now_ms, .. } = report;
+    let Report { reporting_mta, address, queue_id, now_ms, .. } = report;
+    let subject = match report.reader {
+        Reader::Postmaster => "Undelivered report of this mail system",
+        Reader::Sender if report.reports(Outcome::Failed) => "Undelivered mail returned to sender",
+        Reader::Sender if report.reports(Outcome::Delayed) => "Delayed mail, still being tried",
+        Reader::Sender => "Mail delivered or relayed",
+    };
     let _ = write!(
         out,
         "From: Mail Delivery System <MAILER-DAEMON@{reporting_mta}>\r\n\
-         To: <{reverse_path}>\r\n\
-         Subject: Undelivered mail returned to sender\r\n\
+         To: <{address}>\r\n\
+         Subject: {subject}\r\n\
          Date: "
     );
     write_date(*now_ms, out);
@@ -84,31 +121,65 @@ fn write_header_section(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) 
     );
 }
 
+/// The part for people: a paragraph for each action, and below it the recipients it befell.
 fn write_words(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
     let _ = write!(
         out,
         "\r\n--{boundary}\r\n\
          Content-Type: text/plain; charset=utf-8\r\n\
          Content-Transfer-Encoding: 8bit\r\n\r\n\
-         This is the mail system at {}.\r\n\r\n\
-         Your message could not be delivered to the following recipients. It will not\r\n\
-         be tried again.\r\n",
+         This is the mail system at {}.\r\n",
         report.reporting_mta
     );
-    for recipient in report.recipients {
-        let _ = write!(out, "\r\n<{}>\r\n", recipient.address);
-        for line in recipient.reply.to_string().split('\n') {
-            let _ = write!(out, "    {}\r\n", clip(line));
+    for outcome in [Outcome::Failed, Outcome::Delayed, Outcome::Delivered, Outcome::Relayed] {
+        if !report.reports(outcome) {
+            continue;
+        }
+        write_paragraph(report, outcome, out);
+        for recipient in report.recipients.iter().filter(|it| it.outcome == outcome) {
+            let _ = write!(out, "\r\n<{}>\r\n", recipient.address);
+            for line in recipient.reply.to_string().split('\n') {
+                let _ = write!(out, "    {}\r\n", clip(line));
+            }
         }
     }
 }
 
+fn write_paragraph(report: &Report<'_>, outcome: Outcome, out: &mut Vec<u8>) {
+    let words = match (report.reader, outcome) {
+        (Reader::Postmaster, _) => {
+            "A report that this system made could not be delivered to whoever sent the\r\n\
+             message it is about. It follows below, and nobody else is told.\r\n"
+        }
+        (Reader::Sender, Outcome::Failed) => {
+            "Your message could not be delivered to the following recipients. It will not\r\n\
+             be tried again.\r\n"
+        }
+        (Reader::Sender, Outcome::Delayed) => {
+            "Your message has not been delivered to the following recipients yet. It is\r\n\
+             still being tried: you need not send it again.\r\n"
+        }
+        (Reader::Sender, Outcome::Delivered) => {
+            "Your message was delivered to the following recipients.\r\n"
+        }
+        (Reader::Sender, Outcome::Relayed) => {
+            "Your message was handed to the next mail system for the following recipients.\r\n\
+             That system may not tell you when it is delivered.\r\n"
+        }
+    };
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(words.as_bytes());
+    if outcome == Outcome::Delayed {
+        out.extend_from_slice(b"\r\nIt will be tried until ");
+        write_date(report.retry_until_ms, out);
+        out.extend_from_slice(b".\r\n");
+    }
+}
+
 fn write_status(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
-    let subtype = if report.flags.has(EnvelopeFlags::SMTPUTF8) {
-        // RFC 6533 §3: addresses in UTF-8.
-        "global-delivery-status"
-    } else {
-        "delivery-status"
+    let subtype = match report.is_international() {
+        true => "global-delivery-status",
+        false => "delivery-status",
     };
     let _ = write!(
         out,
@@ -116,42 +187,97 @@ fn write_status(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
         report.reporting_mta
     );
     if let Some(envelope_id) = report.envelope_id {
-        let _ = write!(out, "Original-Envelope-Id: {envelope_id}\r\n");
+        let _ = write!(out, "Original-Envelope-Id: {}\r\n", xtext::decode(envelope_id));
     }
     out.extend_from_slice(b"Arrival-Date: ");
     write_date(report.arrival_ms, out);
     out.extend_from_slice(b"\r\n");
     for recipient in report.recipients {
-        out.extend_from_slice(b"\r\n");
-        if let Some(original) = recipient.original_recipient {
-            let _ = write!(out, "Original-Recipient: {original}\r\n");
-        }
-        let reply = recipient.reply;
-        let status = match reply.status {
-            // The recipient has Failed, even where the last reply was transient.
-            Some(status) => format!("5.{}.{}", status.subject, status.detail),
-            None => "5.0.0".to_owned(),
+        write_recipient(report, recipient, out);
+    }
+}
+
+fn write_recipient(report: &Report<'_>, recipient: &ReportedRecipient<'_>, out: &mut Vec<u8>) {
+    let ReportedRecipient { address, reply, outcome, .. } = recipient;
+    out.extend_from_slice(b"\r\n");
+    if let Some(original) = recipient.original_recipient {
+        let (kind, address) = original.split_once(';').unwrap_or(("rfc822", original));
+        let address = match kind.eq_ignore_ascii_case("utf-8") {
+            // Its encoding is read where the report is.
+            true => address.to_owned(),
+            false => xtext::decode(address),
         };
-        let kind = if report.flags.has(EnvelopeFlags::SMTPUTF8) { "utf-8" } else { "rfc822" };
-        let _ = write!(
-            out,
-            "Final-Recipient: {kind};{}\r\nAction: failed\r\nStatus: {status}\r\n\
-             Diagnostic-Code: smtp;{}\r\nLast-Attempt-Date: ",
-            recipient.address,
-            clip(&reply.to_string())
-        );
-        write_date(report.now_ms, out);
+        let _ = write!(out, "Original-Recipient: {kind};{}\r\n", shown(&address, report));
+    }
+    let kind = if report.is_international() { "utf-8" } else { "rfc822" };
+    let _ = write!(
+        out,
+        "Final-Recipient: {kind};{}\r\nAction: {}\r\nStatus: {}\r\n",
+        shown(address, report),
+        outcome.as_str(),
+        status_of(*outcome, reply)
+    );
+    if let (true, Some(remote)) = (reply.is_remote, report.remote_mta) {
+        let _ = match remote {
+            IpAddr::V4(remote) => write!(out, "Remote-MTA: dns;[{remote}]\r\n"),
+            IpAddr::V6(remote) => write!(out, "Remote-MTA: dns;[IPv6:{remote}]\r\n"),
+        };
+    }
+    let kind = if reply.is_remote { "smtp" } else { "x-ringpost" };
+    let text = reply.to_string();
+    let _ = write!(
+        out,
+        "Diagnostic-Code: {kind};{}\r\nLast-Attempt-Date: ",
+        clip(&shown(&text, report))
+    );
+    write_date(report.now_ms, out);
+    let _ = write!(out, "\r\nFinal-Log-ID: {}\r\n", report.queue_id);
+    if *outcome == Outcome::Delayed {
+        out.extend_from_slice(b"Will-Retry-Until: ");
+        write_date(report.retry_until_ms, out);
         out.extend_from_slice(b"\r\n");
     }
 }
 
+/// The status that fits the action: a recipient may have Failed though its last reply was
+/// transient.
+fn status_of(outcome: Outcome, reply: &Reply) -> String {
+    let class = match outcome {
+        Outcome::Delivered | Outcome::Relayed => 2,
+        Outcome::Delayed => 4,
+        Outcome::Failed => 5,
+    };
+    match reply.status {
+        Some(status) => format!("{class}.{}.{}", status.subject, status.detail),
+        None => format!("{class}.0.0"),
+    }
+}
+
+/// Text for a field of the status part, which is in ASCII but for an international report.
+fn shown<'t>(text: &'t str, report: &Report<'_>) -> Cow<'t, str> {
+    if text.is_ascii() || report.is_international() {
+        return Cow::Borrowed(text);
+    }
+    let encoded = text.chars().map(|c| match c.is_ascii() {
+        true => c.to_string(),
+        false => format!("\\x{{{:02X}}}", u32::from(c)),
+    });
+    Cow::Owned(encoded.collect())
+}
+
 fn write_original(report: &Report<'_>, boundary: &str, out: &mut Vec<u8>) {
     let bytes = report.header_prefix.len() + report.content.len();
-    let whole = report.content_is_whole
+    let whole = report.reports(Outcome::Failed)
+        && report.content_is_whole
         && bytes <= RETURNED_BYTES_MAX
         && !report.flags.has(EnvelopeFlags::RETURN_HEADERS);
     let content = if whole { report.content } else { header_section(report.content) };
-    let content_type = if whole { "message/rfc822" } else { "text/rfc822-headers" };
+    let content_type = match (whole, report.is_international()) {
+        (true, false) => "message/rfc822",
+        (true, true) => "message/global",
+        (false, false) => "text/rfc822-headers",
+        (false, true) => "message/global-headers",
+    };
     let eight_bit = if content.is_ascii() { "" } else { "Content-Transfer-Encoding: 8bit\r\n" };
     let _ = write!(out, "\r\n--{boundary}\r\nContent-Type: {content_type}\r\n{eight_bit}\r\n");
     out.extend_from_slice(report.header_prefix);
@@ -185,70 +311,4 @@ const RETURNED_BYTES_MAX: usize = 64 * 1024;
 const LINE_BYTES: usize = 900;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::status;
-
-    fn report(content: &[u8], flags: u16) -> (String, EnvelopeFlags) {
-        let reply = Reply::with_text(450, status::BAD_CONNECTION, "first\nsecond".into());
-        let mut out = Vec::new();
-        let flags = compose(
-            &Report {
-                reporting_mta: "mx.test",
-                queue_id: QueueId { node: 0, shard: 0, message: 5 },
-                reverse_path: "a@b.test",
-                envelope_id: Some("QQ1"),
-                arrival_ms: 0,
-                now_ms: 1_000,
-                recipients: &[FailedRecipient {
-                    address: "c@d.test",
-                    original_recipient: Some("rfc822;x@d.test"),
-                    reply: &reply,
-                }],
-                header_prefix: b"Received: us\r\n",
-                content,
-                content_is_whole: true,
-                flags: EnvelopeFlags(flags),
-            },
-            &mut out,
-        );
-        (String::from_utf8(out).expect("ASCII"), flags)
-    }
-
-    #[test]
-    fn a_report_names_what_failed_and_returns_the_message() {
-        let (text, flags) = report(b"Subject: x\r\n\r\nbody\r\n", 0);
-        for line in [
-            "To: <a@b.test>",
-            "Auto-Submitted: auto-replied",
-            "Reporting-MTA: dns;mx.test",
-            "Original-Envelope-Id: QQ1",
-            "Arrival-Date: Thu, 1 Jan 1970 00:00:00 +0000",
-            "Original-Recipient: rfc822;x@d.test",
-            "Final-Recipient: rfc822;c@d.test",
-            "Action: failed",
-            "Status: 5.4.2",
-            "Diagnostic-Code: smtp;450 4.4.2 first second",
-            "Content-Type: message/rfc822",
-            "Received: us",
-            "body",
-        ] {
-            assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
-        }
-        assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "CRLF only");
-        assert!(flags.has(EnvelopeFlags::NO_LEADING_DOT));
-        assert!(!report(b"x: y\r\n\r\n.dot\r\n", 0).1.has(EnvelopeFlags::NO_LEADING_DOT));
-    }
-
-    #[test]
-    fn only_the_header_section_returns_when_asked_or_too_large() {
-        let (text, _) = report(b"Subject: x\r\n\r\nbody\r\n", EnvelopeFlags::RETURN_HEADERS);
-        assert!(text.contains("Content-Type: text/rfc822-headers"));
-        assert!(text.contains("Subject: x\r\n"));
-        assert!(!text.contains("body"));
-        let large = [b"Subject: x\r\n\r\n".as_slice(), &b"line\r\n".repeat(20_000)].concat();
-        assert!(report(&large, 0).0.len() < 3_000);
-        let endless = b"Folded: line\r\n".repeat(20_000);
-        assert!(report(&endless, 0).0.len() < RETURNED_BYTES_MAX + 3_000);
-    }
-}
+mod tests;

@@ -11,3 +11,4 @@ pub mod classify;
 pub mod dsn;
 pub mod message;
 pub mod smtp;
+pub mod xtext;

@@ -19,7 +19,7 @@ mod store;
 
 pub use index::{Task, TaskState};
 pub use intake::{Draft, Refusal};
-pub use outcome::{Attempt, IN_DOUBT_WAIT};
+pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
 pub use recovery::Recovered;
 pub use schedule::DestinationId;
 pub use steering::{Order, Selection, Steered};

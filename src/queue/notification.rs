@@ -1,14 +1,15 @@
-//! The DSN that reports Failed recipients to the reverse-path (RFC 3464).
+//! The DSN that reports on the recipients of an attempt (RFC 3464).
 
 use std::rc::Rc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::outcome::{Attempt, Reports};
 use super::store::{Content, Kept, Message, Octets};
 use crate::config::Config;
 use crate::mail::envelope::Notify;
 use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome, Stream};
-use crate::proto::dsn;
+use crate::proto::dsn::{self, Reader};
 
 /// A message made here, before it has a place in the journal.
 pub(super) struct Notification {
@@ -24,50 +25,115 @@ impl Notification {
     }
 }
 
-/// Composes the report on the Failed recipients that want one.
+/// What a report is to say, and to whom.
+pub(super) struct Plan {
+    pub reader: Reader,
+    /// Where it goes.
+    pub address: Box<str>,
+    /// Positions in the outcomes of the attempt. Not empty.
+    pub outcome_indexes: Vec<usize>,
+}
+
+/// Whether somebody is to be told of an attempt. `None` for nobody.
 ///
-/// `content` is what is at hand of the original: all of it, its first chunk, or nothing.
+/// The null reverse-path gets no report (RFC 5321 §4.5.5). What is made here and Fails goes to the
+/// postmaster where one is configured; what goes there and Fails is told to nobody.
+pub(super) fn plan(
+    config: &Config,
+    envelope: &Envelope,
+    outcomes: &[RecipientOutcome],
+    attempt: &Attempt,
+) -> Option<Plan> {
+    if attempt.reports == Reports::Suppressed {
+        return None;
+    }
+    let of_ours = envelope.flags.has(EnvelopeFlags::NOTIFICATION);
+    let (reader, address) = if of_ours {
+        if envelope.flags.has(EnvelopeFlags::DOUBLE_BOUNCE) {
+            return None;
+        }
+        (Reader::Postmaster, config.queue.double_bounce.as_deref()?)
+    } else {
+        (Reader::Sender, &*envelope.reverse_path)
+    };
+    if address.is_empty() {
+        return None;
+    }
+    let wants = |outcome: &RecipientOutcome| {
+        let notify = envelope.recipients[usize::from(outcome.recipient_index)].notify;
+        match outcome.outcome {
+            Outcome::Failed => of_ours || notify.wants_failure(),
+            Outcome::Delayed => false,
+            // A next hop that offers DSN reports itself (RFC 3461 §5.2).
+            Outcome::Delivered | Outcome::Relayed => {
+                notify.wants_success() && !attempt.remote.is_some_and(|remote| remote.offers_dsn)
+            }
+        }
+    };
+    let indexes = (0..outcomes.len()).filter(|index| wants(&outcomes[*index]));
+    let outcome_indexes: Vec<usize> = indexes.collect();
+    let address = address.into();
+    (!outcome_indexes.is_empty()).then_some(Plan { reader, address, outcome_indexes })
+}
+
+/// What a report is about.
+pub(super) struct Occasion<'a> {
+    pub message: &'a Message,
+    pub outcomes: &'a [RecipientOutcome],
+    pub attempt: &'a Attempt,
+    /// What is at hand of the original: all of it, its first chunk, or nothing.
+    pub content: &'a [u8],
+    pub now_ms: u64,
+}
+
+/// Composes the planned report.
 pub(super) fn compose(
     id: u64,
     config: &Config,
-    message: &Message,
-    outcomes: &[RecipientOutcome],
-    content: &[u8],
-    now_ms: u64,
+    plan: &Plan,
+    occasion: &Occasion<'_>,
 ) -> Notification {
+    let Occasion { message, now_ms, .. } = *occasion;
     let envelope = &message.envelope;
-    let failed = outcomes.iter().filter(|outcome| outcome.outcome == Outcome::Failed);
-    let recipients: Vec<dsn::FailedRecipient<'_>> = failed
-        .map(|outcome| (outcome, &envelope.recipients[usize::from(outcome.recipient_index)]))
-        .filter(|(_, recipient)| recipient.notify.wants_failure())
-        .map(|(outcome, recipient)| dsn::FailedRecipient {
+    let outcomes = plan.outcome_indexes.iter().map(|index| &occasion.outcomes[*index]);
+    let recipients = outcomes.map(|outcome| {
+        let recipient = &envelope.recipients[usize::from(outcome.recipient_index)];
+        dsn::ReportedRecipient {
             address: &recipient.address,
             original_recipient: recipient.original_recipient.as_deref(),
+            outcome: outcome.outcome,
             reply: &outcome.reply,
-        })
-        .collect();
+        }
+    });
+    let recipients: Vec<_> = recipients.collect();
     let report = dsn::Report {
         reporting_mta: &config.hostname,
         queue_id: message.id,
-        reverse_path: &envelope.reverse_path,
+        reader: plan.reader,
+        address: &plan.address,
         envelope_id: envelope.envelope_id.as_deref(),
         arrival_ms: envelope.accepted_ms,
         now_ms,
+        retry_until_ms: envelope.expires_ms,
+        remote_mta: occasion.attempt.remote.map(|remote| remote.address),
         recipients: &recipients,
         header_prefix: &envelope.header_prefix,
-        content,
+        content: occasion.content,
         content_is_whole: matches!(message.content, Content::Whole(_)),
         flags: envelope.flags,
     };
     let mut content = Vec::new();
     let mut flags = dsn::compose(&report, &mut content);
     flags.set(EnvelopeFlags::NOTIFICATION);
+    if plan.reader == Reader::Postmaster {
+        flags.set(EnvelopeFlags::DOUBLE_BOUNCE);
+    }
     Notification {
         id,
         envelope: Envelope {
             reverse_path: Box::default(),
             recipients: vec![Recipient {
-                address: envelope.reverse_path.clone(),
+                address: plan.address.clone(),
                 original_recipient: None,
                 notify: Notify(Notify::NEVER),
             }],
@@ -83,5 +149,92 @@ pub(super) fn compose(
             content_hash: xxh3_128(&content),
         },
         content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{Reply, status};
+    use crate::queue::Remote;
+
+    fn check(notify: u8, outcome: Outcome, offers_dsn: bool, expected: bool) {
+        let envelope = envelope("a@b.test", notify, 0);
+        let attempt =
+            Attempt { remote: remote(offers_dsn), ..Attempt::without_session("x".into()) };
+        let plan = plan(&Config::embedded(), &envelope, &[outcome_of(outcome)], &attempt);
+        assert_eq!(plan.is_some(), expected, "{notify} {outcome:?} {offers_dsn}");
+        if let Some(plan) = plan {
+            assert_eq!((plan.reader, &*plan.address), (Reader::Sender, "a@b.test"));
+        }
+    }
+
+    fn remote(offers_dsn: bool) -> Option<Remote> {
+        Some(Remote { address: [192, 0, 2, 1].into(), delivers: false, offers_dsn })
+    }
+
+    fn outcome_of(outcome: Outcome) -> RecipientOutcome {
+        let reply = Reply::new(250, status::OK, "");
+        RecipientOutcome { recipient_index: 0, outcome, reply, class: None }
+    }
+
+    fn envelope(reverse_path: &str, notify: u8, flags: u16) -> Envelope {
+        let recipient = Recipient { notify: Notify(notify), ..Recipient::new("c@d.test") };
+        Envelope {
+            reverse_path: reverse_path.into(),
+            recipients: vec![recipient],
+            flags: EnvelopeFlags(flags),
+            accepted_ms: 0,
+            expires_ms: 0,
+            release_ms: 0,
+            stream: Stream::default(),
+            envelope_id: None,
+            client: None,
+            header_prefix: Vec::new(),
+            content_bytes: 0,
+            content_hash: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_reported_follows_from_notify_and_the_next_hop() {
+        for offers_dsn in [false, true] {
+            check(0, Outcome::Failed, offers_dsn, true);
+            check(Notify::FAILURE, Outcome::Failed, offers_dsn, true);
+            check(Notify::NEVER, Outcome::Failed, offers_dsn, false);
+            check(Notify::SUCCESS | Notify::DELAY, Outcome::Failed, offers_dsn, false);
+            for success in [Outcome::Relayed, Outcome::Delivered] {
+                check(Notify::SUCCESS, success, offers_dsn, !offers_dsn);
+                check(0, success, offers_dsn, false);
+                check(Notify::NEVER, success, offers_dsn, false);
+                check(Notify::FAILURE | Notify::DELAY, success, offers_dsn, false);
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_is_never_reported_on_but_once_to_the_postmaster() {
+        let mut config = Config::embedded();
+        let attempt = Attempt::without_session("x".into());
+        let failed = [outcome_of(Outcome::Failed)];
+        let of_ours = envelope("", Notify::NEVER, EnvelopeFlags::NOTIFICATION);
+        let foreign = envelope("", 0, 0);
+        assert!(plan(&config, &of_ours, &failed, &attempt).is_none());
+        config.queue.double_bounce = Some("postmaster@here.test".into());
+        let told = plan(&config, &of_ours, &failed, &attempt).expect("the postmaster");
+        assert_eq!((told.reader, &*told.address), (Reader::Postmaster, "postmaster@here.test"));
+        assert!(plan(&config, &foreign, &failed, &attempt).is_none());
+        let flags = EnvelopeFlags::NOTIFICATION | EnvelopeFlags::DOUBLE_BOUNCE;
+        let triple = envelope("", Notify::NEVER, flags);
+        assert!(plan(&config, &triple, &failed, &attempt).is_none());
+    }
+
+    #[test]
+    fn a_quiet_end_is_reported_to_nobody() {
+        let reports = Reports::Suppressed;
+        let attempt = Attempt { reports, ..Attempt::without_session("operator".into()) };
+        let envelope = envelope("a@b.test", 0, 0);
+        let failed = [outcome_of(Outcome::Failed)];
+        assert!(plan(&Config::embedded(), &envelope, &failed, &attempt).is_none());
     }
 }

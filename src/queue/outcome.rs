@@ -1,11 +1,12 @@
 //! The only way out: what a delivery attempt ended in, made durable and reported.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::codec::{self, Group, RecipientState, TaskRecord};
 use super::index::{MessageEntry, Task};
-use super::notification::{self, Notification};
+use super::notification::{self, Notification, Occasion, Plan};
 use super::schedule::retry_wait;
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::LogFormat;
@@ -19,10 +20,41 @@ use crate::runtime::{clock, task, timer};
 pub struct Attempt {
     /// The next hop in words.
     pub site: Rc<str>,
+    /// Whom the attempt spoke to; `None` where there was no session.
+    pub remote: Option<Remote>,
     /// From taking the task to the outcome.
     pub duration: Duration,
     /// The reply to end of data was lost: the recipient may have the message already.
     pub in_doubt: bool,
+    pub reports: Reports,
+}
+
+/// The server at the other end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    pub address: IpAddr,
+    /// It delivers finally, and answers for each recipient (LMTP, RFC 2033).
+    pub delivers: bool,
+    /// It was told what reports are wanted, and makes them from here on (RFC 3461).
+    pub offers_dsn: bool,
+}
+
+/// Whether an attempt may be reported on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Reports {
+    /// As the envelope asks for.
+    #[default]
+    Wanted,
+    /// Nobody is told, whatever became of the recipients.
+    Suppressed,
+}
+
+impl Attempt {
+    /// An end that came without asking a next hop; `site` says whose doing it was.
+    pub fn without_session(site: Rc<str>) -> Self {
+        let (duration, in_doubt) = (Duration::ZERO, false);
+        Self { site, remote: None, duration, in_doubt, reports: Reports::Wanted }
+    }
 }
 
 /// What follows from an attempt once its record is durable.
@@ -109,9 +141,7 @@ impl Queue {
                     class: Some(ReplyClass::Expired),
                 });
                 let outcomes = outcomes.collect();
-                let attempt =
-                    Attempt { site: "queue".into(), duration: Duration::ZERO, in_doubt: false };
-                self.settle(task, &message, outcomes, attempt);
+                self.settle(task, &message, outcomes, Attempt::without_session("queue".into()));
             }
             Err(error) => self.hold(task, &error),
         }
@@ -124,8 +154,8 @@ pub(super) struct Ending {
     outcomes: Vec<RecipientOutcome>,
     attempt: Attempt,
     now_ms: u64,
-    /// Some Failed recipient's reverse-path wants to know.
-    notifies: bool,
+    /// The report that is due.
+    report: Option<Plan>,
     /// The DSN goes without the original: it cannot be read.
     chunk_missing: bool,
 }
@@ -144,19 +174,19 @@ impl Ending {
                 outcome.outcome = Outcome::Failed;
             }
         }
-        let reportable =
-            !envelope.reverse_path.is_empty() && !envelope.flags.has(EnvelopeFlags::NOTIFICATION);
-        let notifies = reportable
-            && outcomes.iter().any(|it| {
-                let recipient = &envelope.recipients[usize::from(it.recipient_index)];
-                it.outcome == Outcome::Failed && recipient.notify.wants_failure()
-            });
-        inner.metrics.queue.count_outcomes(&outcomes);
-        Self { message, outcomes, attempt, now_ms, notifies, chunk_missing: false }
+        let report = notification::plan(&inner.config.borrow(), envelope, &outcomes, &attempt);
+        let numbers = &inner.metrics.queue;
+        numbers.count_outcomes(&outcomes);
+        numbers.notifications.add(u64::from(report.is_some()));
+        if envelope.flags.has(EnvelopeFlags::NOTIFICATION) {
+            let failed = outcomes.iter().filter(|it| it.outcome == Outcome::Failed);
+            numbers.notifications_failed.add(failed.count() as u64);
+        }
+        Self { message, outcomes, attempt, now_ms, report, chunk_missing: false }
     }
 
     fn needs_chunk(&self) -> bool {
-        self.notifies
+        self.report.is_some()
             && !self.chunk_missing
             && matches!(self.message.content, Content::Chunked { .. })
     }
@@ -173,7 +203,8 @@ impl Inner {
             return Some(ending);
         }
         let record = self.record_of(task, &ending);
-        let notification = ending.notifies.then(|| self.notify(&ending, chunk));
+        let plan = ending.report.as_ref();
+        let notification = plan.map(|plan| self.notify(&ending, plan, chunk));
         let appended = match self.append_ending(task, &ending, &record, notification.as_ref()) {
             Ok(appended) => appended,
             Err(AppendError::NoSpace | AppendError::Later) => return Some(ending),
@@ -283,20 +314,21 @@ impl Inner {
         record
     }
 
-    fn notify(&self, ending: &Ending, chunk: Option<&[u8]>) -> Notification {
+    fn notify(&self, ending: &Ending, plan: &Plan, chunk: Option<&[u8]>) -> Notification {
         let content: &[u8] = match (&ending.message.content, chunk) {
             (Content::Whole(content), _) => content,
             (Content::Chunked { .. }, Some(chunk)) => chunk,
             (Content::Chunked { .. }, None) => &[],
         };
-        notification::compose(
-            self.journal.next_message_id(),
-            &self.config.borrow(),
-            &ending.message,
-            &ending.outcomes,
+        let occasion = Occasion {
+            message: &ending.message,
+            outcomes: &ending.outcomes,
+            attempt: &ending.attempt,
             content,
-            ending.now_ms,
-        )
+            now_ms: ending.now_ms,
+        };
+        let id = self.journal.next_message_id();
+        notification::compose(id, &self.config.borrow(), plan, &occasion)
     }
 
     fn log_lines(&self, ending: &Ending) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! What an operator does to queued messages: try now, hold, release, give up.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::codec::{self, Group, RecipientState, TaskRecord};
 use super::index::{Task, TaskState};
@@ -175,9 +174,7 @@ impl Queue {
             reply: BOUNCED,
         });
         let outcomes = outcomes.collect();
-        let attempt =
-            Attempt { site: "operator".into(), duration: Duration::ZERO, in_doubt: false };
-        self.settle(task, message, outcomes, attempt);
+        self.settle(task, message, outcomes, Attempt::without_session("operator".into()));
     }
 
     /// Records that recipients in state `from` are in state `to`. A task that was never tried has

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::policy;
 use super::{Inner, SHUTTING_DOWN, Terms};
-use crate::mail::envelope::Notify;
 use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, Stream, status};
 use crate::proto::message::received::Received;
 use crate::proto::smtp::server::{ContentSeen, Event, Server};
@@ -54,6 +53,7 @@ struct Transaction {
     reverse_path: Box<str>,
     recipients: Vec<Recipient>,
     flags: EnvelopeFlags,
+    envelope_id: Option<Box<str>>,
     content: Intake,
     /// Monotonic milliseconds.
     content_began_ms: u64,
@@ -175,16 +175,16 @@ impl Session<'_> {
     async fn commit(&mut self, seen: ContentSeen) {
         let started = clock::now();
         let transaction = self.transaction.take().expect("content belongs to a transaction");
-        let Transaction { reverse_path, recipients, mut flags, content, .. } = *transaction;
-        let result = match content {
+        let mut transaction = *transaction;
+        let result = match std::mem::replace(&mut transaction.content, Intake::None) {
             Intake::Draft { draft, .. } => {
                 if !seen.leading_dot {
-                    flags.set(EnvelopeFlags::NO_LEADING_DOT);
+                    transaction.flags.set(EnvelopeFlags::NO_LEADING_DOT);
                 }
                 if seen.eight_bit {
-                    flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
+                    transaction.flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
                 }
-                let envelope = self.envelope(reverse_path, recipients, flags, draft.id());
+                let envelope = self.envelope(transaction, draft.id());
                 draft.commit(envelope).await
             }
             Intake::Refused(refusal) => Err(refusal),
@@ -206,13 +206,8 @@ impl Session<'_> {
         self.server.answer(&reply, &mut self.out);
     }
 
-    fn envelope(
-        &self,
-        reverse_path: Box<str>,
-        recipients: Vec<Recipient>,
-        flags: EnvelopeFlags,
-        queue_id: QueueId,
-    ) -> Envelope {
+    fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
+        let Transaction { reverse_path, recipients, flags, envelope_id, .. } = transaction;
         let config = &self.terms.config;
         let now_ms = clock::unix_ms();
         let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
@@ -241,7 +236,7 @@ impl Session<'_> {
             expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
             release_ms: 0,
             stream: Stream::default(),
-            envelope_id: None,
+            envelope_id,
             client: Some(self.client),
             header_prefix,
             // Filled in by the draft.
@@ -302,6 +297,7 @@ impl Machine<'_> {
                         reverse_path,
                         recipients: Vec::with_capacity(1),
                         flags: mail.flags,
+                        envelope_id: mail.envelope_id.map(Box::from),
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
@@ -316,8 +312,8 @@ impl Machine<'_> {
                         let transaction = transaction.expect("RCPT belongs to a transaction");
                         transaction.recipients.push(Recipient {
                             address: rcpt.forward_path.as_str().into(),
-                            original_recipient: None,
-                            notify: Notify::DEFAULT,
+                            original_recipient: rcpt.original_recipient.map(Box::from),
+                            notify: rcpt.notify,
                         });
                     } else {
                         numbers.recipients_refused.add(1);

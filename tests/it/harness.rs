@@ -278,11 +278,13 @@ impl Client {
 }
 
 /// A message as the next hop got it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Got {
     pub from: String,
     pub to: Vec<String>,
     pub content: Vec<u8>,
+    /// Its MAIL, and the RCPT commands that were accepted, as they came.
+    pub commands: Vec<String>,
 }
 
 impl Got {
@@ -386,7 +388,7 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     stream.write_all(b"220 next-hop.test\r\n")?;
-    let (mut from, mut to, mut content) = (String::new(), Vec::new(), Vec::new());
+    let mut message = Got::default();
     loop {
         let mut line = Vec::new();
         if reader.read_until(b'\n', &mut line)? == 0 {
@@ -410,9 +412,7 @@ fn serve(
                 lines.join("\r\n")
             }
             "MAIL" => {
-                from = path(&line);
-                to.clear();
-                content.clear();
+                message = Got { from: path(&line), commands: vec![line], ..Got::default() };
                 "250 2.1.0 ok".into()
             }
             "RCPT" => {
@@ -421,12 +421,13 @@ fn serve(
                 match (behaviour.on_rcpt)(&recipient, count) {
                     Some(reply) => reply,
                     None => {
-                        to.push(recipient);
+                        message.to.push(recipient);
+                        message.commands.push(line);
                         "250 2.1.5 ok".into()
                     }
                 }
             }
-            "DATA" if to.is_empty() => "554 5.5.1 no recipients".into(),
+            "DATA" if message.to.is_empty() => "554 5.5.1 no recipients".into(),
             "DATA" => {
                 stream.write_all(b"354 go\r\n")?;
                 loop {
@@ -437,20 +438,20 @@ fn serve(
                     if line == b".\r\n" {
                         break;
                     }
-                    content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+                    message.content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
                 }
-                finish(got, behaviour, asked, &from, &to, &content)
+                finish(got, behaviour, asked, message.clone())
             }
             "BDAT" => {
                 let mut words = line.split(' ').skip(1);
                 let bytes: usize = words.next().and_then(|it| it.parse().ok()).expect("a size");
-                let start = content.len();
-                content.resize(start + bytes, 0);
-                reader.read_exact(&mut content[start..])?;
+                let start = message.content.len();
+                message.content.resize(start + bytes, 0);
+                reader.read_exact(&mut message.content[start..])?;
                 match words.next() {
                     None => "250 more".into(),
-                    Some(_) if to.is_empty() => "554 5.5.1 no recipients".into(),
-                    Some(_) => finish(got, behaviour, asked, &from, &to, &content),
+                    Some(_) if message.to.is_empty() => "554 5.5.1 no recipients".into(),
+                    Some(_) => finish(got, behaviour, asked, message.clone()),
                 }
             }
             "QUIT" => return stream.write_all(b"221 bye\r\n"),
@@ -464,15 +465,12 @@ fn finish(
     got: &Mutex<Vec<Got>>,
     behaviour: &Behaviour,
     asked: &AtomicUsize,
-    from: &str,
-    to: &[String],
-    content: &[u8],
+    message: Got,
 ) -> String {
     let count = asked.fetch_add(1, Ordering::SeqCst);
-    if let Some(reply) = (behaviour.on_content)(&to[0], count) {
+    if let Some(reply) = (behaviour.on_content)(&message.to[0], count) {
         return reply;
     }
-    let message = Got { from: from.into(), to: to.to_vec(), content: content.to_vec() };
     got.lock().expect("not poisoned").push(message);
     "250 2.0.0 taken".into()
 }

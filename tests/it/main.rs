@@ -9,5 +9,6 @@ mod next_hops;
 mod operate;
 mod relay;
 mod replies;
+mod reports;
 mod start;
 mod tidy;

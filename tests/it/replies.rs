@@ -37,7 +37,7 @@ fn reply_of(line: &str) -> Reply {
         Some((status, taken)) => (Some(status), rest[taken..].trim_start()),
         None => (None, rest),
     };
-    Reply { code, status, text: text.to_owned().into() }
+    Reply::remote(code, status, text.to_owned())
 }
 
 /// Counts agreements and shows the rest.
@@ -168,7 +168,7 @@ fn registered_codes_are_classed_as_other_people_class_them() {
                 }
                 let expected: Vec<ReplyClass> =
                     matched.iter().flat_map(|it| iana_class(it).iter().copied()).collect();
-                let reply = Reply { code, status: Some(status), text: "".into() };
+                let reply = Reply::remote(code, Some(status), String::new());
                 let judged = judge(&config.delivery.rules, &reply).class;
                 tally.count(&expected, &matched.join("/"), judged, &line);
             }

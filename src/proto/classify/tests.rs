@@ -59,7 +59,7 @@ fn text_beyond_the_bound_is_not_looked_at() {
     let rules = Rules::new(vec![Rule { texts: vec!["full".into()], ..rule(ReplyClass::Spam) }]);
     let long = "x".repeat(REPLY_TEXT_JUDGED_BYTES_MAX - 4);
     for (text, expected) in [(format!("{long}full"), "spam"), (format!("{long}xfull"), "other")] {
-        let reply = Reply { code: 550, status: None, text: text.into() };
+        let reply = Reply::remote(550, None, text);
         let judged = rules.as_ref().expect("few").judge(&context(&reply));
         assert_eq!(judged.class.as_str(), expected);
     }

@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use super::reply_reader::{ReplyReader, Taken};
 use super::server::Dialect;
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Reply, status};
+use crate::mail::envelope::Notify;
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
 
 /// What the server said it can do (RFC 5321 §4.1.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -19,6 +20,8 @@ pub struct Capabilities {
     pub chunking: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
+    /// RFC 3461: the server takes over what reports the client wants.
+    pub dsn: bool,
     /// SIZE was offered; 0 for no fixed limit.
     pub size: Option<u64>,
 }
@@ -27,8 +30,10 @@ pub struct Capabilities {
 pub struct Transaction<'a> {
     /// Empty for the null reverse-path.
     pub reverse_path: &'a str,
-    pub recipients: &'a [&'a str],
+    pub recipients: &'a [&'a Recipient],
     pub flags: EnvelopeFlags,
+    /// ENVID, in xtext.
+    pub envelope_id: Option<&'a str>,
     /// Header prefix and content together.
     pub message_bytes: u64,
 }
@@ -274,7 +279,7 @@ impl Client {
     fn refusal(&self, transaction: &Transaction<'_>) -> Option<Reply> {
         let flags = transaction.flags;
         let ascii = transaction.reverse_path.is_ascii()
-            && transaction.recipients.iter().all(|recipient| recipient.is_ascii());
+            && transaction.recipients.iter().all(|recipient| recipient.address.is_ascii());
         if (flags.has(EnvelopeFlags::SMTPUTF8) || !ascii) && !self.capabilities.smtputf8 {
             return Some(NO_SMTPUTF8);
         }
@@ -304,9 +309,16 @@ impl Client {
         let body = if declared && self.capabilities.eight_bit_mime { " BODY=8BITMIME" } else { "" };
         let utf8 = if flags.has(EnvelopeFlags::SMTPUTF8) { " SMTPUTF8" } else { "" };
         let reverse_path = transaction.reverse_path;
-        self.command(Step::Mail, format_args!("MAIL FROM:<{reverse_path}>{size}{body}{utf8}\r\n"));
+        let dsn = self.capabilities.dsn;
+        let returned = if dsn { returned(transaction) } else { String::new() };
+        self.command(
+            Step::Mail,
+            format_args!("MAIL FROM:<{reverse_path}>{size}{body}{utf8}{returned}\r\n"),
+        );
         for (index, recipient) in transaction.recipients.iter().enumerate() {
-            self.command(Step::Rcpt(index), format_args!("RCPT TO:<{recipient}>\r\n"));
+            let reports = if dsn { reports(recipient) } else { String::new() };
+            let address = &recipient.address;
+            self.command(Step::Rcpt(index), format_args!("RCPT TO:<{address}>{reports}\r\n"));
         }
         if by_chunk {
             let bytes = transaction.message_bytes;
@@ -463,6 +475,43 @@ impl Client {
     }
 }
 
+/// RET and ENVID, as the client said them.
+fn returned(transaction: &Transaction<'_>) -> String {
+    let mut parameters = String::new();
+    if transaction.flags.has(EnvelopeFlags::RETURN_FULL) {
+        parameters.push_str(" RET=FULL");
+    } else if transaction.flags.has(EnvelopeFlags::RETURN_HEADERS) {
+        parameters.push_str(" RET=HDRS");
+    }
+    if let Some(envelope_id) = transaction.envelope_id {
+        parameters.push_str(" ENVID=");
+        parameters.push_str(envelope_id);
+    }
+    parameters
+}
+
+/// NOTIFY and ORCPT, as the client said them. No ORCPT is made up: it would say again what stands
+/// before it (RFC 3461 §5.2.1 allows either).
+fn reports(recipient: &Recipient) -> String {
+    let mut parameters = String::new();
+    let Notify(notify) = recipient.notify;
+    let words = [
+        (Notify::NEVER, "NEVER"),
+        (Notify::SUCCESS, "SUCCESS"),
+        (Notify::FAILURE, "FAILURE"),
+        (Notify::DELAY, "DELAY"),
+    ];
+    for (_, word) in words.iter().filter(|(bit, _)| notify & bit != 0) {
+        parameters.push_str(if parameters.is_empty() { " NOTIFY=" } else { "," });
+        parameters.push_str(word);
+    }
+    if let Some(original) = &recipient.original_recipient {
+        parameters.push_str(" ORCPT=");
+        parameters.push_str(original);
+    }
+    parameters
+}
+
 fn read_capabilities(text: &str) -> Capabilities {
     let mut capabilities = Capabilities::default();
     // The first line is the server's name.
@@ -478,6 +527,8 @@ fn read_capabilities(text: &str) -> Capabilities {
             capabilities.eight_bit_mime = true;
         } else if is("SMTPUTF8") {
             capabilities.smtputf8 = true;
+        } else if is("DSN") {
+            capabilities.dsn = true;
         } else if is("SIZE") {
             capabilities.size = Some(words.next().and_then(|it| it.parse().ok()).unwrap_or(0));
         }

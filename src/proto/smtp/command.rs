@@ -1,6 +1,8 @@
 //! One command line, parsed in place (RFC 5321 §4.1).
 
+use crate::mail::envelope::Notify;
 use crate::mail::{AddressError, AddressRef, EnvelopeFlags, Reply, Utf8, status};
+use crate::proto::xtext;
 
 /// A command with its arguments, borrowed from the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +29,20 @@ pub struct Mail<'l> {
     pub reverse_path: Option<AddressRef<'l>>,
     /// SIZE (RFC 1870).
     pub size: Option<u64>,
-    /// EIGHT_BIT_MIME and SMTPUTF8 as declared.
+    /// EIGHT_BIT_MIME, SMTPUTF8, RETURN_FULL and RETURN_HEADERS as declared.
     pub flags: EnvelopeFlags,
+    /// ENVID (RFC 3461 §4.4), in xtext.
+    pub envelope_id: Option<&'l str>,
 }
 
 /// RCPT (RFC 5321 §4.1.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rcpt<'l> {
     pub forward_path: AddressRef<'l>,
+    /// NOTIFY (RFC 3461 §4.1).
+    pub notify: Notify,
+    /// ORCPT (RFC 3461 §4.2), `type;xtext`.
+    pub original_recipient: Option<&'l str>,
 }
 
 impl<'l> Command<'l> {
@@ -95,6 +103,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     let mut size = None;
     let mut flags = EnvelopeFlags::default();
     let mut utf8 = Utf8::Refused;
+    let mut envelope_id = None;
     for parameter in words(parameters) {
         let (keyword, value) = split_parameter(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") {
@@ -109,6 +118,16 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
         } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") && value.is_none() {
             flags.set(EnvelopeFlags::SMTPUTF8);
             utf8 = Utf8::Allowed;
+        } else if keyword.eq_ignore_ascii_case(b"RET") {
+            if flags.has(EnvelopeFlags::RETURN_FULL | EnvelopeFlags::RETURN_HEADERS) {
+                return Err(BAD_PARAMETER);
+            }
+            flags.set(returned(value).ok_or(BAD_PARAMETER)?);
+        } else if keyword.eq_ignore_ascii_case(b"ENVID") {
+            let value = value.and_then(xtext::parse_envelope_id).ok_or(BAD_PARAMETER)?;
+            if envelope_id.replace(value).is_some() {
+                return Err(BAD_PARAMETER);
+            }
         } else {
             return Err(UNKNOWN_PARAMETER);
         }
@@ -126,20 +145,64 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     if reverse_path.is_some_and(|path| path.domain().is_empty()) {
         return Err(BAD_REVERSE_PATH);
     }
-    Ok(Mail { reverse_path, size, flags })
+    Ok(Mail { reverse_path, size, flags, envelope_id })
+}
+
+/// RET: what a report on a failure returns.
+fn returned(value: Option<&[u8]>) -> Option<u16> {
+    let value = value?;
+    if value.eq_ignore_ascii_case(b"FULL") {
+        Some(EnvelopeFlags::RETURN_FULL)
+    } else if value.eq_ignore_ascii_case(b"HDRS") {
+        Some(EnvelopeFlags::RETURN_HEADERS)
+    } else {
+        None
+    }
 }
 
 fn rcpt(argument: &[u8], utf8: Utf8) -> Result<Rcpt<'_>, Reply> {
     let (path, parameters) = path(argument, b"TO:").ok_or(SYNTAX)?;
-    if words(parameters).next().is_some() {
-        return Err(UNKNOWN_PARAMETER);
+    let mut notify = None;
+    let mut original_recipient = None;
+    for parameter in words(parameters) {
+        let (keyword, value) = split_parameter(parameter);
+        let is_again = if keyword.eq_ignore_ascii_case(b"NOTIFY") {
+            notify.replace(value.and_then(notifications).ok_or(BAD_PARAMETER)?).is_some()
+        } else if keyword.eq_ignore_ascii_case(b"ORCPT") {
+            let value = value.and_then(|value| xtext::parse_original_recipient(value, utf8));
+            original_recipient.replace(value.ok_or(BAD_PARAMETER)?).is_some()
+        } else {
+            return Err(UNKNOWN_PARAMETER);
+        };
+        if is_again {
+            return Err(BAD_PARAMETER);
+        }
     }
     let forward_path =
         AddressRef::parse(without_route(path), utf8).map_err(|error| match error {
             AddressError::NonAscii => NON_ASCII,
             _ => BAD_FORWARD_PATH,
         })?;
-    Ok(Rcpt { forward_path })
+    let notify = notify.unwrap_or(Notify::DEFAULT);
+    Ok(Rcpt { forward_path, notify, original_recipient })
+}
+
+/// NOTIFY: NEVER alone, or a list of the others.
+fn notifications(value: &[u8]) -> Option<Notify> {
+    let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+    if is(value, "NEVER") {
+        return Some(Notify(Notify::NEVER));
+    }
+    let mut notify = Notify::DEFAULT;
+    for word in value.split(|octet| *octet == b',') {
+        notify.0 |= match word {
+            word if is(word, "SUCCESS") => Notify::SUCCESS,
+            word if is(word, "FAILURE") => Notify::FAILURE,
+            word if is(word, "DELAY") => Notify::DELAY,
+            _ => return None,
+        };
+    }
+    Some(notify)
 }
 
 fn bdat<'l>(argument: &[u8]) -> Result<Command<'l>, Reply> {

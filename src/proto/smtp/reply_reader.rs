@@ -49,8 +49,8 @@ impl ReplyReader {
             self.take_line(code, text);
             if is_last {
                 self.line_count = 0;
-                let text = std::mem::take(&mut self.text).into();
-                return Taken::Reply(at, Reply { code, status: self.status.take(), text });
+                let text = std::mem::take(&mut self.text);
+                return Taken::Reply(at, Reply::remote(code, self.status.take(), text));
             }
         }
     }
@@ -134,10 +134,10 @@ mod tests {
     fn replies_are_the_same_wherever_they_are_cut() {
         let input = b"220 mx\r\n250-2.1.5 one\r\n250 2.1.5 two\r\n354\r\n550 5.1.1 no\x07\xff\n";
         let expected = vec![
-            Taken::Reply(0, Reply::bare(220, "mx")),
-            Taken::Reply(0, Reply::new(250, status::OK_RECIPIENT, "one\ntwo")),
-            Taken::Reply(0, Reply::bare(354, "")),
-            Taken::Reply(0, Reply::new(550, status::BAD_MAILBOX, "no?\u{fffd}")),
+            Taken::Reply(0, Reply::remote(220, None, "mx".into())),
+            Taken::Reply(0, Reply::remote(250, Some(status::OK_RECIPIENT), "one\ntwo".into())),
+            Taken::Reply(0, Reply::remote(354, None, String::new())),
+            Taken::Reply(0, Reply::remote(550, Some(status::BAD_MAILBOX), "no?\u{fffd}".into())),
         ];
         for cut in 0..=input.len() {
             assert_eq!(read(input, cut), expected, "cut at {cut}");

@@ -386,7 +386,8 @@ impl Server {
             let _ =
                 std::io::Write::write_fmt(out, format_args!("{}", self.config.message_bytes_max));
             out.extend_from_slice(
-                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n",
+                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n\
+                  250-DSN\r\n250 CHUNKING\r\n",
             );
         }
         // A new greeting ends the mail transaction (RFC 5321 §4.1.4).

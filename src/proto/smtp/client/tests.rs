@@ -1,6 +1,7 @@
 //! Dialogues: what the client writes and reports for what the server says, cut at every octet.
 
 use super::*;
+use crate::mail::Recipient;
 
 /// Plays `server`'s replies to one transaction with `recipients`; returns what was written and
 /// reported, in order.
@@ -25,13 +26,10 @@ fn play(dialect: Dialect, recipients: &[&str], server: &[u8], cut: usize) -> Vec
                 Event::Write => assert!(!out.is_empty()),
                 Event::Ready => {
                     out.clear();
-                    let transaction = Transaction {
-                        reverse_path: "a@b.test",
-                        recipients,
-                        flags: EnvelopeFlags::default(),
-                        message_bytes: 10,
-                    };
-                    let begin = client.begin(&transaction, &mut out);
+                    let recipients: Vec<Recipient> =
+                        recipients.iter().map(|it| Recipient::new(it)).collect();
+                    let recipients: Vec<&Recipient> = recipients.iter().collect();
+                    let begin = client.begin(&transaction(&recipients), &mut out);
                     note(&out);
                     if begin == Begin::ContentFollows {
                         seen.push("C: (content)".into());
@@ -204,8 +202,8 @@ fn several_messages_share_a_round_trip_and_end_each_in_its_own_way() {
         assert_eq!(client.next(&hello[first..], &mut out).1, Event::Ready);
         assert!(client.pipelines());
         out.clear();
-        for recipients in [&["one@c.test"], &["two@c.test"], &["three@c.test"]] {
-            let begin = client.begin(&transaction(recipients), &mut out);
+        for address in ["one@c.test", "two@c.test", "three@c.test"] {
+            let begin = client.begin(&transaction(&[&Recipient::new(address)]), &mut out);
             assert_eq!(begin, Begin::ContentFollows);
             client.content_sent();
         }
@@ -231,9 +229,50 @@ fn several_messages_share_a_round_trip_and_end_each_in_its_own_way() {
     }
 }
 
-fn transaction<'a>(recipients: &'a [&'a str]) -> Transaction<'a> {
+fn transaction<'a>(recipients: &'a [&'a Recipient]) -> Transaction<'a> {
     let flags = EnvelopeFlags::default();
-    Transaction { reverse_path: "a@b.test", recipients, flags, message_bytes: 10 }
+    let reverse_path = "a@b.test";
+    Transaction { reverse_path, recipients, flags, envelope_id: None, message_bytes: 10 }
+}
+
+#[test]
+fn what_the_client_wants_to_hear_of_is_passed_on_where_dsn_is_offered() {
+    let written = |hello: &[u8]| {
+        let mut client = Client::new(Dialect::Smtp, "client.test");
+        let mut out = Vec::new();
+        let (first, _) = client.next(hello, &mut out);
+        assert_eq!(client.next(&hello[first..], &mut out).1, Event::Ready);
+        out.clear();
+        let recipients = [
+            (Notify::DEFAULT, None),
+            (Notify(Notify::NEVER), None),
+            (Notify(Notify::SUCCESS | Notify::DELAY), Some("rfc822;x+2Bb@d.test".into())),
+        ];
+        let recipients = recipients.map(|(notify, original_recipient)| Recipient {
+            address: "c@d.test".into(),
+            original_recipient,
+            notify,
+        });
+        let recipients = recipients.each_ref();
+        let transaction = Transaction {
+            flags: EnvelopeFlags(EnvelopeFlags::RETURN_HEADERS),
+            envelope_id: Some("Q+20Q"),
+            ..transaction(&recipients)
+        };
+        assert_eq!(client.begin(&transaction, &mut out), Begin::Wait);
+        String::from_utf8(out).expect("ASCII")
+    };
+    assert_eq!(
+        written(b"220 mx\r\n250-mx\r\n250-PIPELINING\r\n250 dsn\r\n"),
+        "MAIL FROM:<a@b.test> RET=HDRS ENVID=Q+20Q\r\nRCPT TO:<c@d.test>\r\n\
+         RCPT TO:<c@d.test> NOTIFY=NEVER\r\n\
+         RCPT TO:<c@d.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x+2Bb@d.test\r\nDATA\r\n"
+    );
+    let plain = "RCPT TO:<c@d.test>\r\n".repeat(3);
+    assert_eq!(
+        written(b"220 mx\r\n250-mx\r\n250 PIPELINING\r\n"),
+        format!("MAIL FROM:<a@b.test>\r\n{plain}DATA\r\n")
+    );
 }
 
 #[test]
@@ -243,8 +282,8 @@ fn what_a_421_left_unanswered_is_not_in_doubt() {
     let hello = b"220 mx\r\n250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
     let (first, _) = client.next(hello, &mut out);
     assert_eq!(client.next(&hello[first..], &mut out).1, Event::Ready);
-    for recipients in [&["one@c.test"], &["two@c.test"], &["three@c.test"]] {
-        client.begin(&transaction(recipients), &mut out);
+    for address in ["one@c.test", "two@c.test", "three@c.test"] {
+        client.begin(&transaction(&[&Recipient::new(address)]), &mut out);
         client.content_sent();
     }
     // The first is answered in full, the second in part, the third not at all.
