@@ -349,7 +349,8 @@ impl Inner {
             }
             self.room.notify_all();
         }
-        if let Some(slots_max) = self.maker.slots_max_now(self.core.borrow().space()) {
+        let space = self.core.borrow().space();
+        if let Some(slots_max) = self.maker.slots_max_now(space) {
             self.core.borrow_mut().set_slots_max(slots_max);
         }
     }
