@@ -88,10 +88,10 @@ impl Journal {
                 stopped: Cell::new(false),
             }),
         };
-        task::spawn(journal.clone().run_completions(completions));
-        task::spawn(journal.clone().run_submit());
-        task::spawn(journal.clone().run_patient());
-        task::spawn(journal.clone().run_upkeep());
+        task::spawn_vital(journal.clone().run_completions(completions));
+        task::spawn_vital(journal.clone().run_submit());
+        task::spawn_vital(journal.clone().run_patient());
+        task::spawn_vital(journal.clone().run_upkeep());
         journal
     }
 

@@ -90,7 +90,7 @@ impl Queue {
         let ending = Ending::new(&self.inner, message.clone(), outcomes, attempt);
         if let Some(ending) = self.inner.finish(task, ending, None) {
             // Only a DSN that quotes content from disk, or a journal without room, takes a while.
-            task::spawn(self.clone().finish_later(task, ending));
+            task::spawn_vital(self.clone().finish_later(task, ending));
         }
     }
 

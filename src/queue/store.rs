@@ -179,8 +179,8 @@ impl Queue {
             }),
         };
         queue.inner.update_gauges();
-        task::spawn(queue.clone().run_clock());
-        task::spawn(queue.clone().run_settlements());
+        task::spawn_vital(queue.clone().run_clock());
+        task::spawn_vital(queue.clone().run_settlements());
         queue
     }
 

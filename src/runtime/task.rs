@@ -8,7 +8,13 @@ use std::task::{Context, Poll};
 
 /// Runs `future` on this executor until it ends. A panic ends the task alone and is counted.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(Contained { future }).detach();
+    glommio::spawn_local(Contained { future, on_panic: OnPanic::EndTask }).detach();
+}
+
+/// Runs `future` on this executor until it ends. A panic ends the process, with exit status 70:
+/// without this task everybody would wait for ever, and the next start recovers.
+pub fn spawn_vital(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(Contained { future, on_panic: OnPanic::EndProcess }).detach();
 }
 
 /// Lets every other ready task run once.
@@ -30,20 +36,33 @@ pub fn panic_count() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
+#[derive(Clone, Copy)]
+enum OnPanic {
+    EndTask,
+    EndProcess,
+}
+
 struct Contained<F> {
     future: F,
+    on_panic: OnPanic,
 }
 
 impl<F: Future<Output = ()>> Future for Contained<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let on_panic = self.on_panic;
         // SAFETY: `future` is structurally pinned: it is never moved out of `self`.
         let future = unsafe { self.map_unchecked_mut(|contained| &mut contained.future) };
         match catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
             Ok(poll) => poll,
-            Err(_) => {
+            Err(_) if matches!(on_panic, OnPanic::EndProcess) => {
                 // The panic hook has printed message and place.
+                eprintln!("ringpost: stopping after a panic; nothing acknowledged is lost");
+                // SAFETY: ends the process; nothing of ours runs afterwards.
+                unsafe { libc::_exit(EX_SOFTWARE) }
+            }
+            Err(_) => {
                 PANICS.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(())
             }
@@ -51,4 +70,6 @@ impl<F: Future<Output = ()>> Future for Contained<F> {
     }
 }
 
+/// Exit status for an error of our own (sysexits).
+const EX_SOFTWARE: libc::c_int = 70;
 static PANICS: AtomicU64 = AtomicU64::new(0);
