@@ -135,6 +135,7 @@ impl LogRing {
 /// An order whose completions are awaited.
 struct Order {
     tag: u64,
+    file_index: u16,
     buffer: AlignedBuffer,
     bytes: usize,
     is_write: bool,
@@ -212,7 +213,8 @@ impl Worker {
                 }
                 let outstanding = if self.durability == Durability::Fdatasync { 2 } else { 1 };
                 let is_write = true;
-                let order = Order { tag, buffer, bytes, is_write, outstanding, result: Ok(()) };
+                let result = Ok(());
+                let order = Order { tag, file_index, buffer, bytes, is_write, outstanding, result };
                 self.orders.insert(number, order);
             }
             Command::Read { tag, file_index, offset, mut buffer, bytes } => {
@@ -225,7 +227,8 @@ impl Worker {
                     .user_data(number << 1);
                 self.push(read);
                 let is_write = false;
-                let order = Order { tag, buffer, bytes, is_write, outstanding: 1, result: Ok(()) };
+                let (outstanding, result) = (1, Ok(()));
+                let order = Order { tag, file_index, buffer, bytes, is_write, outstanding, result };
                 self.orders.insert(number, order);
             }
             Command::Stop => self.stopping = true,
@@ -277,7 +280,8 @@ impl Worker {
             if order.is_write
                 && let Err(error) = &order.result
             {
-                fail_stop("a write to the journal", error);
+                let what = if user_data & 1 == 0 { "write to" } else { "sync of" };
+                fail_stop(&format!("a {what} {}", path_of(&self.files[&order.file_index])), error);
             }
             if order.outstanding == 0 {
                 let order = self.orders.remove(&number).expect("looked up above");
@@ -291,6 +295,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// What the kernel calls a file; asked for only when the process ends with it.
+fn path_of(file: &File) -> String {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    path.map_or_else(|_| "the journal".to_owned(), |path| path.display().to_string())
 }
 
 /// Ends the process without another word to anybody: whatever was not acknowledged stays so.
