@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// One recipient of one message of a run: sequence number and recipient index in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryId(pub u64);
 
 impl DeliveryId {

@@ -108,7 +108,6 @@ pub fn read(path: &Path) -> io::Result<(RunId, Vec<DeliveryId>)> {
 }
 
 /// All pairs of a file that `push_at` wrote.
-#[allow(dead_code, reason = "for the next scenario")]
 pub fn read_times(path: &Path) -> io::Result<Vec<(DeliveryId, u64)>> {
     let (_, words) = read(path)?;
     let (pairs, _torn) = words.as_chunks::<2>();

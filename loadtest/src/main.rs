@@ -2,7 +2,7 @@
 //!
 //! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
 //! that nothing was lost; with `--peer` another server does the same work in the same run.
-//! `backlog` and its like are scenarios with sinks that are dead, slow or strict.
+//! `backlog`, `limits` and `mixed` are scenarios with sinks that are dead, slow or strict.
 #![deny(unsafe_code)]
 
 mod audit;
@@ -37,6 +37,7 @@ enum Command {
     Relay(Box<relay::Options>),
     Backlog(Box<scenario::backlog::Options>),
     Limits(Box<scenario::limits::Options>),
+    Mixed(Box<scenario::mixed::Options>),
     Audit(audit::Options),
 }
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Relay(options) => relay::run(*options),
         Command::Backlog(options) => scenario::backlog::run(*options),
         Command::Limits(options) => scenario::limits::run(*options),
+        Command::Mixed(options) => scenario::mixed::run(*options),
         Command::Audit(options) => audit::run(&options),
     };
     match result {

@@ -114,15 +114,15 @@ pub struct Corpus {
 
 impl Corpus {
     /// The .eml files of a directory in turn, or generated messages of a mix, which begin with
-    /// `field` where there is one.
+    /// `fields`.
     pub fn new(
         mix: &SizeMix,
         eml: Option<&Path>,
         reverse_path: &str,
-        field: Option<&str>,
+        fields: &[String],
     ) -> Result<Self, Failure> {
         let Some(directory) = eml else {
-            let templates = generate(mix, reverse_path, field);
+            let templates = generate(mix, reverse_path, fields);
             return Ok(Self { templates, pattern: mix.pattern() });
         };
         let templates = load_directory(directory, reverse_path)?;
@@ -137,13 +137,14 @@ impl Corpus {
 }
 
 /// One generated message of each size of the mix.
-fn generate(mix: &SizeMix, reverse_path: &str, field: Option<&str>) -> Vec<Template> {
-    let line = field.map_or_else(Vec::new, |field| format!("{field}\r\n").into_bytes());
+fn generate(mix: &SizeMix, reverse_path: &str, fields: &[String]) -> Vec<Template> {
+    let lines: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    let lines = lines.as_bytes();
     let make = |(bytes, _): &(u64, u32)| {
         let id_block = IdBlock::LoadAndMessageId;
         let rest =
-            generated_content((*bytes as usize).saturating_sub(id_block.bytes() + line.len()));
-        let content = [&line[..], &rest].concat();
+            generated_content((*bytes as usize).saturating_sub(id_block.bytes() + lines.len()));
+        let content = [lines, &rest].concat();
         Template::new(content, id_block, reverse_path)
     };
     mix.entries.iter().map(make).collect()
@@ -294,9 +295,8 @@ mod tests {
     #[test]
     fn a_generated_message_has_the_size_it_was_asked_for() {
         let mix: SizeMix = "512,2KiB,4KiB,100KiB".parse().expect("valid");
-        for (template, (bytes, _)) in
-            generate(&mix, "a@b.test", Some("X-Class: bulk")).iter().zip(&mix.entries)
-        {
+        let fields = ["X-Class: bulk", "X-Tenant: acme"].map(str::to_owned);
+        for (template, (bytes, _)) in generate(&mix, "a@b.test", &fields).iter().zip(&mix.entries) {
             let mut message = Vec::new();
             template.id_block.write(RunId(7), 99, &mut message);
             message.extend_from_slice(&template.content);
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_message_is_intact_only_when_every_octet_below_the_trace_is() {
         let mix: SizeMix = "600,700".parse().expect("valid");
-        let corpus = Corpus::new(&mix, None, "a@b.test", None).expect("generated");
+        let corpus = Corpus::new(&mix, None, "a@b.test", &[]).expect("generated");
         let mut sent = Vec::new();
         corpus.template(3).id_block.write(RunId(1), 13, &mut sent);
         sent.extend_from_slice(&corpus.template(3).content);

@@ -24,7 +24,7 @@ use round::{Outcome, Side};
 
 /// Runs the subcommand.
 pub fn run(options: Options) -> Result<(), Failure> {
-    if options.connections == 0 || options.rounds == 0 {
+    if options.connections == 0 || options.round_count() == 0 {
         return Err(Failure::usage("--connections and --rounds are at least 1"));
     }
     if options.kill > 0 && options.peer.is_some() {
@@ -57,7 +57,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
 
 fn all_rounds(options: &Options) -> Result<(Vec<Outcome>, Vec<Outcome>), Failure> {
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
-    for round in 0..options.rounds {
+    for round in 0..options.round_count() {
         let directory = |side: Side| {
             let name = format!("{}-{round}-{}", side.name(), std::process::id());
             options.work_dir.join(name)
@@ -120,6 +120,8 @@ fn to_json(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: &Ver
     add("spread", Value::Object(figures::spread(&our_figures)));
     let in_doubt: u64 = ours.iter().map(|outcome| outcome.audit.in_doubt).sum();
     add("in_doubt", json!(in_doubt));
+    let kills: u64 = ours.iter().filter_map(|outcome| outcome.details["kills"].as_u64()).sum();
+    add("kills", json!(kills));
     if let Some(second) = second {
         let comparison = figures::compare(&our_figures, &peer_figures);
         add("peer_name", json!(second.name()));
@@ -148,7 +150,9 @@ fn print_table(options: &Options, ours: &[Outcome], peers: &[Outcome], verdict: 
     let peer = second.map(|side| (side.name(), &peer_figures[..]));
     println!(
         "{} connections, {} messages, {} rounds: medians; accepted, lost, duplicated: sums",
-        options.connections, options.size, options.rounds
+        options.connections,
+        options.size,
+        options.round_count()
     );
     println!("{}", figures::table(first.name(), &our_figures, peer));
     for outcome in ours.iter().chain(peers) {

@@ -86,8 +86,9 @@ pub struct Options {
     /// Stores what the sink receives and compares every octet with what was sent (slow).
     #[arg(long)]
     pub verify: bool,
-    /// Kills the server with SIGKILL that many times at random moments and starts it again. The run
-    /// goes on until all of them are done; 200 take a minute or two.
+    /// Kills the server with SIGKILL that many times at random moments and starts it again, 0.2 s
+    /// after it serves on average, or as --duration says for all of them. The run goes on until all
+    /// of them are done.
     #[arg(long, default_value_t = 0)]
     pub kill: u32,
     /// Does the same work with another server as well: postfix.
@@ -96,9 +97,9 @@ pub struct Options {
     /// Runs the peer alone, to tune it.
     #[arg(long, requires = "peer")]
     pub peer_only: bool,
-    /// Rounds; with a peer each round is one run of either.
-    #[arg(long, default_value_t = 3)]
-    pub rounds: usize,
+    /// Rounds; with a peer each round is one run of either. Default: 3, with --kill 1.
+    #[arg(long)]
+    pub rounds: Option<usize>,
     /// Messages before the measured run; 20 for each connection by default.
     #[arg(long)]
     pub warmup: Option<u64>,
@@ -146,6 +147,10 @@ impl Options {
             (true, false) => (Side::Ringpost, Some(Side::Postfix)),
             (false, false) => (Side::Ringpost, None),
         }
+    }
+
+    pub fn round_count(&self) -> usize {
+        self.rounds.unwrap_or(if self.kill > 0 { 1 } else { ROUNDS_DEFAULT })
     }
 
     /// Length of the run; with kills the longest one, because they end it.
@@ -222,6 +227,7 @@ impl Options {
     }
 }
 
+const ROUNDS_DEFAULT: usize = 3;
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 /// Enough for connections to come back and for some messages between two kills.
 const KILL_PAUSE_MIN: Duration = Duration::from_millis(200);

@@ -399,7 +399,7 @@ impl<'a> Round<'a> {
     /// Stored messages that differ from what was sent.
     fn verify(&self) -> Result<u64, Failure> {
         let mix = self.options.size.parse::<units::SizeMix>().map_err(Failure::usage)?;
-        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test", None)?;
+        let corpus = Corpus::new(&mix, self.options.eml.as_deref(), "source@source.test", &[])?;
         let index_of = |sequence| sequence % WARMUP_SEQUENCE;
         files::mismatched(&self.directory.join("stored"), &corpus, index_of)
     }

@@ -16,11 +16,12 @@ pub struct Plan<'a> {
     pub shard_count: Option<usize>,
     pub retry_wait: Duration,
     pub limit: Option<(SocketAddr, Limits)>,
-    pub class_field: Option<&'a str>,
+    /// Header fields say tenant, campaign and class.
+    pub stream_fields: bool,
 }
 
 impl Plan<'_> {
-    /// Bounds of the reception out of the way, durability as shipped.
+    /// Bounds of reception and queue out of the way, durability as shipped.
     pub fn write(&self) -> String {
         let Self { directory, address, metrics, .. } = self;
         let mut text = format!(
@@ -34,6 +35,8 @@ impl Plan<'_> {
              sessions_max = 60000\n\
              sessions_per_client_max = 60000\n\
              messages_per_session_max = 1000000000\n\
+             [journal]\n\
+             bytes_max = \"1TiB\"\n\
              [metrics]\n\
              listen = \"{metrics}\"\n\
              [log]\n\
@@ -43,7 +46,8 @@ impl Plan<'_> {
         // Writing into memory does not fail, here and below.
         let _ = write!(
             text,
-            "[queue]\nretry_wait_min = \"{wait_ms}ms\"\nretry_wait_max = \"{}ms\"\n",
+            "[queue]\nmessages_max = 100000000\nretry_wait_min = \"{wait_ms}ms\"\n\
+             retry_wait_max = \"{}ms\"\n",
             2 * wait_ms
         );
         text.push_str("[shards]\ndrain = \"5s\"\n");
@@ -61,8 +65,8 @@ impl Plan<'_> {
         if let Some((site, limits)) = &self.limit {
             text.push_str(&limit_table(*site, limits));
         }
-        if let Some(field) = self.class_field {
-            text.push_str(&class_table(field));
+        if self.stream_fields {
+            text.push_str(&headers_table());
         }
         text
     }
@@ -76,10 +80,17 @@ fn limit_table(site: SocketAddr, limits: &Limits) -> String {
     )
 }
 
-/// Which header field says the class of a message.
-fn class_table(field: &str) -> String {
-    format!("[reception.headers]\nclass = \"{field}\"\n")
+/// Which header fields say what a message is part of.
+fn headers_table() -> String {
+    format!(
+        "[reception.headers]\ntenant = \"{TENANT_FIELD}\"\ncampaign = \"{CAMPAIGN_FIELD}\"\n\
+         class = \"{CLASS_FIELD}\"\n"
+    )
 }
+
+pub const TENANT_FIELD: &str = "X-Tenant";
+pub const CAMPAIGN_FIELD: &str = "X-Campaign";
+pub const CLASS_FIELD: &str = "X-Class";
 
 #[cfg(test)]
 mod tests {
@@ -96,7 +107,7 @@ mod tests {
             shard_count: Some(2),
             retry_wait: Duration::from_secs(30),
             limit: None,
-            class_field: None,
+            stream_fields: false,
         };
         let config = ringpost::config::Config::parse(&plan.write(), "f").expect("valid");
         assert_eq!((config.routes.len(), config.shards.count), (4, Some(2)));

@@ -22,6 +22,8 @@ use crate::stop;
 /// What the sink refuses as too much counts as a violation. sink_stall_max_ms: a sink that stood
 /// still (a busy machine) sees what came meanwhile at once; look at it before you blame the server.
 ///
+/// Above the runs stand the worst of them (the least for rate_achieved) and sums of what was counted.
+///
 /// Must hold, for each number of shards: never more connections or messages than allowed; while
 /// under load at least 70 % of the allowed rate; nothing lost.
 #[derive(clap::Args, Clone, Debug)]
@@ -47,11 +49,22 @@ pub struct Options {
 }
 
 /// What was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     connections: usize,
     rate: usize,
     seconds: u64,
+    /// From here on the worst of the runs, and sums of what was counted.
+    max_connections_seen: usize,
+    max_messages_in_any_second: usize,
+    violations: u64,
+    rate_achieved: f64,
+    restart_s: f64,
+    restart_after_kill_s: f64,
+    sink_stall_max_ms: u64,
+    accepted: u64,
+    lost: u64,
+    duplicated: u64,
     runs: Vec<Run>,
     broken: Vec<String>,
 }
@@ -95,10 +108,10 @@ pub fn run(options: Options) -> Result<(), Failure> {
     }
     stop::catch_signals();
     let Options { connections, rate, seconds, .. } = options;
-    let mut report = Report { connections, rate, seconds, runs: Vec::new(), broken: Vec::new() };
+    let mut report = Report { connections, rate, seconds, ..Report::default() };
     for shards in &options.shards {
         let (run, broken) = run_shards(&options, *shards)?;
-        report.runs.push(run);
+        report.add(run);
         report.broken.extend(broken);
     }
     print(&report, options.stage.json);
@@ -179,6 +192,25 @@ fn load(server: &mut Server, limited: &Limited, duration: Duration) -> Result<()
     Ok(())
 }
 
+impl Report {
+    fn add(&mut self, run: Run) {
+        self.max_connections_seen = self.max_connections_seen.max(run.max_connections_seen);
+        self.max_messages_in_any_second =
+            self.max_messages_in_any_second.max(run.max_messages_in_any_second);
+        self.violations += run.violations;
+        let is_first = self.runs.is_empty();
+        self.rate_achieved =
+            if is_first { run.rate_achieved } else { self.rate_achieved.min(run.rate_achieved) };
+        self.restart_s = self.restart_s.max(run.restart_s);
+        self.restart_after_kill_s = self.restart_after_kill_s.max(run.restart_after_kill_s);
+        self.sink_stall_max_ms = self.sink_stall_max_ms.max(run.sink_stall_max_ms);
+        self.accepted += run.accepted;
+        self.lost += run.lost;
+        self.duplicated += run.duplicated;
+        self.runs.push(run);
+    }
+}
+
 impl Run {
     fn see(&mut self, seen: &Seen) {
         self.max_connections_seen = seen.max_connections;
@@ -247,6 +279,26 @@ mod tests {
         for (text, word) in broken.iter().zip(words) {
             assert!(text.contains(word), "{text}");
         }
+    }
+
+    #[test]
+    fn the_worst_of_the_runs_stands_above_them() {
+        let run = |max_connections_seen, rate_achieved, lost| Run {
+            max_connections_seen,
+            max_messages_in_any_second: 10 * max_connections_seen,
+            rate_achieved,
+            lost,
+            ..Run::default()
+        };
+        let mut report = Report::default();
+        for run in [run(2, 40.0, 1), run(3, 30.0, 0), run(1, 50.0, 2)] {
+            report.add(run);
+        }
+        let value = serde_json::to_value(&report).expect("plain values");
+        assert_eq!(value["max_connections_seen"], 3);
+        assert_eq!(value["max_messages_in_any_second"], 30);
+        assert_eq!(value["rate_achieved"], 30.0);
+        assert_eq!((&value["lost"], &value["duplicated"]), (&3.into(), &0.into()));
     }
 
     #[test]

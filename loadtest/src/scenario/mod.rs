@@ -8,6 +8,7 @@
 pub mod backlog;
 mod config;
 pub mod limits;
+pub mod mixed;
 mod server;
 mod stage;
 

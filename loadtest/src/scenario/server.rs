@@ -111,6 +111,19 @@ impl Server {
         self.group.memory().resident_bytes
     }
 
+    /// Whether the server knows every key of its configuration.
+    pub fn takes_its_config(&self) -> Result<bool, Failure> {
+        let status = Command::new(&self.program)
+            .args(["check", "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(|error| Failure::system(format!("ringpost check: {error}")))?;
+        Ok(status.success())
+    }
+
     /// `ringpost queue retry --all`; false where the server does not know the command.
     pub fn retry_all(&self) -> Result<bool, Failure> {
         let system = |error: std::io::Error| Failure::system(format!("queue retry: {error}"));

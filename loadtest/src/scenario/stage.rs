@@ -70,7 +70,7 @@ pub struct Injection {
     pub domain_count: usize,
     /// Messages a second; as fast as the server takes them by default.
     pub rate: Option<f64>,
-    pub field: Option<String>,
+    pub fields: Vec<String>,
 }
 
 /// A scenario under way.
@@ -144,7 +144,7 @@ impl Stage {
             shard_count: None,
             retry_wait,
             limit: None,
-            class_field: None,
+            stream_fields: false,
         };
         more(&mut plan);
         Server::new(program, &self.directory, address, metrics, &plan.write())
@@ -165,7 +165,7 @@ impl Stage {
             domains: injection.domains.clone(),
             domain_count: injection.domain_count.max(1),
             rate: injection.rate,
-            field: injection.field.clone(),
+            field: injection.fields.clone(),
             run: Some(self.run),
             first_sequence: injection.first_sequence,
             record: Some(record.clone()),

@@ -119,7 +119,6 @@ pub struct Arrivals {
 
 impl Arrivals {
     /// Collects from `first_sequence` on.
-    #[expect(dead_code, reason = "for the next scenario")]
     pub fn from(first_sequence: u64) -> Self {
         Self { first_sequence, times: Mutex::default() }
     }
@@ -132,7 +131,6 @@ impl Arrivals {
     }
 
     /// Ids with their times, and forgets them.
-    #[expect(dead_code, reason = "for the next scenario")]
     pub fn take(&self) -> Vec<(DeliveryId, u64)> {
         std::mem::take(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -79,11 +79,6 @@ impl Sinks {
         Ok(Self { sinks, counters, ended, executors, tallied })
     }
 
-    #[expect(dead_code, reason = "for the next scenario")]
-    pub fn totals(&self, sink_index: usize) -> Totals {
-        Totals::of(self.counters[sink_index].iter())
-    }
-
     pub fn rules(&self, sink_index: usize) -> &Rules {
         &self.sinks[sink_index].rules
     }

@@ -55,9 +55,9 @@ pub struct Options {
     /// Instead of each domain D that many: d0.D, d1.D, and so on.
     #[arg(long, default_value_t = 1)]
     pub domain_count: usize,
-    /// A header field that generated messages begin with: "X-Class: transactional".
+    /// A header field that generated messages begin with: "X-Class: transactional". Repeatable.
     #[arg(long, value_name = "FIELD")]
-    pub field: Option<String>,
+    pub field: Vec<String>,
     /// Reverse-path of each message.
     #[arg(long, default_value = "source@source.test")]
     pub reverse_path: String,

@@ -33,8 +33,7 @@ impl Work {
     /// Reads or generates the messages.
     pub fn new(options: &Options, run: RunId) -> Result<Self, Failure> {
         let eml = options.eml.as_deref();
-        let corpus =
-            Corpus::new(&options.size, eml, &options.reverse_path, options.field.as_deref())?;
+        let corpus = Corpus::new(&options.size, eml, &options.reverse_path, &options.field)?;
         let mut domains = options.domains.clone();
         if options.domain_count > 1 {
             let numbered = |domain: &String| {
