@@ -22,7 +22,7 @@ use crate::stop;
 /// What the sink refuses as too much counts as a violation. sink_stall_max_ms: a sink that stood
 /// still (a busy machine) sees what came meanwhile at once; look at it before you blame the server.
 ///
-/// Above the runs stand the worst of them (the least for rate_achieved) and sums of what was counted.
+/// Above the runs stand the worst of them (the least of rate_achieved) and sums of the counts.
 ///
 /// Must hold, for each number of shards: never more connections or messages than allowed; while
 /// under load at least 70 % of the allowed rate; nothing lost.

@@ -22,11 +22,12 @@ use crate::{stop, usage};
 /// Injects transactional mail at a steady rate while bulk mail waits for a slow sink.
 ///
 /// Bulk mail of several tenants, each with half as much as the one before, fills the queue until
-/// --messages wait; its sink takes it at --pace all the time. Then a small job of the tenant with
-/// the most mail is queued behind all of it, and transactional mail comes at --rate, an open loop,
-/// half of it for the sink of the bulk mail and half for a sink of its own. Tenant, campaign and
-/// class are said by header fields; where the server cannot read them nothing tells the mail apart
-/// (class_from_header). At last the sink takes what it is given, and the queue drains.
+/// --messages wait for a sink that hardly takes any; then it takes them at --pace. A small job of
+/// the tenant with the most mail is queued behind all of it, and transactional mail comes at
+/// --rate, an open loop, half of it for the sink of the bulk mail and half for a sink of its own.
+/// Tenant, campaign and class are said by header fields; where the server cannot read them nothing
+/// tells the mail apart (class_from_header). At last the sink takes what it gets, and the queue
+/// drains.
 ///
 /// transactional_p99_ms: from the 250 to the arrival at the sink, over all transactional mail;
 /// _shared_ for the bulk's sink, _own_ for the other. transactional_total_p99_ms: from the time the
@@ -52,7 +53,7 @@ pub struct Options {
     /// Time for which they come.
     #[arg(long, default_value_t = 60)]
     pub seconds: u64,
-    /// What the bulk's sink does to everybody until the transactional mail has come.
+    /// What the bulk's sink does to everybody while the transactional mail comes.
     #[arg(long, default_value = "slow:50ms")]
     pub pace: Mode,
     #[command(flatten)]
@@ -108,7 +109,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     }
     stop::catch_signals();
     let arrivals = Arc::new(Arrivals::from(0));
-    let plans = [options.pace, Mode::Normal].map(|mode| SinkPlan {
+    let plans = [Mode::Slow(FILL_DELAY), Mode::Normal].map(|mode| SinkPlan {
         mode,
         arrivals: Some(arrivals.clone()),
         ..SinkPlan::default()
@@ -172,24 +173,20 @@ impl Run {
             sent += count;
         }
         // What the sink has taken meanwhile is made up for.
-        loop {
-            let arrived = self.stage.sinks.all_totals().recipients;
-            let waiting = self.server.queued().unwrap_or(sent.saturating_sub(arrived));
-            if waiting >= messages {
-                break;
-            }
-            if sent >= 2 * messages {
-                return Err(Failure::usage(format!(
-                    "the sink takes mail as fast as it comes: {waiting} of {sent} wait; choose a \
-                     slower --pace"
-                )));
-            }
-            let count = (messages - waiting).max(messages / TOP_UPS_MAX);
+        while self.waiting(sent) < messages && sent < 2 * messages {
+            let count = (messages - self.waiting(sent)).max(messages / TOP_UPS_MAX);
             seconds += self.inject_bulk(0, count)?;
             sent += count;
         }
         self.report.fill_accept_rate = sent as f64 / f64::max(seconds, 1e-6);
+        self.report.bulk_waiting_at_start = self.waiting(sent);
         Ok(())
+    }
+
+    /// What is queued, by the server's count or by ours.
+    fn waiting(&self, sent: u64) -> u64 {
+        let arrived = self.stage.sinks.all_totals().recipients;
+        self.server.queued().unwrap_or(sent.saturating_sub(arrived))
     }
 
     /// Returns how long it took, in seconds.
@@ -212,8 +209,9 @@ impl Run {
         Ok(source.seconds)
     }
 
-    /// The small job, then the transactional mail; waits for a while until that has arrived.
+    /// The small job, then the transactional mail, while the sink keeps its pace.
     fn inject_transactional(&mut self) -> Result<Window, Failure> {
+        self.stage.switch(BULK, self.options.pace);
         let small_job_us = usage::unix_us();
         let small_job = Injection {
             name: "small-job".to_owned(),
@@ -227,7 +225,6 @@ impl Run {
         self.stage.inject(&self.server, &small_job)?;
         let count = (self.options.rate * self.options.seconds as f64).max(1.0) as u64;
         eprintln!("{count} transactional messages in {} s", self.options.seconds);
-        self.report.bulk_waiting_at_start = self.server.queued().unwrap_or(0);
         let start_us = usage::unix_us();
         let source = self.stage.inject(
             &self.server,
@@ -420,7 +417,7 @@ const TRANSACTIONAL_P99_MS_MAX: f64 = 500.0;
 const MESSAGES_MIN: u64 = 1_000;
 const TENANTS_MAX: usize = 16;
 const SMALL_JOB_MESSAGES: u64 = 1_000;
-/// What the sink takes while the queue fills is made up for in steps of at least that part.
+/// What the sink has taken while the queue filled is made up for in steps of at least that part.
 const TOP_UPS_MAX: u64 = 100;
 /// Destinations of the bulk mail, all at one site.
 const DOMAINS: usize = 50;
@@ -431,6 +428,8 @@ const _: () = assert!((TENANTS_MAX as u64) << TENANT_SHIFT <= SMALL_JOB_SEQUENCE
 const _: () = assert!(TRANSACTIONAL_SEQUENCE < SEQUENCE_END / 4);
 /// The sink keeps its pace for so long behind the last transactional message.
 const LATE_TIME: Duration = Duration::from_secs(5);
+/// What the sink waits before each reply while the queue fills.
+const FILL_DELAY: Duration = Duration::from_secs(30);
 const RETRY_WAIT: Duration = Duration::from_secs(5);
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(3600);
 
