@@ -38,6 +38,17 @@ pub const REPLY_PATTERN_BYTES_MAX: usize = 512;
 /// Folded octets of a reply's text that are looked at.
 pub const REPLY_TEXT_JUDGED_BYTES_MAX: usize = 1024;
 
+/// Parts inside one another, the outermost counted, that are told apart in a message.
+pub const MIME_DEPTH_MAX: usize = 64;
+/// Parts of one message that are told apart.
+pub const MIME_PARTS_MAX: usize = 10_000;
+/// Longest boundary that counts; RFC 2046 §5.1.1 says 70.
+pub const MIME_BOUNDARY_BYTES_MAX: usize = 256;
+/// Octets of one header field that are kept while a message is scanned.
+pub const MIME_FIELD_BYTES_MAX: usize = 128 * 1024;
+/// Octets of all header fields that are kept while a message is scanned.
+pub const MIME_KEPT_BYTES_MAX: usize = 1024 * 1024;
+
 // ---- journal and queue ----
 
 /// Content up to this size stands beside its envelope in one frame; larger content becomes chunk

@@ -1,7 +1,7 @@
 //! Protocols as pure machines: octets and `now` in, events and octets out.
 //!
-//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, DSNs, and
-//! what a next hop's reply means.
+//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, DSNs, what a
+//! next hop's reply means, and the parts of a message as IMAP shows them.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
@@ -10,5 +10,6 @@
 pub mod classify;
 pub mod dsn;
 pub mod message;
+pub mod mime;
 pub mod smtp;
 pub mod xtext;

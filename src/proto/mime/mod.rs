@@ -1,0 +1,16 @@
+//! MIME (RFC 2045 to 2049) as a mailbox needs it: where each part of a message lies, and what its
+//! header section says.
+//!
+//! Start reading at `scan::Scanner`, which looks at content as it streams by and leaves a
+//! `structure::Structure` behind.
+
+pub mod address;
+pub mod date;
+pub mod field;
+mod lexer;
+pub mod media_type;
+pub mod scan;
+pub mod structure;
+
+#[cfg(test)]
+mod tests;
