@@ -9,6 +9,7 @@
 
 pub mod classify;
 pub mod dsn;
+pub mod imap;
 pub mod message;
 pub mod mime;
 pub mod smtp;
