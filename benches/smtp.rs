@@ -21,6 +21,7 @@ fn config() -> Rc<ServerConfig> {
         received_fields_max: 50,
         bare_newline: BareNewline::Refuse,
         messages_max: u32::MAX,
+        hold_max: None,
     })
 }
 

@@ -2,6 +2,7 @@
 #![no_main]
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ringpost::limits::COMMAND_LINE_BYTES_MAX;
@@ -62,6 +63,7 @@ fuzz_target!(|input: &[u8]| {
         received_fields_max: 1,
         bare_newline: if settings & 2 == 0 { BareNewline::Refuse } else { BareNewline::Normalise },
         messages_max: 5,
+        hold_max: (settings & 4 != 0).then_some(Duration::from_secs(600)),
     });
     let whole = run(&config, &[input]);
     let cut = usize::from(*cut) % (input.len() + 1);

@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    BareNewline, Config, Delivery, Durability, Journal, Listener, Log, LogFormat, Metrics, Network,
-    NextHop, NextHopProtocol, Queue, Reception, Shards,
+    BareNewline, Config, Delivery, Durability, Headers, Journal, Listener, Log, LogFormat, Metrics,
+    Network, NextHop, NextHopProtocol, Queue, Reception, Shards,
 };
+
+use crate::mail::Stream;
 
 impl Default for Config {
     /// A file must add at least a listener, and says where mail goes.
@@ -36,6 +38,8 @@ impl Default for Config {
                 messages_per_session_max: 1_000_000,
                 received_fields_max: 50,
                 bare_newline: BareNewline::Refuse,
+                hold_max: Duration::from_secs(7 * 86_400),
+                headers: Headers::default(),
             },
             journal: Journal {
                 segment_bytes: 64 << 20,
@@ -77,7 +81,7 @@ impl Config {
     pub fn embedded() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut config = Self {
-            listeners: vec![Listener { address: local(2525) }],
+            listeners: vec![Listener { address: local(2525), stream: Stream::default() }],
             smarthost: Some(NextHop { protocol: NextHopProtocol::Smtp, address: local(2526) }),
             metrics: Metrics { listen: Some(local(2080)) },
             ..Self::default()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Config;
-use super::parse::{BARE_NEWLINES, DURABILITIES, LOG_FORMATS};
+use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, LOG_FORMATS};
 use super::values::{write_duration, write_size};
 
 impl Config {
@@ -27,6 +27,11 @@ impl Config {
         for listener in &self.listeners {
             out.table("[[listener]]");
             out.text("address", Some(&listener.address.to_string()));
+            let stream = &listener.stream;
+            for (key, name) in [("tenant", &stream.tenant), ("campaign", &stream.campaign)] {
+                out.text(key, (!name.is_empty()).then_some(name));
+            }
+            out.choice("class", stream.class, CLASSES);
         }
         let it = &self.reception;
         out.table("[reception]");
@@ -42,6 +47,11 @@ impl Config {
         out.plain("messages_per_session_max", it.messages_per_session_max);
         out.plain("received_fields_max", it.received_fields_max);
         out.choice("bare_newline", it.bare_newline, BARE_NEWLINES);
+        out.text("hold_max", Some(&write_duration(it.hold_max)));
+        out.table("[reception.headers]");
+        for (key, name) in it.headers.entries() {
+            out.text(key, name);
+        }
         let it = &self.journal;
         out.table("[journal]");
         out.text("segment_bytes", Some(&write_size(it.segment_bytes)));

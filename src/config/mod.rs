@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
 pub use parse::ConfigError;
@@ -67,6 +68,8 @@ pub struct Shards {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub address: SocketAddr,
+    /// `tenant`, `campaign`, `class` of what comes in here, where no header field says otherwise.
+    pub stream: Stream,
 }
 
 /// `[reception]`
@@ -91,6 +94,34 @@ pub struct Reception {
     /// Received fields before 554 5.4.6.
     pub received_fields_max: u32,
     pub bare_newline: BareNewline,
+    /// Longest time for which a client may ask that a message is held before its first attempt;
+    /// zero: it may not.
+    pub hold_max: Duration,
+    pub headers: Headers,
+}
+
+/// `[reception.headers]`: names of header fields by which a client that may relay says what a
+/// message is part of and when it may go. They are removed from the content.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Headers {
+    pub tenant: Option<String>,
+    pub campaign: Option<String>,
+    /// `transactional` or `bulk`.
+    pub class: Option<String>,
+    /// Seconds from now, or a date of RFC 3339; within `hold_max`.
+    pub release: Option<String>,
+}
+
+impl Headers {
+    /// The keys with their values.
+    pub fn entries(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("tenant", self.tenant.as_deref()),
+            ("campaign", self.campaign.as_deref()),
+            ("class", self.class.as_deref()),
+            ("release", self.release.as_deref()),
+        ]
+    }
 }
 
 /// What happens to a CR or LF that is not part of a CRLF in content.

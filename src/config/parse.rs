@@ -7,11 +7,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::table::{Checked, Table};
-use super::{BareNewline, Config, Durability, Listener, LogFormat, Route};
+use super::{BareNewline, Config, Durability, Headers, Listener, LogFormat, Route};
 use super::{rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
-use crate::mail::{AddressRef, Utf8};
+use crate::mail::class::is_stream_name;
+use crate::mail::{AddressRef, Class, Stream, Utf8};
+use crate::proto::message::removal::is_field_name;
 
 /// Why a configuration is refused: one line, `FILE:LINE: KEY: what is wrong; what would be right`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +133,7 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
         return Err(wrong(&[], "no [[listener]]; add one with address = \"ADDRESS:PORT\""));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
-        if config.listeners[..index].contains(listener) {
+        if config.listeners[..index].iter().any(|it| it.address == listener.address) {
             let path = ["listener", &index.to_string(), "address"];
             return Err(wrong(&[&path], "listener.address: another [[listener]] has it already"));
         }
@@ -141,6 +143,20 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
             let message = format!("route.domain: {} has a [[route]] already", route.domain);
             return Err(wrong(&[&["route", &index.to_string(), "domain"]], &message));
         }
+    }
+    let headers = config.reception.headers.entries();
+    for (index, (key, name)) in headers.iter().enumerate() {
+        let Some(name) = name else { continue };
+        let mut earlier = headers[..index].iter().filter_map(|(_, earlier)| *earlier);
+        if earlier.any(|earlier| earlier.eq_ignore_ascii_case(name)) {
+            let message = format!("reception.headers.{key}: {name} has another meaning already");
+            return Err(wrong(&[&["reception", "headers", key]], &message));
+        }
+    }
+    if config.reception.headers.release.is_some() && config.reception.hold_max.is_zero() {
+        let message = "reception.headers.release: hold_max is zero; raise it";
+        let paths: [&[_]; 2] = [&["reception", "headers", "release"], &["reception", "hold_max"]];
+        return Err(wrong(&paths, message));
     }
     if config.queue.retry_wait_min > config.queue.retry_wait_max {
         let message = "queue.retry_wait_min: above retry_wait_max; make it at most that";
@@ -171,7 +187,14 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
     let mut address = None;
     table.address("address", &mut address)?;
     let address = address.ok_or_else(|| table.missing("address"))?;
-    Ok(Listener { address })
+    let mut stream = Stream::default();
+    for (key, name) in [("tenant", &mut stream.tenant), ("campaign", &mut stream.campaign)] {
+        table.parsed(key, "1 to 255 printable characters of ASCII", |text| {
+            is_stream_name(text).then(|| *name = text.into())
+        })?;
+    }
+    table.choice("class", &mut stream.class, CLASSES)?;
+    Ok(Listener { address, stream })
 }
 
 fn read_route(table: &Table<'_, '_>) -> Checked<Route> {
@@ -213,7 +236,24 @@ fn read_reception(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
         u32::MAX,
     )?;
     table.number("received_fields_max", &mut reception.received_fields_max, 1, 1000)?;
-    table.choice("bare_newline", &mut reception.bare_newline, BARE_NEWLINES)
+    table.choice("bare_newline", &mut reception.bare_newline, BARE_NEWLINES)?;
+    table.duration("hold_max", &mut reception.hold_max, Duration::ZERO)?;
+    table.table("headers", |it| read_headers(it, &mut reception.headers))
+}
+
+fn read_headers(table: &Table<'_, '_>, headers: &mut Headers) -> Checked<()> {
+    let fields = [
+        ("tenant", &mut headers.tenant),
+        ("campaign", &mut headers.campaign),
+        ("class", &mut headers.class),
+        ("release", &mut headers.release),
+    ];
+    for (key, field) in fields {
+        table.parsed(key, "the name of a header field such as X-Tenant", |text| {
+            is_field_name(text).then(|| *field = Some(text.to_owned()))
+        })?;
+    }
+    Ok(())
 }
 
 fn read_journal(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
@@ -260,6 +300,8 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.optional_path("rules", &mut delivery.rules_path)
 }
 
+pub(super) const CLASSES: &[(&str, Class)] =
+    &[("transactional", Class::Transactional), ("bulk", Class::Bulk)];
 pub(super) const LOG_FORMATS: &[(&str, LogFormat)] =
     &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 pub(super) const BARE_NEWLINES: &[(&str, BareNewline)] =
@@ -321,6 +363,27 @@ mod tests {
             3,
             "above retry_wait_max",
         );
+        check(
+            "[reception.headers]\ntenant = \"X Tenant\"",
+            2,
+            "reception.headers.tenant: found \"X Tenant\"; expected the name of a header field",
+        );
+        check(
+            "[reception.headers]\ntenant = \"X-A\"\nclass = \"x-a\"",
+            3,
+            "reception.headers.class: x-a has another meaning already",
+        );
+        check(
+            "[reception]\nhold_max = \"0s\"\n[reception.headers]\nrelease = \"X-A\"",
+            4,
+            "hold_max is zero",
+        );
+        check("[[listener]]\naddress = \"[::1]:26\"\ntenant = \"\"", 3, "listener.tenant: found");
+        check(
+            "[[listener]]\naddress = \"[::1]:26\"\nclass = \"urgent\"",
+            3,
+            "listener.class: found",
+        );
         check("[queue]\ndouble_bounce = \"root\"", 2, "queue.double_bounce: found \"root\"");
         check("[journal]\nbytes_max = \"64MiB\"", 2, "four times segment_bytes");
         check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "four times");
@@ -375,7 +438,10 @@ mod tests {
             "hostname = \"mx.test\"\nsmarthost = \"smtp://localhost:26\"\n\
              [shards]\ncores = [1, 0]\ncount = 4\n[log]\nformat = \"json\"\npath = \"a \\\"b\"\n\
              [[route]]\ndomain = \"*.A.test\"\nnext_hop = \"lmtp://[::1]:24\"\n\
-             [reception]\nrelay_networks = [\"10.0.0.0/8\", \"::1\"]\n\
+             [reception]\nrelay_networks = [\"10.0.0.0/8\", \"::1\"]\nhold_max = \"1d\"\n\
+             [reception.headers]\ntenant = \"X-Tenant\"\nrelease = \"X-Send-At\"\n\
+             [[listener]]\naddress = \"[::1]:25\"\ntenant = \"acme\"\ncampaign = \"a b\"\n\
+             class = \"transactional\"\n\
              [queue]\ndouble_bounce = \"postmaster@mx.test\"\n{LISTENER}"
         );
         let parsed = Config::parse(&text, "f").expect("valid");

@@ -126,10 +126,11 @@ impl<'t, 'i> Table<'t, 'i> {
         read: impl FnOnce(&Table<'_, '_>) -> Checked<()>,
     ) -> Checked<()> {
         let Some(entry) = self.entry(key) else { return Ok(()) };
+        let path = format!("{}{key}", self.prefix);
         let DeValue::Table(table) = entry.value else {
-            return Err(self.wrong(entry, &format!("a table [{key}]")));
+            return Err(self.wrong(entry, &format!("a table [{path}]")));
         };
-        let table = Table::new(&format!("{key}."), entry.offset, table);
+        let table = Table::new(&format!("{path}."), entry.offset, table);
         read(&table)?;
         table.finish()
     }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::mail::{Outcome, QueueId, Reply, ReplyClass};
+use crate::mail::{self, Outcome, QueueId, Reply, ReplyClass, Stream};
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct OutcomeRecord<'a> {
     /// Empty for the null reverse-path.
     pub reverse_path: &'a str,
     pub recipient: &'a str,
+    /// What the message is part of; what nobody said is left out.
+    pub stream: &'a Stream,
     /// The next hop in words.
     pub site: &'a str,
     pub outcome: Outcome,
@@ -47,13 +49,14 @@ impl OutcomeRecord<'_> {
         let attempt = self.attempt.as_secs_f64();
         let outcome = self.outcome.as_str();
         let class = Class(self.class, format);
+        let part_of = PartOf(self.stream, format);
         let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
         // Writing into memory does not fail.
         let _ = match format {
             Format::Text => writeln!(
                 out,
-                "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> recipient=<{}> site={} \
-                 attempt={attempt_count} code={} status={status}{class} queued={queued:.3} \
+                "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> \
+                 recipient=<{}>{part_of} site={} attempt={attempt_count} code={} status={status}{class} queued={queued:.3} \
                  took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
                 Word(self.reverse_path),
@@ -66,7 +69,7 @@ impl OutcomeRecord<'_> {
             Format::Json => writeln!(
                 out,
                 "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
-                 \"reverse_path\":\"{}\",\"recipient\":\"{}\",\"site\":\"{}\",\
+                 \"reverse_path\":\"{}\",\"recipient\":\"{}\"{part_of},\"site\":\"{}\",\
                  \"attempt\":{attempt_count},\"code\":{},\
                  \"status\":\"{status}\"{class},\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
@@ -91,6 +94,27 @@ impl std::fmt::Display for Class {
             Format::Text => write!(f, " class={}", class.as_str()),
             Format::Json => write!(f, ",\"class\":\"{}\"", class.as_str()),
         }
+    }
+}
+
+/// The fields of a stream, each with what separates it from the field before.
+struct PartOf<'a>(&'a Stream, Format);
+
+impl std::fmt::Display for PartOf<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Stream { tenant, campaign, class } = self.0;
+        let class = match class {
+            mail::Class::Transactional => class.as_str(),
+            mail::Class::Bulk => "",
+        };
+        let fields = [("tenant", &**tenant), ("campaign", campaign), ("mail_class", class)];
+        for (key, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
+            match self.1 {
+                Format::Text => write!(f, " {key}={}", Word(value))?,
+                Format::Json => write!(f, ",\"{key}\":\"{}\"", Escaped(value))?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -141,7 +165,13 @@ mod tests {
     fn hostile_text_stays_in_its_line_and_field() {
         let reply =
             Reply::with_text(550, status::BAD_MAILBOX, "no\r\ntime=0 \"x\" \\ \u{85}ü".into());
+        let stream = Stream {
+            tenant: "acme".into(),
+            campaign: "of \"spring\"".into(),
+            class: mail::Class::Transactional,
+        };
         let record = OutcomeRecord {
+            stream: &stream,
             time_ms: 1_500,
             queue_id: QueueId { node: 0, shard: 1, message: 2 },
             reverse_path: "",
@@ -161,7 +191,10 @@ mod tests {
         assert_eq!(text.iter().filter(|octet| **octet == b'\n').count(), 1);
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(
-            text.contains(" recipient=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> site="),
+            text.contains(
+                " recipient=<\\\"a\\n\\u003e\\u0020to=\\u003cb\\\"@c.test> \
+                 tenant=acme campaign=of\\u0020\\\"spring\\\" mail_class=transactional site="
+            ),
             "{text}"
         );
         assert!(text.contains(" status=5.1.1 class=invalid-mailbox queued="), "{text}");
@@ -173,9 +206,11 @@ mod tests {
         assert_eq!(value["status"], "5.1.1");
         assert_eq!(value["class"], "invalid-mailbox");
         assert_eq!(value["queued"], 1.25);
+        assert_eq!(value["campaign"], "of \"spring\"");
         for (format, word) in [(Format::Text, "class="), (Format::Json, "\"class\"")] {
             let mut line = Vec::new();
-            OutcomeRecord { outcome: Outcome::Relayed, class: None, ..record }
+            let stream = &Stream::default();
+            OutcomeRecord { outcome: Outcome::Relayed, class: None, stream, ..record }
                 .write(format, &mut line);
             assert!(!String::from_utf8(line).expect("UTF-8").contains(word));
         }

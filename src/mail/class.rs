@@ -22,6 +22,13 @@ impl Class {
     }
 }
 
+/// Whether a text can name a tenant or a campaign: 1 to 255 octets of printable ASCII, without
+/// spaces at the ends.
+pub fn is_stream_name(text: &str) -> bool {
+    let is_printable = text.bytes().all(|octet| (b' '..=b'~').contains(&octet));
+    !text.is_empty() && text.len() <= 255 && is_printable && text.trim() == text
+}
+
 /// Who a message is sent for, and in which class.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Stream {

@@ -349,6 +349,7 @@ impl Inner {
                 queue_id: ending.message.id,
                 reverse_path: &envelope.reverse_path,
                 recipient: &recipient.address,
+                stream: &envelope.stream,
                 site: &ending.attempt.site,
                 outcome: outcome.outcome,
                 class: outcome.class,

@@ -9,6 +9,7 @@
 pub mod clients;
 mod policy;
 mod session;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
-use crate::mail::{Reply, status};
+use crate::mail::{Reply, Stream, status};
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
 use crate::proto::smtp::server::{Dialect, ServerConfig};
@@ -27,6 +28,7 @@ use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::{clock, task, timer};
 use clients::{Admission, Clients};
 pub use clients::{ClientMemo, SendMemo};
+use stream::Fields;
 
 /// Reception of this shard. Clones are the same.
 #[derive(Clone)]
@@ -47,14 +49,18 @@ struct Inner {
 /// One configuration, as sessions need it. A session keeps the one it began under.
 struct Terms {
     config: Arc<Config>,
-    server: Rc<ServerConfig>,
+    /// For clients that may relay, and for the others.
+    server: [Rc<ServerConfig>; 2],
     routes: Routes,
+    /// Header fields that say what a message is part of.
+    fields: Option<Fields>,
 }
 
 impl Terms {
     fn new(config: Arc<Config>) -> Self {
         let reception = &config.reception;
-        let server = Rc::new(ServerConfig {
+        let hold_max = reception.hold_max;
+        let server = |hold_max: Option<Duration>| ServerConfig {
             hostname: config.hostname.clone(),
             dialect: Dialect::Smtp,
             message_bytes_max: reception.message_bytes_max,
@@ -66,9 +72,18 @@ impl Terms {
                 config::BareNewline::Normalise => BareNewline::Normalise,
             },
             messages_max: reception.messages_per_session_max,
-        });
+            hold_max,
+        };
+        let relaying = server((!hold_max.is_zero()).then_some(hold_max));
+        let server = [Rc::new(relaying), Rc::new(server(None))];
         let routes = Routes::new(&config);
-        Self { config, server, routes }
+        let fields = Fields::new(&reception.headers, hold_max);
+        Self { config, server, routes, fields }
+    }
+
+    /// What a client lives under that may relay, or may not.
+    fn server(&self, may_relay: bool) -> Rc<ServerConfig> {
+        self.server[usize::from(!may_relay)].clone()
     }
 }
 
@@ -106,14 +121,15 @@ impl Reception {
         self.inner.clients.on_memo(memo);
     }
 
-    /// Accepts sessions for as long as the executor runs.
-    pub fn listen(&self, listener: Listener) {
+    /// Accepts sessions for as long as the executor runs; their mail is part of `stream`.
+    pub fn listen(&self, listener: Listener, stream: Stream) {
         let inner = self.inner.clone();
+        let mail_stream = Rc::new(stream);
         task::spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await;
                 inner.metrics.reception.sessions.add(1);
-                task::spawn(admit(inner.clone(), stream, peer));
+                task::spawn(admit(inner.clone(), stream, peer, mail_stream.clone()));
             }
         });
     }
@@ -141,7 +157,7 @@ impl Reception {
 }
 
 /// Lets a client in, or tells it why not.
-async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr) {
+async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, mail_stream: Rc<Stream>) {
     let terms = inner.terms.borrow().clone();
     let refusal = if inner.draining.get() {
         Some(SHUTTING_DOWN)
@@ -155,7 +171,9 @@ async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr) {
     }
     let _counted = Counted::new(&inner);
     match inner.clients.admit(peer.ip()).await {
-        Admission::Granted(_held) => session::run(&inner, terms, stream, peer.ip()).await,
+        Admission::Granted(_held) => {
+            session::run(&inner, terms, stream, peer.ip(), mail_stream).await;
+        }
         Admission::Refused => refuse(&inner, stream, &TOO_MANY_OF_CLIENT).await,
         Admission::Unknown => refuse(&inner, stream, &TOO_MANY_SESSIONS).await,
     }

@@ -9,20 +9,29 @@ use super::policy;
 use super::{Inner, SHUTTING_DOWN, Terms};
 use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, Stream, status};
 use crate::proto::message::received::Received;
+use crate::proto::message::removal::FieldRemoval;
+use crate::proto::smtp::command::Hold;
 use crate::proto::smtp::server::{ContentSeen, Event, Server};
 use crate::queue::{Draft, Refusal};
 use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
 
 /// Serves a client until it leaves, goes too far, is silent too long, or the shard drains.
-pub(super) async fn run(inner: &Rc<Inner>, terms: Rc<Terms>, stream: TcpStream, client: IpAddr) {
+pub(super) async fn run(
+    inner: &Rc<Inner>,
+    terms: Rc<Terms>,
+    stream: TcpStream,
+    client: IpAddr,
+    mail_stream: Rc<Stream>,
+) {
     let may_relay = policy::may_relay(&terms, client);
-    let server = Server::new(terms.server.clone());
+    let server = Server::new(terms.server(may_relay));
     let mut session = Session {
         inner,
         terms: &terms,
         stream,
         client,
+        mail_stream,
         may_relay,
         server,
         kept: Vec::new(),
@@ -39,6 +48,8 @@ struct Session<'s> {
     terms: &'s Terms,
     stream: TcpStream,
     client: IpAddr,
+    /// What mail is part of where it does not say otherwise.
+    mail_stream: Rc<Stream>,
     may_relay: bool,
     server: Server,
     /// Octets that came and are not dealt with: a partial line, or what stands behind content that
@@ -54,6 +65,7 @@ struct Transaction {
     recipients: Vec<Recipient>,
     flags: EnvelopeFlags,
     envelope_id: Option<Box<str>>,
+    hold: Option<Hold>,
     content: Intake,
     /// Monotonic milliseconds.
     content_began_ms: u64,
@@ -63,6 +75,8 @@ enum Intake {
     None,
     Draft {
         draft: Draft,
+        /// Takes out what is meant for us; only where a field has a meaning.
+        removal: Option<Box<FieldRemoval>>,
         /// What the draft had no room for.
         overflow: Vec<u8>,
     },
@@ -177,17 +191,16 @@ impl Session<'_> {
         let transaction = self.transaction.take().expect("content belongs to a transaction");
         let mut transaction = *transaction;
         let result = match std::mem::replace(&mut transaction.content, Intake::None) {
-            Intake::Draft { draft, .. } => {
+            Intake::Draft { draft, removal, .. } => {
                 if !seen.leading_dot {
                     transaction.flags.set(EnvelopeFlags::NO_LEADING_DOT);
                 }
                 if seen.eight_bit {
                     transaction.flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
                 }
-                let envelope = self.envelope(transaction, draft.id());
-                draft.commit(envelope).await
+                self.take_in(transaction, draft, removal).await
             }
-            Intake::Refused(refusal) => Err(refusal),
+            Intake::Refused(refusal) => Err(refusal.reply()),
             Intake::None => unreachable!("content was begun"),
         };
         let numbers = &self.inner.metrics.reception;
@@ -198,16 +211,42 @@ impl Session<'_> {
                 self.inner.metrics.commit_latency.record(started.elapsed());
                 queued(id)
             }
-            Err(refusal) => {
+            Err(reply) => {
                 numbers.messages_refused.add(1);
-                refusal.reply()
+                reply
             }
         };
         self.server.answer(&reply, &mut self.out);
     }
 
+    /// Commits a draft whose content is whole but for what is still withheld of it.
+    async fn take_in(
+        &self,
+        transaction: Transaction,
+        mut draft: Draft,
+        removal: Option<Box<FieldRemoval>>,
+    ) -> Result<QueueId, Reply> {
+        let mut envelope = self.envelope(transaction, draft.id());
+        if let (Some(removal), Some(fields)) = (removal, &self.terms.fields) {
+            let mut rest = Vec::new();
+            let found = removal.finish(|piece| rest.extend_from_slice(piece));
+            let Envelope { stream, release_ms, accepted_ms, .. } = &mut envelope;
+            fields.apply(found, stream, release_ms, *accepted_ms)?;
+            let taken = draft.append(&rest);
+            if taken < rest.len() {
+                draft.room().await.map_err(Refusal::reply)?;
+                let taken = taken + draft.append(&rest[taken..]);
+                assert_eq!(taken, rest.len(), "a line's beginning is smaller than an empty buffer");
+            }
+        }
+        let lifetime_ms = self.terms.config.queue.lifetime.as_millis() as u64;
+        envelope.expires_ms = envelope.accepted_ms.max(envelope.release_ms) + lifetime_ms;
+        draft.commit(envelope).await.map_err(Refusal::reply)
+    }
+
+    /// The envelope, without the end of its lifetime.
     fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
-        let Transaction { reverse_path, recipients, flags, envelope_id, .. } = transaction;
+        let Transaction { reverse_path, recipients, flags, envelope_id, hold, .. } = transaction;
         let config = &self.terms.config;
         let now_ms = clock::unix_ms();
         let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
@@ -233,9 +272,9 @@ impl Session<'_> {
             recipients,
             flags,
             accepted_ms: now_ms,
-            expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
-            release_ms: 0,
-            stream: Stream::default(),
+            expires_ms: now_ms,
+            release_ms: hold.map_or(0, |hold| hold.release_ms(now_ms)),
+            stream: (*self.mail_stream).clone(),
             envelope_id,
             client: Some(self.client),
             header_prefix,
@@ -248,7 +287,7 @@ impl Session<'_> {
     /// Lets the draft write down what it has, then gives it what it had no room for.
     async fn make_room(&mut self) {
         let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
-        if let Intake::Draft { draft, overflow } = &mut transaction.content {
+        if let Intake::Draft { draft, overflow, .. } = &mut transaction.content {
             match draft.room().await {
                 Ok(()) => {
                     let taken = draft.append(overflow);
@@ -285,6 +324,7 @@ struct Machine<'m> {
 impl Machine<'_> {
     /// Runs over the front of `input` until something is needed; returns how much was taken.
     fn run(&mut self, input: &[u8]) -> (usize, Need) {
+        self.server.set_now(clock::unix_ms());
         let mut at = 0;
         loop {
             let (taken, event) = self.server.next(&input[at..], self.out);
@@ -298,6 +338,7 @@ impl Machine<'_> {
                         recipients: Vec::with_capacity(1),
                         flags: mail.flags,
                         envelope_id: mail.envelope_id.map(Box::from),
+                        hold: mail.hold,
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
@@ -343,7 +384,10 @@ impl Machine<'_> {
         transaction.content_began_ms = clock::coarse_ms();
         let reply = match self.inner.queue.begin(declared_bytes) {
             Ok(draft) => {
-                transaction.content = Intake::Draft { draft, overflow: Vec::new() };
+                let fields = self.terms.fields.as_ref().filter(|_| self.may_relay);
+                let removal = fields.map(|fields| FieldRemoval::new(fields.names.clone()));
+                let removal = removal.map(Box::new);
+                transaction.content = Intake::Draft { draft, removal, overflow: Vec::new() };
                 policy::MAIL_OK
             }
             Err(refusal) => refusal.reply(),
@@ -355,10 +399,16 @@ impl Machine<'_> {
     fn take_content(&mut self, piece: &[u8]) -> bool {
         let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
         match &mut transaction.content {
-            Intake::Draft { draft, overflow } => {
-                let taken = draft.append(piece);
-                overflow.extend_from_slice(&piece[taken..]);
-                taken < piece.len()
+            Intake::Draft { draft, removal, overflow } => {
+                let mut keep = |piece: &[u8]| {
+                    let taken = draft.append(piece);
+                    overflow.extend_from_slice(&piece[taken..]);
+                };
+                match removal {
+                    Some(removal) => removal.feed(piece, keep),
+                    None => keep(piece),
+                }
+                !overflow.is_empty()
             }
             Intake::Refused(_) => false,
             Intake::None => unreachable!("content was begun"),

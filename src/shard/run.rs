@@ -88,8 +88,8 @@ pub(super) async fn run(start: Start) {
     });
     let reception =
         Reception::start(config.clone(), queue.clone(), metrics.clone(), shard, shard_count, send);
-    for listener in listeners {
-        reception.listen(listener.attach());
+    for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
+        reception.listen(listener.attach(), of_config.stream.clone());
     }
     let mut this = Shard { shard, config, journal, queue, delivery, reception, metrics };
     loop {

@@ -11,4 +11,5 @@ mod relay;
 mod replies;
 mod reports;
 mod start;
+mod streams;
 mod tidy;

@@ -237,6 +237,7 @@ fn server_config(dialect: Dialect) -> ServerConfig {
         received_fields_max: u32::MAX,
         bare_newline: BareNewline::Refuse,
         messages_max: u32::MAX,
+        hold_max: None,
     }
 }
 

@@ -1,5 +1,6 @@
-//! The header section: what we add in front, and what we look at (RFC 5322).
+//! The header section: what we add in front, what we look at, what we take out (RFC 5322).
 
 pub mod date;
 pub mod header;
 pub mod received;
+pub mod removal;

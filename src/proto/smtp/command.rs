@@ -1,7 +1,10 @@
 //! One command line, parsed in place (RFC 5321 §4.1).
 
+use std::time::Duration;
+
 use crate::mail::envelope::Notify;
 use crate::mail::{AddressError, AddressRef, EnvelopeFlags, Reply, Utf8, status};
+use crate::proto::message::date::parse_internet_date;
 use crate::proto::xtext;
 
 /// A command with its arguments, borrowed from the line.
@@ -33,6 +36,27 @@ pub struct Mail<'l> {
     pub flags: EnvelopeFlags,
     /// ENVID (RFC 3461 §4.4), in xtext.
     pub envelope_id: Option<&'l str>,
+    /// HOLDFOR or HOLDUNTIL (RFC 4865).
+    pub hold: Option<Hold>,
+}
+
+/// Until when a message is not to be sent on (RFC 4865 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// From now on.
+    For(Duration),
+    /// Unix milliseconds.
+    Until(u64),
+}
+
+impl Hold {
+    /// Unix milliseconds of the release.
+    pub fn release_ms(self, now_ms: u64) -> u64 {
+        match self {
+            Hold::For(wait) => now_ms.saturating_add(wait.as_millis() as u64),
+            Hold::Until(release_ms) => release_ms,
+        }
+    }
 }
 
 /// RCPT (RFC 5321 §4.1.1.3).
@@ -104,6 +128,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     let mut flags = EnvelopeFlags::default();
     let mut utf8 = Utf8::Refused;
     let mut envelope_id = None;
+    let mut hold = None;
     for parameter in words(parameters) {
         let (keyword, value) = split_parameter(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") {
@@ -128,6 +153,11 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
             if envelope_id.replace(value).is_some() {
                 return Err(BAD_PARAMETER);
             }
+        } else if let Some(value) = hold_of(keyword, value)? {
+            // One of the two, once.
+            if hold.replace(value).is_some() {
+                return Err(BAD_PARAMETER);
+            }
         } else {
             return Err(UNKNOWN_PARAMETER);
         }
@@ -145,7 +175,21 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     if reverse_path.is_some_and(|path| path.domain().is_empty()) {
         return Err(BAD_REVERSE_PATH);
     }
-    Ok(Mail { reverse_path, size, flags, envelope_id })
+    Ok(Mail { reverse_path, size, flags, envelope_id, hold })
+}
+
+/// HOLDFOR or HOLDUNTIL; `None` for another keyword.
+fn hold_of(keyword: &[u8], value: Option<&[u8]>) -> Result<Option<Hold>, Reply> {
+    if keyword.eq_ignore_ascii_case(b"HOLDFOR") {
+        let digits = value.filter(|value| value.len() <= HOLD_DIGITS_MAX).ok_or(BAD_PARAMETER)?;
+        let seconds = number(digits).ok_or(BAD_PARAMETER)?;
+        Ok(Some(Hold::For(Duration::from_secs(seconds))))
+    } else if keyword.eq_ignore_ascii_case(b"HOLDUNTIL") {
+        let release_ms = value.and_then(parse_internet_date).ok_or(BAD_PARAMETER)?;
+        Ok(Some(Hold::Until(release_ms)))
+    } else {
+        Ok(None)
+    }
 }
 
 /// RET: what a report on a failure returns.
@@ -284,13 +328,16 @@ const UNRECOGNIZED: Reply =
     Reply::new(500, status::SYNTAX_ERROR, "Command not recognized; try HELP");
 const SYNTAX: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "Syntax error in arguments");
 const BAD_NAME: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "A host name is needed");
-const BAD_PARAMETER: Reply = Reply::new(501, status::INVALID_ARGUMENTS, "Bad parameter value");
-const UNKNOWN_PARAMETER: Reply =
+pub(super) const BAD_PARAMETER: Reply =
+    Reply::new(501, status::INVALID_ARGUMENTS, "Bad parameter value");
+pub(super) const UNKNOWN_PARAMETER: Reply =
     Reply::new(555, status::INVALID_ARGUMENTS, "Parameter not recognized or not implemented");
 const BAD_REVERSE_PATH: Reply =
     Reply::new(501, status::BAD_REVERSE_PATH_SYNTAX, "Bad reverse-path syntax");
 const BAD_FORWARD_PATH: Reply =
     Reply::new(501, status::BAD_DESTINATION_SYNTAX, "Bad forward-path syntax");
 const NON_ASCII: Reply = Reply::new(553, status::NON_ASCII_ADDRESS, "This address needs SMTPUTF8");
+/// Digits of HOLDFOR (RFC 4865 §5).
+const HOLD_DIGITS_MAX: usize = 9;
 /// Longest name in EHLO.
 const NAME_BYTES_MAX: usize = 255;

@@ -5,11 +5,13 @@
 //! any number: replies gather in `out` and are flushed when there is nothing left to do.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use super::command::{Command, Mail, Rcpt};
+use super::command::{BAD_PARAMETER, Command, Mail, Rcpt, UNKNOWN_PARAMETER};
 use super::data::{BareNewline, ContentDecoder, Framing, Step};
 use crate::limits::COMMAND_LINE_BYTES_MAX;
 use crate::mail::{EnvelopeFlags, Reply, Utf8, status};
+use crate::proto::message::date::write_internet_date;
 use crate::proto::message::header::ReceivedCounter;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,9 @@ pub struct ServerConfig {
     pub bare_newline: BareNewline,
     /// Mail transactions of the session before 421.
     pub messages_max: u32,
+    /// Longest time for which a client may ask that a message is held (RFC 4865); `None`: it may
+    /// not.
+    pub hold_max: Option<Duration>,
 }
 
 /// What happened. Borrowed from the input.
@@ -80,6 +85,8 @@ pub struct Server {
     config: Rc<ServerConfig>,
     phase: Phase,
     greeting: Greeting,
+    /// Unix milliseconds.
+    now_ms: u64,
     helo_name: Box<str>,
     transaction: Option<Transaction>,
     /// Content under way; boxed, since most sessions of a busy server are idle.
@@ -141,6 +148,7 @@ impl Server {
             config,
             phase: Phase::Command,
             greeting: Greeting::None,
+            now_ms: 0,
             helo_name: Box::default(),
             transaction: None,
             content: None,
@@ -148,6 +156,11 @@ impl Server {
             message_count: 0,
             is_discarding: false,
         }
+    }
+
+    /// Tells the time, in Unix milliseconds: what the next commands say of it is seen from there.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
     }
 
     /// Writes the greeting.
@@ -386,9 +399,16 @@ impl Server {
             let _ =
                 std::io::Write::write_fmt(out, format_args!("{}", self.config.message_bytes_max));
             out.extend_from_slice(
-                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n\
-                  250-DSN\r\n250 CHUNKING\r\n",
+                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n",
             );
+            if let Some(hold_max) = self.config.hold_max {
+                let seconds = hold_max.as_secs();
+                let _ =
+                    std::io::Write::write_fmt(out, format_args!("250-FUTURERELEASE {seconds} "));
+                write_internet_date(self.now_ms + hold_max.as_millis() as u64, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            out.extend_from_slice(b"250 CHUNKING\r\n");
         }
         // A new greeting ends the mail transaction (RFC 5321 §4.1.4).
         self.reset()
@@ -405,6 +425,16 @@ impl Server {
         let declared_bytes = mail.size.unwrap_or(0);
         if declared_bytes > self.config.message_bytes_max {
             return self.refuse(&TOO_BIG, out);
+        }
+        match (mail.hold, self.config.hold_max) {
+            (Some(_), None) => return self.refuse(&UNKNOWN_PARAMETER, out),
+            (Some(hold), Some(hold_max)) => {
+                let release_ms_max = self.now_ms + hold_max.as_millis() as u64;
+                if hold.release_ms(self.now_ms) > release_ms_max {
+                    return self.refuse(&BAD_PARAMETER, out);
+                }
+            }
+            (None, _) => {}
         }
         self.phase = Phase::Awaiting(Awaiting::Mail { flags: mail.flags, declared_bytes });
         Some(Event::Mail(mail))
