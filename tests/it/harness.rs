@@ -41,6 +41,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub metrics: SocketAddr,
     pub directory: TempDir,
+    data_dir: PathBuf,
     child: Option<Child>,
 }
 
@@ -48,16 +49,32 @@ impl Server {
     /// Starts with `extra` TOML behind the basics, towards `next_hop`.
     pub fn start(next_hop: SocketAddr, extra: &str) -> Server {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut server =
-            Server { address: free_address(), metrics: free_address(), directory, child: None };
-        server.write_config(next_hop, extra);
+        let data_dir = directory.path().join("data");
+        let mut server = Server::stopped_in(directory, data_dir, next_hop, extra);
         server.start_again();
+        server
+    }
+
+    /// The same with its data elsewhere, not started yet.
+    pub fn stopped(data_dir: PathBuf, next_hop: SocketAddr, extra: &str) -> Server {
+        Server::stopped_in(tempfile::tempdir().expect("a directory"), data_dir, next_hop, extra)
+    }
+
+    fn stopped_in(
+        directory: TempDir,
+        data_dir: PathBuf,
+        next_hop: SocketAddr,
+        extra: &str,
+    ) -> Server {
+        let (address, metrics) = (free_address(), free_address());
+        let server = Server { address, metrics, directory, data_dir, child: None };
+        server.write_config(next_hop, extra);
         server
     }
 
     /// Writes the configuration file, for the next start or reload.
     pub fn write_config(&self, next_hop: SocketAddr, extra: &str) {
-        let data_dir = self.directory.path().join("data");
+        let data_dir = &self.data_dir;
         let log = self.directory.path().join("log");
         let text = format!(
             "hostname = \"mx.test\"\ndata_dir = {data_dir:?}\nsmarthost = \"smtp://{next_hop}\"\n\
@@ -274,6 +291,65 @@ impl Client {
         self.send(content);
         self.send(b".\r\n");
         self.reply()
+    }
+}
+
+/// Numbered messages, and which of them were answered 250.
+#[derive(Default)]
+pub struct Numbered {
+    count: usize,
+    pub accepted: Vec<usize>,
+    /// Sent whole, and never answered.
+    pub in_doubt: Vec<usize>,
+}
+
+impl Numbered {
+    /// Sends one of about so many octets; the reply that ended it, empty where the server went.
+    pub fn send(&mut self, client: &mut Client, bytes: usize) -> String {
+        for line in ["MAIL FROM:<a@from.test>", "RCPT TO:<b@to.test>"] {
+            let reply = client.say(line);
+            if !reply.starts_with("250") {
+                client.say("RSET");
+                return reply;
+            }
+        }
+        let reply = client.say("DATA");
+        if !reply.starts_with("354") {
+            client.say("RSET");
+            return reply;
+        }
+        let number = self.count;
+        self.count += 1;
+        let lines = b"0123456789 and some more of it\r\n".repeat(bytes / 32);
+        let content = [format!("X-Id: {number}\r\n\r\n").into_bytes(), lines].concat();
+        // A server that goes while it is told something says nothing, which is the answer.
+        let _ = client.stream.write_all(&[&content[..], b".\r\n"].concat());
+        let reply = client.reply();
+        if reply.starts_with("250") {
+            self.accepted.push(number);
+        } else if reply.is_empty() {
+            self.in_doubt.push(number);
+        }
+        reply
+    }
+
+    /// Nothing that was answered 250 is missing, nothing came twice, and nothing else came but what
+    /// is in doubt.
+    pub fn audit(&self, got: &[Got]) {
+        let number_of = |got: &Got| -> usize {
+            let text = String::from_utf8_lossy(got.original()).into_owned();
+            let line = text.lines().next().expect("a line");
+            line.strip_prefix("X-Id: ").expect("a number").parse().expect("a number")
+        };
+        let mut numbers: Vec<usize> = got.iter().map(number_of).collect();
+        numbers.sort_unstable();
+        let count = numbers.len();
+        numbers.dedup();
+        assert_eq!(numbers.len(), count, "some came twice");
+        let lost: Vec<&usize> = self.accepted.iter().filter(|it| !numbers.contains(it)).collect();
+        assert!(lost.is_empty(), "lost: {lost:?}");
+        numbers.retain(|it| !self.accepted.contains(it) && !self.in_doubt.contains(it));
+        assert!(numbers.is_empty(), "invented: {numbers:?}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! ringpost as a real process on loopback, and the shape of its sources.
 
+mod bad_disk;
+mod disk;
 mod durability;
+mod full_disk;
 mod harness;
 mod hostile;
 mod interop;

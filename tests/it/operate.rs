@@ -141,7 +141,7 @@ fn the_queue_can_be_looked_at() {
 }
 
 /// Runs `ringpost queue ORDER ... --json` and returns (matched, done).
-fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
+pub fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
     let config = server.config_path();
     let config = config.to_str().expect("a path");
     let all = [&["queue"], arguments, &["--json", "--config", config]].concat();
