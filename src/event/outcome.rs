@@ -56,8 +56,8 @@ impl OutcomeRecord<'_> {
             Format::Text => writeln!(
                 out,
                 "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> \
-                 recipient=<{}>{part_of} site={} attempt={attempt_count} code={} status={status}{class} queued={queued:.3} \
-                 took={attempt:.3} bytes={bytes} \
+                 recipient=<{}>{part_of} site={} attempt={attempt_count} code={} \
+                 status={status}{class} queued={queued:.3} took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
                 Word(self.reverse_path),
                 Word(self.recipient),
