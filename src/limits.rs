@@ -49,6 +49,26 @@ pub const MIME_FIELD_BYTES_MAX: usize = 128 * 1024;
 /// Octets of all header fields that are kept while a message is scanned.
 pub const MIME_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
+/// Longest datagram we ask an upstream for: it passes every path unfragmented (RFC 9715 §3.2 says at
+/// most 1,400).
+pub const DNS_DATAGRAM_BYTES: u16 = 1232;
+/// Longest datagram that is read all the same; a longer one is a loss.
+pub const DNS_DATAGRAM_BYTES_MAX: usize = 4096;
+/// Upstreams that a configuration may name.
+pub const DNS_UPSTREAMS_MAX: usize = 8;
+/// Aliases followed for one question.
+pub const DNS_ALIASES_MAX: usize = 10;
+/// Queries sent for one question, over all upstreams, attempts and aliases.
+pub const DNS_TRIES_MAX: u32 = 40;
+/// Questions of a shard on their way; more are refused.
+pub const DNS_QUESTIONS_MAX: usize = 2048;
+
+/// MX hosts of one domain whose addresses are asked for, the best first.
+pub const MX_HOSTS_MAX: usize = 10;
+/// Addresses of one MX host that are tried, and of all hosts of a domain.
+pub const MX_HOST_ADDRESSES_MAX: usize = 6;
+pub const MX_ADDRESSES_MAX: usize = 30;
+
 // ---- journal and queue ----
 
 /// Content up to this size stands beside its envelope in one frame; larger content becomes chunk

@@ -1,13 +1,14 @@
 //! Protocols as pure machines: octets and `now` in, events and octets out.
 //!
 //! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, DSNs, what a
-//! next hop's reply means, and the parts of a message as IMAP shows them.
+//! next hop's reply means, DNS messages, and the parts of a message as IMAP shows them.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
 //! **Start reading** at `smtp::server::Server::next`, then `smtp::client::Client`.
 
 pub mod classify;
+pub mod dns;
 pub mod dsn;
 pub mod imap;
 pub mod message;
