@@ -25,3 +25,4 @@ pub mod sync;
 pub mod task;
 pub mod thread;
 pub mod timer;
+pub mod udp;

@@ -90,6 +90,29 @@ impl Drop for Notified<'_> {
     }
 }
 
+/// Suspends until all of `futures` are done, and gives their values in order. For a few futures:
+/// whoever is woken polls each that is not done.
+pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.into_iter().map(|it| Some(Box::pin(it))).collect();
+    let mut values: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        let mut all_done = true;
+        for (future, value) in futures.iter_mut().zip(&mut values) {
+            let Some(pending) = future else { continue };
+            match pending.as_mut().poll(context) {
+                Poll::Ready(output) => {
+                    *value = Some(output);
+                    *future = None;
+                }
+                Poll::Pending => all_done = false,
+            }
+        }
+        if all_done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    values.into_iter().map(|value| value.expect("each future is done")).collect()
+}
+
 /// One value, once, from one task to another of the same executor.
 pub fn oneshot<T>() -> (Sender<T>, Receiver<T>) {
     let slot = Rc::new(RefCell::new(Slot { value: None, waker: None, closed: false }));
