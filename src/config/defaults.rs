@@ -67,6 +67,7 @@ impl Default for Config {
                 rules_path: None,
                 rules: super::rules::shipped(),
             },
+            dns: super::Dns::default(),
             routes: Vec::new(),
             smarthost: None,
             metrics: Metrics { listen: None },

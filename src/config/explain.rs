@@ -77,6 +77,18 @@ impl Config {
         out.text("content_timeout", Some(&write_duration(it.content_timeout)));
         out.text("end_of_data_timeout", Some(&write_duration(it.end_of_data_timeout)));
         out.text("rules", it.rules_path.as_ref().and_then(|path| path.to_str()));
+        let it = &self.dns;
+        out.table("[dns]");
+        let upstreams: Vec<String> = it.upstreams.iter().map(|it| it.to_string()).collect();
+        out.plain("upstreams", format_args!("{upstreams:?}"));
+        out.text("timeout", it.timeout.map(write_duration).as_deref());
+        out.optional("attempts", it.attempts);
+        out.plain("cache_entries_max", it.cache_entries_max);
+        out.text("cache_bytes_max", Some(&write_size(it.cache_bytes_max as u64)));
+        out.text("ttl_min", Some(&write_duration(it.ttl_min)));
+        out.text("ttl_max", Some(&write_duration(it.ttl_max)));
+        out.text("stale_max", Some(&write_duration(it.stale_max)));
+        out.plain("trust_ad", it.trust_ad);
         for route in &self.routes {
             out.table("[[route]]");
             out.text("domain", Some(&route.domain));

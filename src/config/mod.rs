@@ -6,6 +6,7 @@
 //! **Start reading** at `Config`.
 
 mod defaults;
+mod dns;
 mod explain;
 mod parse;
 mod reload;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
+pub use dns::Dns;
 pub use parse::ConfigError;
 pub use rules::parse_rules;
 
@@ -42,6 +44,7 @@ pub struct Config {
     pub journal: Journal,
     pub queue: Queue,
     pub delivery: Delivery,
+    pub dns: Dns,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,
     /// Where mail goes for which no route matches; without one it is refused at RCPT.

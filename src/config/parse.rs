@@ -114,6 +114,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("journal", |it| read_journal(it, &mut config))?;
     root.table("queue", |it| read_queue(it, &mut config))?;
     root.table("delivery", |it| read_delivery(it, &mut config))?;
+    root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
     config.routes = root.tables("route", read_route)?;
     root.table("metrics", |it| it.address("listen", &mut config.metrics.listen))?;
     root.table("log", |it| {

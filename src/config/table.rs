@@ -50,6 +50,10 @@ impl<'t, 'i> Table<'t, 'i> {
         Some(entry)
     }
 
+    fn holds(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
     /// Refuses what nobody asked for.
     pub fn finish(&self) -> Checked<()> {
         match self.entries.iter().find(|entry| !entry.known.get()) {
@@ -211,6 +215,20 @@ impl<'t, 'i> Table<'t, 'i> {
             let duration = values::parse_duration(text)?;
             (duration >= min && duration <= DURATION_MAX).then(|| *field = duration)
         })
+    }
+
+    pub fn optional_duration(
+        &self,
+        key: &str,
+        field: &mut Option<Duration>,
+        min: Duration,
+    ) -> Checked<()> {
+        let mut duration = field.unwrap_or_default();
+        if self.holds(key) {
+            self.duration(key, &mut duration, min)?;
+            *field = Some(duration);
+        }
+        Ok(())
     }
 
     pub fn size(&self, key: &str, field: &mut u64, min: u64, max: u64) -> Checked<()> {
