@@ -78,6 +78,8 @@ macro_rules! numbers {
             pub commit_latency: Latency,
             /// From acceptance to the next hop's 250.
             pub relay_latency: Latency,
+            /// From a query to its answer.
+            pub dns_latency: Latency,
         }
 
         $(pub mod $room {
@@ -96,6 +98,7 @@ macro_rules! numbers {
                     replies: self.replies.0.each_ref().map(Counter::value),
                     commit_latency: self.commit_latency.0.borrow().clone(),
                     relay_latency: self.relay_latency.0.borrow().clone(),
+                    dns_latency: self.dns_latency.0.borrow().clone(),
                 }
             }
         }
@@ -148,6 +151,18 @@ numbers! {
         connections_open gauge "Connections open to next hops.";
         connect_failures counter "Connections that could not be opened.";
     }
+    dns {
+        lookups counter "Questions of this shard.";
+        cache_hits counter "Questions answered from the cache.";
+        stale_answers counter "Questions answered past the time of the answer.";
+        failures counter "Questions that nobody could answer.";
+        queries counter "Queries sent to upstreams.";
+        tcp_queries counter "Queries sent over TCP.";
+        unanswered counter "Queries without an answer in time.";
+        mismatches counter "Datagrams that answered nothing that was asked.";
+        cache_entries gauge "Answers in the cache.";
+        cache_bytes gauge "Memory of the cache.";
+    }
 }
 
 impl queue::Numbers {
@@ -180,6 +195,7 @@ pub struct Snapshot {
     replies: [u64; ReplyClass::ALL.len()],
     commit_latency: Histogram<u64>,
     relay_latency: Histogram<u64>,
+    dns_latency: Histogram<u64>,
 }
 
 const LATENCY_US_MAX: u64 = 3_600_000_000;

@@ -25,6 +25,8 @@ pub fn render(shards: &[(usize, Snapshot)]) -> String {
     render_latency(&mut text, "commit", commit, shards, |it| &it.commit_latency);
     let relay = "From acceptance to the 250 of the next hop.";
     render_latency(&mut text, "relay", relay, shards, |it| &it.relay_latency);
+    let dns = "From a query to an upstream to its answer.";
+    render_latency(&mut text, "dns", dns, shards, |it| &it.dns_latency);
     text
 }
 
