@@ -5,6 +5,7 @@ pub mod admin;
 pub mod config;
 pub mod control;
 pub mod delivery;
+pub mod dns;
 pub mod event;
 pub mod journal;
 pub mod limits;
