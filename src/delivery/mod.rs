@@ -1,7 +1,8 @@
 //! Delivery: ready tasks to their next hops.
 //!
 //! **Owns** sites, their connections, and the attempts on them.
-//! **Uses** `queue` (pulls tasks, settles them), `routing`, `proto::smtp::client`, `metrics`.
+//! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `proto::smtp::client`,
+//! `metrics`.
 //! **Holds** that end of data is sent only for content that passed its checksum, that a site is
 //! never connected to more often than allowed, and that every task taken is settled, put back or
 //! held.
@@ -9,6 +10,7 @@
 
 mod connection;
 mod content;
+pub mod discovery;
 mod judge;
 mod site;
 

@@ -85,8 +85,11 @@ codes! {
     OK_CONTENT = 2 . 6 . 0;
     OTHER_TRANSIENT = 4 . 0 . 0;
     BAD_MAILBOX = 5 . 1 . 1;
+    BAD_DESTINATION_SYSTEM = 5 . 1 . 2;
     BAD_DESTINATION_SYNTAX = 5 . 1 . 3;
     BAD_REVERSE_PATH_SYNTAX = 5 . 1 . 7;
+    /// The domain says that it takes no mail (RFC 7505 §4.1).
+    NULL_MX = 5 . 1 . 10;
     /// A reply to VRFY that neither confirms nor denies.
     CANNOT_VERIFY = 2 . 5 . 2;
     MAIL_SYSTEM_FULL = 4 . 3 . 1;
@@ -96,6 +99,9 @@ codes! {
     NO_ANSWER = 4 . 4 . 1;
     /// The connection was lost or timed out.
     BAD_CONNECTION = 4 . 4 . 2;
+    /// The DNS did not answer.
+    DIRECTORY_FAILURE = 4 . 4 . 3;
+    UNABLE_TO_ROUTE = 5 . 4 . 4;
     ROUTING_LOOP = 5 . 4 . 6;
     /// The message's lifetime in the queue is over.
     DELIVERY_TIME_EXPIRED = 4 . 4 . 7;
@@ -108,6 +114,8 @@ codes! {
     /// The address needs SMTPUTF8, which was not asked for (RFC 6531 §3.5).
     NON_ASCII_ADDRESS = 5 . 6 . 7;
     DELIVERY_NOT_AUTHORIZED = 5 . 7 . 1;
+    /// The domain of the reverse-path says that it takes no mail (RFC 7505 §4.2).
+    NULL_MX_REVERSE_PATH = 5 . 7 . 27;
 }
 
 #[cfg(test)]

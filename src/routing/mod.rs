@@ -1,9 +1,11 @@
 //! From a forward-path to where its mail goes.
 //!
-//! **Owns** the table of routes.
-//! **Uses** `config`, `mail`. No DNS yet: every next hop is configured.
+//! **Owns** the table of routes, and what MX and address records mean for mail.
+//! **Uses** `config`, `mail`, `proto::dns`. Asks nobody: answers of the DNS are handed in.
 //! **Holds** that a domain resolves to one next hop, or to the reply that refuses it.
-//! **Start reading** at `Routes::resolve`.
+//! **Start reading** at `Routes::resolve`, then `mx::Exchanges::read`.
+
+pub mod mx;
 
 use std::collections::HashMap;
 
