@@ -52,6 +52,7 @@ impl Default for Config {
                 retry_wait_max: Duration::from_secs(4 * 3600),
                 lifetime: Duration::from_secs(5 * 86_400),
                 double_bounce: None,
+                notifications_per_minute: 300,
                 content_cache_bytes: 64 << 20,
                 messages_max: 10_000_000,
             },

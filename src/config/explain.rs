@@ -64,6 +64,7 @@ impl Config {
         out.text("retry_wait_max", Some(&write_duration(it.retry_wait_max)));
         out.text("lifetime", Some(&write_duration(it.lifetime)));
         out.text("double_bounce", it.double_bounce.as_deref());
+        out.plain("notifications_per_minute", it.notifications_per_minute);
         out.text("content_cache_bytes", Some(&write_size(it.content_cache_bytes as u64)));
         out.plain("messages_max", it.messages_max);
         let it = &self.delivery;

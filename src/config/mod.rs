@@ -173,6 +173,8 @@ pub struct Queue {
     pub lifetime: Duration,
     /// Mailbox that is told of reports made here that Failed; without one they are only counted.
     pub double_bounce: Option<String>,
+    /// Reports of one shard to one address in any minute; further ones go later.
+    pub notifications_per_minute: u32,
     /// Fresh content a shard keeps in memory for the first attempt.
     pub content_cache_bytes: usize,
     /// Index entries a shard keeps; more answers 452 4.3.1.

@@ -275,6 +275,8 @@ fn read_queue(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
         queue.double_bounce = Some(mailbox.as_str().to_owned());
         Some(())
     })?;
+    let per_minute = &mut queue.notifications_per_minute;
+    table.number("notifications_per_minute", per_minute, 1, 1_000_000)?;
     let mut cache_bytes = queue.content_cache_bytes as u64;
     table.size("content_cache_bytes", &mut cache_bytes, 0, 1 << 40)?;
     queue.content_cache_bytes = cache_bytes as usize;

@@ -121,6 +121,7 @@ numbers! {
         messages_accepted counter "Messages answered 250.";
         bytes_accepted counter "Content octets of messages answered 250.";
         messages_refused counter "Messages refused after their content.";
+        transactions_slowed counter "Mail transactions begun late because room gets short.";
         recipients_accepted counter "Recipients answered 250.";
         recipients_refused counter "Recipients refused.";
     }
@@ -143,6 +144,7 @@ numbers! {
         delayed counter "Attempts that left a recipient Delayed.";
         failed counter "Recipients Failed.";
         notifications counter "Reports made on recipients of other messages (DSNs).";
+        notifications_paced counter "Reports that wait for their turn at one address.";
         notifications_failed counter "Reports made here that Failed themselves.";
     }
     delivery {

@@ -90,6 +90,14 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Whether room gets short, though mail is still taken: whoever lets it in is to be slow. As it
+    /// was when the clock last ticked.
+    pub fn is_filling(&self) -> bool {
+        self.inner.is_filling.get()
+    }
+}
+
 impl Draft {
     /// The id the message will have; to be told only once `commit` has returned.
     pub fn id(&self) -> QueueId {

@@ -12,6 +12,7 @@ pub mod index;
 mod intake;
 mod notification;
 mod outcome;
+mod pace;
 mod recovery;
 pub mod schedule;
 mod steering;

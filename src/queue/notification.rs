@@ -84,6 +84,8 @@ pub(super) struct Occasion<'a> {
     /// What is at hand of the original: all of it, its first chunk, or nothing.
     pub content: &'a [u8],
     pub now_ms: u64,
+    /// Unix milliseconds at which the report may go.
+    pub release_ms: u64,
 }
 
 /// Composes the planned report.
@@ -93,7 +95,7 @@ pub(super) fn compose(
     plan: &Plan,
     occasion: &Occasion<'_>,
 ) -> Notification {
-    let Occasion { message, now_ms, .. } = *occasion;
+    let Occasion { message, now_ms, release_ms, .. } = *occasion;
     let envelope = &message.envelope;
     let outcomes = plan.outcome_indexes.iter().map(|index| &occasion.outcomes[*index]);
     let recipients = outcomes.map(|outcome| {
@@ -139,8 +141,8 @@ pub(super) fn compose(
             }],
             flags,
             accepted_ms: now_ms,
-            expires_ms: now_ms + config.queue.lifetime.as_millis() as u64,
-            release_ms: 0,
+            expires_ms: release_ms + config.queue.lifetime.as_millis() as u64,
+            release_ms: if release_ms > now_ms { release_ms } else { 0 },
             stream: Stream::default(),
             envelope_id: None,
             client: None,

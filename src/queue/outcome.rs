@@ -156,6 +156,8 @@ pub(super) struct Ending {
     now_ms: u64,
     /// The report that is due.
     report: Option<Plan>,
+    /// When it may go, Unix milliseconds.
+    report_ms: u64,
     /// The DSN goes without the original: it cannot be read.
     chunk_missing: bool,
 }
@@ -174,15 +176,21 @@ impl Ending {
                 outcome.outcome = Outcome::Failed;
             }
         }
-        let report = notification::plan(&inner.config.borrow(), envelope, &outcomes, &attempt);
+        let config = inner.config.borrow();
+        let report = notification::plan(&config, envelope, &outcomes, &attempt);
+        let per_minute = config.queue.notifications_per_minute;
+        let report_ms = report
+            .as_ref()
+            .map_or(now_ms, |plan| inner.pace.borrow_mut().next(&plan.address, per_minute, now_ms));
         let numbers = &inner.metrics.queue;
         numbers.count_outcomes(&outcomes);
         numbers.notifications.add(u64::from(report.is_some()));
+        numbers.notifications_paced.add(u64::from(report_ms > now_ms));
         if envelope.flags.has(EnvelopeFlags::NOTIFICATION) {
             let failed = outcomes.iter().filter(|it| it.outcome == Outcome::Failed);
             numbers.notifications_failed.add(failed.count() as u64);
         }
-        Self { message, outcomes, attempt, now_ms, report, chunk_missing: false }
+        Self { message, outcomes, attempt, now_ms, report, report_ms, chunk_missing: false }
     }
 
     fn needs_chunk(&self) -> bool {
@@ -326,6 +334,7 @@ impl Inner {
             attempt: &ending.attempt,
             content,
             now_ms: ending.now_ms,
+            release_ms: ending.report_ms,
         };
         let id = self.journal.next_message_id();
         notification::compose(id, &self.config.borrow(), plan, &occasion)

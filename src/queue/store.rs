@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::codec;
 use super::index::{Index, MessageEntry, Task, TaskState, recipients_of};
 use super::outcome::Settlement;
+use super::pace::Pace;
 use super::recovery::{self, Recovered};
 use super::schedule::DestinationId;
 use crate::config::Config;
 use crate::event::LogSink;
-use crate::journal::{Journal, Location, ReadError, RecordBuffer};
+use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer};
 use crate::mail::{Envelope, QueueId};
 use crate::metrics::Metrics;
 use crate::runtime::sync::Notify;
@@ -37,9 +38,13 @@ pub(super) struct Inner {
     /// Rung when a destination has been announced.
     pub announced: Notify,
     pub draining: Cell<bool>,
+    /// Room in the journal gets short.
+    pub is_filling: Cell<bool>,
     /// What becomes true once its frame is durable, in order.
     pub settlements: RefCell<VecDeque<Settlement>>,
     pub settlement_added: Notify,
+    /// Of the reports made here.
+    pub pace: RefCell<Pace>,
 }
 
 /// A message and what of it one task carries, as delivery gets it.
@@ -174,8 +179,10 @@ impl Queue {
                 index: RefCell::new(index),
                 announced: Notify::default(),
                 draining: Cell::new(false),
+                is_filling: Cell::new(false),
                 settlements: RefCell::default(),
                 settlement_added: Notify::default(),
+                pace: RefCell::new(Pace::new(clock::random_u64())),
             }),
         };
         queue.inner.update_gauges();
@@ -369,6 +376,7 @@ impl Queue {
                 self.expire(task).await;
             }
             self.inner.update_gauges();
+            self.inner.is_filling.set(self.inner.journal.space().level >= Level::Slow);
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! **Owns** listeners' sessions, their policy, and the limits on clients.
 //! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `metrics`.
+//! While room in the journal gets short, a listener lets in ten sessions a second, and MAIL is
+//! answered after 200 ms: deliveries catch up. Nothing is refused for that.
 //! **Holds** that only configured networks relay, that a client's sessions are counted exactly over
 //! all shards, and that an idle session keeps no buffer.
 //! **Start reading** at `Reception::listen`, then `session`.
@@ -130,6 +132,9 @@ impl Reception {
                 let (stream, peer) = listener.accept().await;
                 inner.metrics.reception.sessions.add(1);
                 task::spawn(admit(inner.clone(), stream, peer, mail_stream.clone()));
+                if inner.queue.is_filling() {
+                    timer::sleep(SLOW_ACCEPT).await;
+                }
             }
         });
     }
@@ -208,6 +213,8 @@ impl Drop for Counted {
     }
 }
 
+/// Between two new sessions of a listener while room gets short.
+const SLOW_ACCEPT: Duration = Duration::from_millis(100);
 const SHUTTING_DOWN: Reply = Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Service shutting down");
 const TOO_MANY_SESSIONS: Reply =
     Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Too many sessions; try again later");

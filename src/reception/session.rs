@@ -13,8 +13,8 @@ use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
 use crate::proto::smtp::server::{ContentSeen, Event, Server};
 use crate::queue::{Draft, Refusal};
-use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
+use crate::runtime::{clock, timer};
 
 /// Serves a client until it leaves, goes too far, is silent too long, or the shard drains.
 pub(super) async fn run(
@@ -87,6 +87,8 @@ enum Intake {
 /// What the machine cannot go on without.
 enum Need {
     Input,
+    /// Some time, before MAIL is answered.
+    Patience,
     /// The content is whole.
     Commit(ContentSeen),
     /// The draft is full.
@@ -108,6 +110,13 @@ impl Session<'_> {
                         Ok(need) => need,
                         Err(error) => return self.give_up(error).await,
                     }
+                }
+                Need::Patience => {
+                    self.flush().await?;
+                    self.inner.metrics.reception.transactions_slowed.add(1);
+                    timer::sleep(SLOW_MAIL).await;
+                    self.server.answer(&policy::MAIL_OK, &mut self.out);
+                    self.resume()
                 }
                 Need::Commit(seen) => {
                     self.commit(seen).await;
@@ -342,6 +351,9 @@ impl Machine<'_> {
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
+                    if self.inner.queue.is_filling() {
+                        return (at, Need::Patience);
+                    }
                     self.server.answer(&policy::MAIL_OK, self.out);
                 }
                 Event::Rcpt(rcpt) => {
@@ -420,6 +432,8 @@ fn queued(id: QueueId) -> Reply {
     Reply::with_text(250, status::OK, format!("Ok: queued as {id}"))
 }
 
+/// Before MAIL is answered while room gets short.
+const SLOW_MAIL: Duration = Duration::from_millis(200);
 const TIMED_OUT: Reply = Reply::new(421, status::BAD_CONNECTION, "Timed out; closing");
 /// A Received field of ordinary names.
 const RECEIVED_BYTES: usize = 256;

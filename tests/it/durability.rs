@@ -130,3 +130,31 @@ fn a_full_journal_refuses_new_mail_and_takes_it_again_when_there_is_room() {
     });
     next_hop.wait_for(accepted + 1);
 }
+
+#[test]
+fn a_journal_that_fills_slows_new_mail_before_it_refuses_any() {
+    let extra = "[queue]\nretry_wait_min = \"10m\"\nretry_wait_max = \"10m\"\n\
+                 [journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"64MiB\"\n\
+                 min_free_bytes = \"0B\"\n[reception]\nmessage_bytes_max = \"4MiB\"\n\
+                 [shards]\ncount = 1\n";
+    let server = Server::start(crate::harness::free_address(), extra);
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let content = [b"x: y\r\n\r\n".to_vec(), b"line\r\n".repeat(30_000)].concat();
+    let slowed = || server.metric("ringpost_reception_transactions_slowed_total");
+    let mut accepted = 0;
+    while slowed() == 0.0 {
+        let reply = client.message("a@from.test", &["b@to.test"], &content);
+        assert!(reply.starts_with("250"), "{reply}");
+        accepted += 1;
+        assert!(accepted < 1000, "the journal never fills");
+    }
+    // Commands behind a MAIL that waits are not lost, and a session may still begin.
+    client.send(
+        b"MAIL FROM:<a@from.test>\r\nRCPT TO:<b@to.test>\r\nDATA\r\nx: y\r\n\r\n.\r\nRSET\r\n",
+    );
+    let codes: Vec<String> = (0..5).map(|_| client.reply()[..3].to_owned()).collect();
+    assert_eq!(codes, ["250", "250", "354", "250", "250"]);
+    server.client().expect("EHLO client.test", "250");
+    assert!(slowed() >= 2.0);
+}

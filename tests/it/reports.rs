@@ -166,3 +166,18 @@ fn without_a_postmaster_a_report_that_fails_is_dropped_and_counted() {
     settled(&server);
     assert_eq!(next_hop.got().len(), 0);
 }
+
+#[test]
+fn reports_to_one_address_wait_for_their_turn() {
+    let next_hop = next_hop(&["PIPELINING", "8BITMIME"]);
+    let extra = "[queue]\nnotifications_per_minute = 1\n[shards]\ncount = 1\n";
+    let server = Server::start(next_hop.address, extra);
+    let mut client = greeted(&server);
+    for reverse_path in ["<a@from.test>", "<A@from.test>", "<b@from.test>"] {
+        send(&mut client, reverse_path, &["<no@to.test>"]);
+    }
+    let made = || server.metric("ringpost_queue_notifications_total") == 3.0;
+    wait_until("three reports are made", made);
+    assert_eq!(server.metric("ringpost_queue_notifications_paced_total"), 1.0);
+    next_hop.wait_for(2);
+}
