@@ -2,6 +2,7 @@
 
 mod bad_disk;
 mod disk;
+mod dns;
 mod durability;
 mod full_disk;
 mod harness;
