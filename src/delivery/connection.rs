@@ -30,7 +30,7 @@ pub(super) async fn run(inner: Rc<Inner>, delivery: Delivery, site: Rc<Site>, mu
             inner.metrics.delivery.connections_open.sub(1);
             drop(place);
             // What became ready while the last task ended has nobody to take it.
-            if site.may_have_work() {
+            if site.has_work(&inner.queue) {
                 delivery.attend(&site);
             }
         }
@@ -96,7 +96,7 @@ async fn serve(
             inner.queue.put_back(task);
             return;
         }
-        if site.may_have_work() {
+        if site.has_work(&inner.queue) {
             delivery.attend(site);
         }
         let (count, after) = link.deliver(inner, site, task).await;

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, NextHop};
 use crate::mail::{RecipientOutcome, Reply};
 use crate::metrics::Metrics;
-use crate::queue::{Attempt, DestinationId, Message, Queue, Task};
+use crate::queue::{Announcement, Attempt, FlowId, LineId, Message, Queue, Task};
 use crate::routing::Routes;
 use crate::runtime::{clock, task, timer};
 use site::{Place, Site};
@@ -40,6 +40,8 @@ struct Inner {
     config: RefCell<Arc<Config>>,
     routes: RefCell<Rc<Routes>>,
     sites: RefCell<HashMap<NextHop, Rc<Site>>>,
+    /// Whose ready tasks a line holds.
+    lines: RefCell<HashMap<LineId, Rc<Site>>>,
     draining: Cell<bool>,
 }
 
@@ -54,6 +56,7 @@ impl Delivery {
                 config: RefCell::new(config),
                 routes: RefCell::new(routes),
                 sites: RefCell::default(),
+                lines: RefCell::default(),
                 draining: Cell::new(false),
             }),
         };
@@ -62,10 +65,17 @@ impl Delivery {
         delivery
     }
 
-    /// New connections and new decisions follow `config`.
+    /// New connections and new decisions follow `config`, for what is ready now too.
     pub fn reload(&self, config: Arc<Config>) {
         self.inner.routes.replace(Rc::new(Routes::new(&config)));
         self.inner.config.replace(config);
+        let mut lines = self.inner.lines.borrow_mut();
+        for (line, site) in std::mem::take(&mut *lines) {
+            // Its flows are announced anew, and go where they belong from now on.
+            self.inner.queue.close_line(line);
+            site.line.set(self.inner.queue.open_line());
+            lines.insert(site.line.get(), site);
+        }
     }
 
     /// No task is begun from now on; connections end after the one they have.
@@ -101,20 +111,29 @@ impl Delivery {
 
     async fn run(self) {
         loop {
-            let destination = self.inner.queue.next_ready().await;
+            let announcement = self.inner.queue.next_announcement().await;
             if self.inner.draining.get() {
                 return;
             }
-            let domain = self.inner.queue.destination(destination);
-            let resolved = self.inner.routes.borrow().resolve(&domain);
-            match resolved {
-                Ok(next_hop) => {
-                    let site = self.site(next_hop);
-                    site.add(destination);
-                    self.attend(&site);
+            match announcement {
+                Announcement::Flow(flow) => self.place(flow).await,
+                Announcement::Line(line) => {
+                    let site = self.inner.lines.borrow().get(&line).cloned();
+                    if let Some(site) = site {
+                        self.attend(&site);
+                    }
                 }
-                Err(reply) => self.fail_unroutable(destination, &reply).await,
             }
+        }
+    }
+
+    /// Lets a flow go where its domain is routed to. The line is announced then.
+    async fn place(&self, flow: FlowId) {
+        let Some(domain) = self.inner.queue.flow(flow).map(|flow| flow.domain) else { return };
+        let resolved = self.inner.routes.borrow().resolve(&domain);
+        match resolved {
+            Ok(next_hop) => self.inner.queue.assign(flow, self.site(next_hop).line.get()),
+            Err(reply) => self.fail_unroutable(flow, &reply).await,
         }
     }
 
@@ -123,7 +142,7 @@ impl Delivery {
         while !self.inner.draining.get() {
             timer::sleep(UPKEEP_PERIOD).await;
             let sites: Vec<Rc<Site>> = self.inner.sites.borrow().values().cloned().collect();
-            for site in sites.iter().filter(|site| site.may_have_work()) {
+            for site in sites.iter().filter(|site| site.has_work(&self.inner.queue)) {
                 self.attend(site);
             }
         }
@@ -131,7 +150,12 @@ impl Delivery {
 
     fn site(&self, next_hop: NextHop) -> Rc<Site> {
         let mut sites = self.inner.sites.borrow_mut();
-        sites.entry(next_hop).or_insert_with(|| Rc::new(Site::new(next_hop))).clone()
+        let site = sites.entry(next_hop).or_insert_with(|| {
+            let site = Rc::new(Site::new(next_hop, self.inner.queue.open_line()));
+            self.inner.lines.borrow_mut().insert(site.line.get(), site.clone());
+            site
+        });
+        site.clone()
     }
 
     /// Sees to it that the ready tasks of a site are taken: by an idle connection, a new one, or
@@ -170,8 +194,10 @@ impl Delivery {
     }
 
     /// Mail that was accepted under other routes and has none now.
-    async fn fail_unroutable(&self, destination: DestinationId, reply: &Reply) {
-        while let Some(task) = self.inner.queue.take(destination) {
+    async fn fail_unroutable(&self, flow: FlowId, reply: &Reply) {
+        let line = self.inner.queue.open_line();
+        self.inner.queue.assign(flow, line);
+        while let Some(task) = self.inner.queue.take(line) {
             let started = clock::now();
             match self.inner.queue.load(task).await {
                 Ok(message) => {
@@ -182,6 +208,7 @@ impl Delivery {
                 Err(error) => self.inner.queue.hold(task, &error),
             }
         }
+        self.inner.queue.close_line(line);
     }
 }
 

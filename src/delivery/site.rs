@@ -1,12 +1,11 @@
 //! A site: one next hop as we limit it.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::NextHop;
-use crate::queue::{DestinationId, Queue, Task};
+use crate::queue::{LineId, Queue, Task};
 use crate::runtime::clock;
 use crate::runtime::sync::Notify;
 
@@ -14,6 +13,8 @@ pub(super) struct Site {
     pub next_hop: NextHop,
     /// The next hop in words, for logs.
     pub name: Rc<str>,
+    /// The ready tasks for the next hop.
+    pub line: Cell<LineId>,
     /// Rung when an idle connection is to look for work.
     pub work: Notify,
     state: RefCell<State>,
@@ -21,8 +22,6 @@ pub(super) struct Site {
 
 /// What decides.
 struct State {
-    /// Destinations with ready tasks, in turn.
-    destinations: VecDeque<DestinationId>,
     /// Open connections, those being opened and the idle ones included.
     connections: usize,
     opening: usize,
@@ -42,7 +41,6 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            destinations: VecDeque::new(),
             connections: 0,
             opening: 0,
             idle: 0,
@@ -56,40 +54,24 @@ impl Default for State {
 }
 
 impl Site {
-    pub fn new(next_hop: NextHop) -> Self {
+    pub fn new(next_hop: NextHop, line: LineId) -> Self {
         Self {
             next_hop,
             name: next_hop.to_string().into(),
+            line: Cell::new(line),
             work: Notify::default(),
             state: RefCell::default(),
         }
     }
 
-    pub fn add(&self, destination: DestinationId) {
-        self.state.borrow_mut().destinations.push_back(destination);
-    }
-
-    /// A ready task; destinations take turns.
+    /// The ready task whose turn it is.
     pub fn take(&self, queue: &Queue) -> Option<Task> {
-        let mut state = self.state.borrow_mut();
-        while let Some(destination) = state.destinations.pop_front() {
-            if let Some(task) = queue.take(destination) {
-                if queue.ready_count(destination) > 0 {
-                    state.destinations.push_back(destination);
-                } else {
-                    // Found empty, it will be announced anew.
-                    let none = queue.take(destination);
-                    assert!(none.is_none());
-                }
-                return Some(task);
-            }
-        }
-        None
+        queue.take(self.line.get())
     }
 
-    /// Whether there may be a task to take.
-    pub fn may_have_work(&self) -> bool {
-        !self.state.borrow().destinations.is_empty()
+    /// Whether there is a task to take.
+    pub fn has_work(&self, queue: &Queue) -> bool {
+        queue.ready_count(self.line.get()) > 0
     }
 
     pub fn connection_count(&self) -> usize {
@@ -116,8 +98,7 @@ impl Site {
         // A site that has fallen silent is as slow as its silence is long.
         let silence_ms = clock::coarse_ms().saturating_sub(state.last_progress_ms);
         let message_time = state.message_time.max(Duration::from_millis(silence_ms));
-        let ready = state.destinations.iter().map(|destination| queue.ready_count(*destination));
-        let ready: usize = ready.take(DESTINATIONS_COUNTED).sum();
+        let ready = queue.ready_count(self.line.get());
         message_time.saturating_mul(ready as u32) / state.connections as u32 > WAIT_ACCEPTABLE
     }
 
@@ -230,5 +211,3 @@ const ENOUGH_FOR_MS: u64 = 10_000;
 const MESSAGE_TIME_FIRST: Duration = Duration::from_millis(20);
 /// How long a ready message may wait for a connection before another one is opened.
 const WAIT_ACCEPTABLE: Duration = Duration::from_millis(10);
-/// Destinations whose ready tasks are counted; more only mean that there is enough work.
-const DESTINATIONS_COUNTED: usize = 64;

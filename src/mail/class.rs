@@ -10,6 +10,8 @@ pub enum Class {
 }
 
 impl Class {
+    pub const ALL: [Class; 2] = [Class::Transactional, Class::Bulk];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Class::Transactional => "transactional",
@@ -18,7 +20,7 @@ impl Class {
     }
 
     pub fn parse(text: &str) -> Option<Class> {
-        [Class::Transactional, Class::Bulk].into_iter().find(|class| class.as_str() == text)
+        Class::ALL.into_iter().find(|class| class.as_str() == text)
     }
 }
 

@@ -1,15 +1,19 @@
-//! The index: what memory keeps of a queued message. Content stays on disk. `Pure.`
+//! The index: what memory keeps of a queued message. Content and STATE stay on disk. `Pure.`
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
-use slab::Slab;
+use hashbrown::HashTable;
 
 use super::codec::TaskRecord;
-use super::schedule::{DestinationId, Schedule};
+use super::outline::{COST_MAX, Outline, Standing, TaskOutline};
+use super::place::{Millis, Place};
+use super::schedule::{self, Chain, FlowId, Links, NONE, Schedule, Step, Waiting};
+use super::slab::Slab;
 use super::store::{Content, Kept};
-use crate::journal::Location;
-use crate::mail::Envelope;
+use crate::journal::{Location, Ticket};
+use crate::mail::Stream;
 
 /// Handle of a task: one message to one destination domain. It stays valid for as long as its
 /// holder has the task in flight.
@@ -27,51 +31,114 @@ pub enum TaskState {
     Held,
 }
 
+/// A message as the index keeps it. 40 bytes.
 pub(super) struct MessageEntry {
     pub id: u64,
-    pub envelope: Location,
-    pub accepted_ms: u64,
-    pub first_task: u32,
+    envelope: Place,
     pub open_task_count: u16,
     /// Length of content that stands beside the envelope; 0 for chunks.
     pub content_bytes: u32,
-    /// Chunks of large content, in order.
-    pub chunks: Option<Rc<Vec<Location>>>,
-    /// Envelope and content while the budget has room for them.
-    pub kept: Option<Rc<Kept>>,
+    /// Unix seconds of acceptance, or of the release where that is later.
+    since_s: u32,
+    first_task: u32,
+    /// Its chunks are in the table.
+    has_chunks: bool,
+    /// Its content is in memory.
+    is_kept: bool,
 }
 
+/// A task as the index keeps it. 48 bytes.
 pub(super) struct TaskEntry {
-    pub message: u32,
+    message: u32,
     /// Next task of the message, `NONE` at the end.
-    pub next: u32,
-    pub destination: DestinationId,
-    pub due_ms: u64,
-    pub attempts: u32,
+    sibling: u32,
+    flow: u32,
+    /// Neighbours among the ready ones of its flow, or in a list of the wheel.
+    links: Links,
+    /// List of the wheel.
+    list: u16,
     pub number: u16,
-    pub state: TaskState,
+    due: Millis,
+    attempts: u16,
     /// The last STATE, where an attempt left one.
-    pub record: Option<Box<TaskRecord>>,
+    record: Place,
+    state: TaskState,
+    /// Cost, and flags above it.
+    traits: u8,
 }
 
-/// End of a list of tasks.
-const NONE: u32 = u32::MAX;
+/// Some attempt was in doubt.
+const POSSIBLE_DUPLICATE: u8 = 64;
+/// Some recipient is settled: who is left must be read from the STATE.
+const PARTIAL: u8 = 128;
+
+const _: () = assert!(Slab::<MessageEntry>::SLOT_BYTES == 40);
+const _: () = assert!(Slab::<TaskEntry>::SLOT_BYTES == 48);
+/// A STATE whose frame is not durable yet: it cannot be read back so far.
+struct Fresh {
+    ticket: Ticket,
+    record: Rc<TaskRecord>,
+}
 
 /// All messages at home on this shard, and the schedule over their tasks.
 #[derive(Default)]
 pub(super) struct Index {
     messages: Slab<MessageEntry>,
     tasks: Slab<TaskEntry>,
-    by_id: HashMap<u64, u32>,
-    pub schedule: Schedule,
-    /// Messages in the order in which they were kept.
-    kept_order: VecDeque<u64>,
+    /// Slots by id, in several tables: one alone grows at a time.
+    by_id: Ids,
+    schedule: Schedule,
+    counts: Counts,
+    /// Messages by acceptance: how many there are of about the same age, and the age.
+    ages: BTreeMap<u32, Age>,
+    chunks: HashMap<u32, Rc<Vec<Location>>>,
+    kept: HashMap<u32, Rc<Kept>>,
+    /// Messages in the order in which they were kept, and their slots.
+    kept_order: VecDeque<(u64, u32)>,
     kept_bytes: usize,
-    /// Memory of the last STATEs.
-    record_bytes: usize,
+    fresh: HashMap<u32, Fresh>,
+    fresh_bytes: usize,
+}
+
+/// Hashes of ids that lead to slots: the ids are in the entries.
+struct Ids([HashTable<u32>; TABLES]);
+
+/// Tasks by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub ready: usize,
+    pub in_flight: usize,
+    pub delayed: usize,
+    pub held: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Age {
+    count: u32,
+    since_s: u32,
+}
+
+/// What a removed message kept on disk.
+pub(super) struct Removed {
+    pub envelope: Location,
+    pub chunks: Option<Rc<Vec<Location>>>,
+}
+
+/// What came of letting time pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Released {
+    /// Tasks that became ready.
+    pub ready_count: usize,
+    /// Nothing more is due.
+    pub is_all: bool,
 }
 
 impl Index {
+    /// Begins at `now_ms`, before the first task is scheduled.
+    pub fn begin(&mut self, now_ms: u64) {
+        self.schedule.begin(now_ms);
+    }
+
     pub fn message_count(&self) -> usize {
         self.messages.len()
     }
@@ -80,280 +147,505 @@ impl Index {
         self.tasks.len()
     }
 
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Unix milliseconds at which the oldest message was accepted, or was to be released where that
+    /// is later; to within a minute, never too late.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        self.ages.first_key_value().map(|(_, age)| u64::from(age.since_s) * 1000)
+    }
+
     pub fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }
 
     /// Memory that the index and its schedule have taken, without what is kept of content.
     pub fn bytes(&self) -> usize {
-        // A slab's slot holds the value or the number of the next free slot.
-        let message = size_of::<Result<MessageEntry, usize>>();
-        let task = size_of::<Result<TaskEntry, usize>>();
-        let id = size_of::<(u64, u32)>() + 1;
-        self.messages.capacity() * message
-            + self.tasks.capacity() * task
-            + self.by_id.capacity() * id * 8 / 7
-            + self.kept_order.capacity() * size_of::<u64>()
-            + self.record_bytes
+        let by_id: usize = self.by_id.0.iter().map(|table| table.allocation_size()).sum();
+        let chunks: usize = self.chunks.values().map(|it| it.capacity()).sum();
+        let tables = map_bytes(&self.chunks) + map_bytes(&self.kept) + map_bytes(&self.fresh);
+        size_of::<Self>()
+            + self.messages.bytes()
+            + self.tasks.bytes()
+            + by_id
             + self.schedule.bytes()
+            + self.ages.len() * 2 * size_of::<(u32, Age)>()
+            + chunks * size_of::<Location>()
+            + self.kept_order.capacity() * size_of::<(u64, u32)>()
+            + tables
+            + self.fresh_bytes
     }
 
-    /// Where a task stands after an attempt.
-    pub fn set_record(&mut self, slot: u32, record: Box<TaskRecord>) {
-        self.record_bytes += record.heap_bytes();
-        let task = &mut self.tasks[slot as usize];
-        if let Some(before) = task.record.replace(record) {
-            self.record_bytes -= before.heap_bytes();
-        }
-    }
-
-    /// Enters a message with one task for each destination domain, none of them scheduled yet.
-    /// Returns the task slots in task-number order.
-    pub fn insert(
-        &mut self,
-        id: u64,
-        location: Location,
-        chunks: Vec<Location>,
-        envelope: &Envelope,
-    ) -> Vec<u32> {
-        let mut slots: Vec<u32> = Vec::with_capacity(1);
-        let message_slot = self.messages.vacant_key() as u32;
-        for domain in destination_domains(envelope) {
-            let slot = self.tasks.insert(TaskEntry {
-                message: message_slot,
-                next: NONE,
-                destination: self.schedule.enter(&domain),
-                due_ms: 0,
-                attempts: 0,
-                number: slots.len() as u16,
-                state: TaskState::InFlight,
-                record: None,
-            }) as u32;
-            if let Some(last) = slots.last() {
-                self.tasks[*last as usize].next = slot;
-            }
-            slots.push(slot);
-        }
-        self.messages.insert(MessageEntry {
-            id,
-            envelope: location,
-            accepted_ms: envelope.accepted_ms,
-            first_task: slots[0],
-            open_task_count: slots.len() as u16,
-            content_bytes: if chunks.is_empty() { envelope.content_bytes as u32 } else { 0 },
-            chunks: if chunks.is_empty() { None } else { Some(Rc::new(chunks)) },
-            kept: None,
+    /// Enters a message with its tasks, none of them scheduled yet. Returns its slot.
+    pub fn insert(&mut self, outline: Outline<'_>) -> u32 {
+        assert!(!outline.tasks.is_empty());
+        let since_s = (outline.since_ms / 1000) as u32;
+        let slot = self.messages.insert(MessageEntry {
+            id: outline.id,
+            envelope: outline.envelope.into(),
+            open_task_count: outline.tasks.len() as u16,
+            content_bytes: outline.content_bytes,
+            since_s,
+            first_task: NONE,
+            has_chunks: !outline.chunks.is_empty(),
+            is_kept: false,
         });
-        let earlier = self.by_id.insert(id, message_slot);
-        assert!(earlier.is_none(), "message ids are used once");
-        slots
+        if !outline.chunks.is_empty() {
+            self.chunks.insert(slot, Rc::new(outline.chunks));
+        }
+        // From the last to the first, each before the one it leads to.
+        for task in outline.tasks.iter().rev() {
+            let standing = &task.standing;
+            assert!(task.cost > 0 && task.cost <= COST_MAX);
+            let sibling = self.messages[slot].first_task;
+            let task = self.tasks.insert(TaskEntry {
+                message: slot,
+                sibling,
+                flow: self.schedule.enter(&task.domain, &outline.stream, &outline.sender),
+                links: Links::default(),
+                list: 0,
+                number: task.number,
+                due: 0.into(),
+                attempts: 0,
+                record: Place::default(),
+                state: TaskState::InFlight,
+                traits: task.cost,
+            });
+            self.messages[slot].first_task = task;
+            *self.count_of(TaskState::InFlight) += 1;
+            self.set_standing(task, standing);
+        }
+        let age = self.ages.entry(since_s / AGE_S).or_insert(Age { count: 0, since_s });
+        age.count += 1;
+        age.since_s = age.since_s.min(since_s);
+        assert!(self.find(outline.id).is_none(), "message ids are used once");
+        let messages = &self.messages;
+        let hash_of_slot = |slot: &u32| hash_of(messages[*slot].id);
+        self.by_id.table(outline.id).insert_unique(hash_of(outline.id), slot, hash_of_slot);
+        slot
     }
 
     /// Removes a message whose tasks are all settled.
-    pub fn remove(&mut self, id: u64) -> MessageEntry {
-        let slot = self.by_id.remove(&id).expect("the message is in the index");
-        let mut entry = self.messages.remove(slot as usize);
+    pub fn remove(&mut self, slot: u32) -> Removed {
+        let entry = self.messages.remove(slot);
         assert_eq!(entry.open_task_count, 0);
-        debug_assert!(!self.messages.is_empty() || self.record_bytes == 0);
-        if let Some(kept) = entry.kept.take() {
+        let found = self.by_id.table(entry.id).find_entry(hash_of(entry.id), |it| *it == slot);
+        found.expect("a message can be found by its id").remove();
+        let age = self.ages.get_mut(&(entry.since_s / AGE_S)).expect("its age is counted");
+        age.count -= 1;
+        if age.count == 0 {
+            self.ages.remove(&(entry.since_s / AGE_S));
+        }
+        if entry.is_kept {
+            let kept = self.kept.remove(&slot).expect("what is kept is in the table");
             self.kept_bytes -= kept.bytes();
         }
-        entry
+        let chunks = if entry.has_chunks { self.chunks.remove(&slot) } else { None };
+        Removed { envelope: entry.location(), chunks }
     }
 
-    pub fn message(&self, id: u64) -> Option<&MessageEntry> {
-        self.by_id.get(&id).map(|slot| &self.messages[*slot as usize])
+    /// The slot of a message.
+    pub fn find(&self, id: u64) -> Option<u32> {
+        let messages = &self.messages;
+        let table = &self.by_id.0[id as usize % TABLES];
+        table.find(hash_of(id), |slot| messages[*slot].id == id).copied()
     }
 
-    pub fn messages(&self) -> impl Iterator<Item = &MessageEntry> {
-        self.messages.iter().map(|(_, entry)| entry)
+    pub fn message(&self, slot: u32) -> &MessageEntry {
+        &self.messages[slot]
     }
 
-    /// Slots of a message's open tasks.
-    pub fn tasks_of(&self, entry: &MessageEntry) -> Vec<u32> {
-        let mut slots = Vec::with_capacity(1);
-        let mut slot = entry.first_task;
-        while slot != NONE {
-            slots.push(slot);
-            slot = self.tasks[slot as usize].next;
+    /// The message of a task in flight.
+    pub fn message_of(&self, task: Task) -> u32 {
+        let slot = self.tasks[task.slot].message;
+        assert_eq!(self.messages[slot].id, task.message);
+        slot
+    }
+
+    /// Chunks of large content, in order; `None` where it stands beside the envelope.
+    pub fn chunks(&self, slot: u32) -> Option<&Rc<Vec<Location>>> {
+        self.messages[slot].has_chunks.then(|| &self.chunks[&slot])
+    }
+
+    /// Envelope and content, while the budget has room for them.
+    pub fn kept(&self, slot: u32) -> Option<&Rc<Kept>> {
+        self.messages[slot].is_kept.then(|| &self.kept[&slot])
+    }
+
+    /// Shows the messages in `count` slots from `from` on. Returns where to go on, `None` at the
+    /// end. Messages that stay from the first call to the last are shown once.
+    pub fn visit_messages(
+        &self,
+        from: u32,
+        count: u32,
+        mut visit: impl FnMut(u32, &MessageEntry),
+    ) -> Option<u32> {
+        let end = from.saturating_add(count).min(self.messages.slot_end());
+        for slot in from..end {
+            if let Some(entry) = self.messages.get(slot) {
+                visit(slot, entry);
+            }
         }
-        slots
+        (end < self.messages.slot_end()).then_some(end)
+    }
+
+    /// A message and its open tasks in plain values.
+    #[cfg_attr(not(test), expect(dead_code, reason = "checkpoints are to be written from it"))]
+    pub fn outline(&self, slot: u32) -> Outline<'_> {
+        let entry = &self.messages[slot];
+        let flow = self.tasks[entry.first_task].flow;
+        let tasks = self.tasks_of(slot).map(|slot| {
+            let task = &self.tasks[slot];
+            TaskOutline {
+                number: task.number,
+                domain: Cow::Borrowed(self.schedule.domain(task.flow)),
+                cost: task.cost(),
+                standing: task.standing(),
+            }
+        });
+        Outline {
+            id: entry.id,
+            envelope: entry.location(),
+            content_bytes: entry.content_bytes,
+            chunks: self.chunks(slot).map(|chunks| chunks.to_vec()).unwrap_or_default(),
+            since_ms: u64::from(entry.since_s) * 1000,
+            stream: Cow::Borrowed(self.schedule.stream(flow)),
+            sender: Cow::Borrowed(self.schedule.sender(flow)),
+            tasks: tasks.collect(),
+        }
+    }
+
+    /// Slots of a message's open tasks, in order of their numbers.
+    pub fn tasks_of(&self, slot: u32) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.first_task(slot), |slot| self.sibling_of(*slot))
+    }
+
+    /// The open task of a message with the lowest number.
+    pub fn first_task(&self, slot: u32) -> Option<u32> {
+        Some(self.messages[slot].first_task).filter(|first| *first != NONE)
+    }
+
+    /// The next open task of the same message.
+    pub fn sibling_of(&self, slot: u32) -> Option<u32> {
+        Some(self.tasks[slot].sibling).filter(|sibling| *sibling != NONE)
     }
 
     pub fn task(&self, slot: u32) -> &TaskEntry {
-        &self.tasks[slot as usize]
+        &self.tasks[slot]
     }
 
-    pub fn task_mut(&mut self, slot: u32) -> &mut TaskEntry {
-        &mut self.tasks[slot as usize]
+    /// Above the slot of every task.
+    pub fn task_slot_end(&self) -> u32 {
+        self.tasks.slot_end()
+    }
+
+    pub fn task_if_any(&self, slot: u32) -> Option<&TaskEntry> {
+        self.tasks.get(slot)
+    }
+
+    /// Domain and stream of a task.
+    pub fn flow_of(&self, slot: u32) -> (&str, &Stream) {
+        let flow = self.tasks[slot].flow;
+        (self.schedule.domain(flow), self.schedule.stream(flow))
     }
 
     pub fn handle(&self, slot: u32) -> Task {
-        let message = self.messages[self.tasks[slot as usize].message as usize].id;
+        let message = self.messages[self.tasks[slot].message].id;
         Task { slot, message }
+    }
+
+    /// Notes where a task in flight stands. The STATE it had is to be unpinned once the one that
+    /// replaces it is durable.
+    pub fn set_standing(&mut self, slot: u32, standing: &Standing) -> Option<Location> {
+        let task = &mut self.tasks[slot];
+        assert_eq!(task.state, TaskState::InFlight);
+        let replaced = task.record.get();
+        task.due = standing.due_ms.into();
+        task.attempts = standing.attempts.try_into().unwrap_or(u16::MAX);
+        task.traits &= COST_MAX;
+        if standing.possible_duplicate {
+            task.traits |= POSSIBLE_DUPLICATE;
+        }
+        if standing.is_partial {
+            task.traits |= PARTIAL;
+        }
+        task.record = standing.record.map_or(Place::default(), Place::from);
+        if standing.is_held {
+            self.set_state(slot, TaskState::Held);
+        }
+        replaced
+    }
+
+    /// Keeps the STATE of a task until its frame is durable.
+    pub fn set_fresh(&mut self, slot: u32, ticket: Ticket, record: TaskRecord) {
+        self.fresh_bytes += record.heap_bytes();
+        let fresh = Fresh { ticket, record: Rc::new(record) };
+        if let Some(before) = self.fresh.insert(slot, fresh) {
+            self.fresh_bytes -= before.record.heap_bytes();
+        }
+    }
+
+    /// The STATE of a task, while it cannot be read back.
+    pub fn fresh(&self, slot: u32) -> Option<Rc<TaskRecord>> {
+        self.fresh.get(&slot).map(|fresh| fresh.record.clone())
+    }
+
+    /// The frame of `ticket` is durable: a STATE of the task that went with it can be read back.
+    pub fn forget_fresh(&mut self, slot: u32, ticket: Ticket) {
+        if self.fresh.get(&slot).is_some_and(|fresh| fresh.ticket <= ticket) {
+            let fresh = self.fresh.remove(&slot).expect("looked at above");
+            self.fresh_bytes -= fresh.record.heap_bytes();
+        }
     }
 
     /// Makes a task ready now.
     pub fn make_ready(&mut self, slot: u32) {
-        let task = &mut self.tasks[slot as usize];
-        task.state = TaskState::Ready;
-        let destination = task.destination;
-        self.schedule.push_ready(destination, slot);
+        self.set_state(slot, TaskState::Ready);
+        self.schedule.push_ready(&mut self.tasks, slot);
     }
 
     /// Lets a task wait until `due_ms`.
     pub fn make_delayed(&mut self, slot: u32, due_ms: u64) {
-        let task = &mut self.tasks[slot as usize];
-        task.state = TaskState::Delayed;
-        task.due_ms = due_ms;
-        self.schedule.push_waiting(due_ms, slot);
+        self.set_state(slot, TaskState::Delayed);
+        self.tasks[slot].due = due_ms.into();
+        self.schedule.push_waiting(&mut self.tasks, slot);
     }
 
-    /// Takes a task off the schedule until an operator releases it.
+    /// Takes a task in flight off the schedule until an operator releases it.
     pub fn hold(&mut self, slot: u32) {
-        let task = &mut self.tasks[slot as usize];
-        task.state = TaskState::Held;
-        task.due_ms = 0;
+        self.set_state(slot, TaskState::Held);
+        self.tasks[slot].due = 0.into();
     }
 
-    /// Takes the oldest ready task of a destination into flight.
-    pub fn take(&mut self, destination: DestinationId) -> Option<Task> {
-        loop {
-            let slot = self.schedule.take(destination)?;
-            // What was claimed while it was ready has left its place in the line behind.
-            let task = self.tasks.get_mut(slot as usize);
-            let ready =
-                task.filter(|it| it.state == TaskState::Ready && it.destination == destination);
-            if let Some(task) = ready {
-                task.state = TaskState::InFlight;
-                return Some(self.handle(slot));
-            }
+    fn set_state(&mut self, slot: u32, state: TaskState) {
+        let before = std::mem::replace(&mut self.tasks[slot].state, state);
+        *self.count_of(before) -= 1;
+        *self.count_of(state) += 1;
+    }
+
+    fn count_of(&mut self, state: TaskState) -> &mut usize {
+        match state {
+            TaskState::Ready => &mut self.counts.ready,
+            TaskState::InFlight => &mut self.counts.in_flight,
+            TaskState::Delayed => &mut self.counts.delayed,
+            TaskState::Held => &mut self.counts.held,
         }
+    }
+
+    /// Takes the task whose turn it is in a line into flight.
+    pub fn take(&mut self, line: schedule::LineId) -> Option<Task> {
+        let slot = self.schedule.take(&mut self.tasks, line)?;
+        self.set_state(slot, TaskState::InFlight);
+        Some(self.handle(slot))
+    }
+
+    /// Whether a task that was not in flight all the time still is.
+    pub fn is_there(&self, task: Task) -> bool {
+        let entry = self.tasks.get(task.slot);
+        entry.is_some_and(|entry| self.messages[entry.message].id == task.message)
     }
 
     /// Takes a task into flight out of turn, if it is still there and `wanted` takes its state.
     pub fn claim(&mut self, task: Task, wanted: impl FnOnce(TaskState) -> bool) -> bool {
-        let Some(entry) = self.tasks.get_mut(task.slot as usize) else { return false };
-        let same = self.messages[entry.message as usize].id == task.message;
-        let claimed = same && entry.state != TaskState::InFlight && wanted(entry.state);
+        if !self.is_there(task) {
+            return false;
+        }
+        let state = self.tasks[task.slot].state;
+        let claimed = state != TaskState::InFlight && wanted(state);
         if claimed {
-            entry.state = TaskState::InFlight;
+            self.claim_slot(task.slot);
         }
         claimed
+    }
+
+    /// Takes a task into flight, whatever its state.
+    pub fn claim_slot(&mut self, slot: u32) {
+        match self.tasks[slot].state {
+            TaskState::Ready => self.schedule.remove_ready(&mut self.tasks, slot),
+            TaskState::Delayed => self.schedule.remove_waiting(&mut self.tasks, slot),
+            TaskState::Held | TaskState::InFlight => {}
+        }
+        self.set_state(slot, TaskState::InFlight);
     }
 
     /// Shows the tasks in `count` slots from `from` on. Returns where to go on, `None` at the end.
     pub fn visit_tasks(
         &self,
-        from: usize,
-        count: usize,
-        mut visit: impl FnMut(Task, &TaskEntry, &str),
-    ) -> Option<usize> {
-        let end = (from + count).min(self.tasks.capacity());
+        from: u32,
+        count: u32,
+        mut visit: impl FnMut(Task, &TaskEntry, &str, &Stream),
+    ) -> Option<u32> {
+        let end = from.saturating_add(count).min(self.tasks.slot_end());
         for slot in from..end {
             if let Some(entry) = self.tasks.get(slot) {
-                let domain = self.schedule.name(entry.destination).unwrap_or_default();
-                visit(self.handle(slot as u32), entry, &domain);
+                let (domain, stream) = self.flow_of(slot);
+                visit(self.handle(slot), entry, domain, stream);
             }
         }
-        (end < self.tasks.capacity()).then_some(end)
+        (end < self.tasks.slot_end()).then_some(end)
     }
 
-    /// Makes every task ready whose wait is over. Those whose message is older than `lifetime_ms`
-    /// go in flight instead, into `expired`. Returns how many became ready.
-    pub fn release_due(&mut self, now_ms: u64, lifetime_ms: u64, expired: &mut Vec<Task>) -> usize {
+    /// Makes tasks ready whose wait is over, in at most `steps_max` steps. Those whose message has
+    /// been here for `lifetime_ms` go in flight instead, into `expired`.
+    pub fn release_due(
+        &mut self,
+        now_ms: u64,
+        lifetime_ms: u64,
+        steps_max: usize,
+        expired: &mut Vec<Task>,
+    ) -> Released {
         let mut ready_count = 0;
-        while let Some((due_ms, slot)) = self.schedule.pop_due(now_ms) {
-            let Some(task) = self.tasks.get_mut(slot as usize) else { continue };
-            if task.state != TaskState::Delayed || task.due_ms != due_ms {
-                continue;
-            }
-            let accepted_ms = self.messages[task.message as usize].accepted_ms;
-            if now_ms >= accepted_ms.saturating_add(lifetime_ms) {
-                task.state = TaskState::InFlight;
+        for _ in 0..steps_max {
+            let slot = match self.schedule.step(&mut self.tasks, now_ms) {
+                Step::Due(slot) => slot,
+                Step::Moved => continue,
+                Step::Idle => return Released { ready_count, is_all: true },
+            };
+            if now_ms >= self.messages[self.tasks[slot].message].expires_ms(lifetime_ms) {
+                self.set_state(slot, TaskState::InFlight);
                 expired.push(self.handle(slot));
             } else {
                 self.make_ready(slot);
                 ready_count += 1;
             }
         }
-        ready_count
+        Released { ready_count, is_all: false }
     }
 
-    /// Removes a settled task. Returns whether it was the last of its message.
-    pub fn close_task(&mut self, task: Task) -> bool {
-        let entry = self.tasks.remove(task.slot as usize);
-        self.record_bytes -= entry.record.as_ref().map_or(0, |record| record.heap_bytes());
-        let message = &mut self.messages[entry.message as usize];
-        assert_eq!(message.id, task.message);
-        message.open_task_count -= 1;
-        if message.first_task == task.slot {
-            message.first_task = entry.next;
-        } else {
-            let mut slot = message.first_task;
-            while self.tasks[slot as usize].next != task.slot {
-                slot = self.tasks[slot as usize].next;
-            }
-            self.tasks[slot as usize].next = entry.next;
+    /// Removes a settled task in flight. Returns its STATE, which is to be unpinned, and its
+    /// message if it was the last of it.
+    pub fn close_task(&mut self, slot: u32) -> (Option<Location>, Option<u32>) {
+        let entry = self.tasks.remove(slot);
+        assert_eq!(entry.state, TaskState::InFlight);
+        *self.count_of(TaskState::InFlight) -= 1;
+        if let Some(fresh) = self.fresh.remove(&slot) {
+            self.fresh_bytes -= fresh.record.heap_bytes();
         }
-        let last = message.open_task_count == 0;
-        self.schedule.leave(entry.destination);
-        last
+        let message = &mut self.messages[entry.message];
+        message.open_task_count -= 1;
+        let is_last = message.open_task_count == 0;
+        if message.first_task == slot {
+            message.first_task = entry.sibling;
+        } else {
+            let mut before = message.first_task;
+            while self.tasks[before].sibling != slot {
+                before = self.tasks[before].sibling;
+            }
+            self.tasks[before].sibling = entry.sibling;
+        }
+        self.schedule.leave(entry.flow);
+        (entry.record.get(), is_last.then_some(entry.message))
     }
 
     /// Keeps envelope and content in memory within `budget_bytes`; the oldest make room.
-    pub fn keep(&mut self, id: u64, kept: Rc<Kept>, budget_bytes: usize) {
+    pub fn keep(&mut self, slot: u32, kept: Rc<Kept>, budget_bytes: usize) {
         if kept.bytes() > budget_bytes {
             return;
         }
         self.kept_bytes += kept.bytes();
-        let slot = self.by_id[&id];
-        self.messages[slot as usize].kept = Some(kept);
-        self.kept_order.push_back(id);
+        let entry = &mut self.messages[slot];
+        entry.is_kept = true;
+        self.kept_order.push_back((entry.id, slot));
+        self.kept.insert(slot, kept);
         // Entries of messages long settled go as well, so the list stays as short as the keep.
-        while self.kept_bytes > budget_bytes || self.kept_order.len() > 2 * self.messages.len() + 64
-        {
-            let Some(oldest) = self.kept_order.pop_front() else { break };
-            if let Some(slot) = self.by_id.get(&oldest)
-                && let Some(kept) = self.messages[*slot as usize].kept.take()
+        while self.kept_bytes > budget_bytes || self.kept_order.len() > 2 * self.kept.len() + 64 {
+            let Some((id, slot)) = self.kept_order.pop_front() else { break };
+            if let Some(entry) = self.messages.get_mut(slot)
+                && entry.id == id
+                && std::mem::take(&mut entry.is_kept)
             {
+                let kept = self.kept.remove(&slot).expect("what is kept is in the table");
                 self.kept_bytes -= kept.bytes();
             }
         }
     }
+
+    pub fn poll_announcement(&mut self) -> Option<schedule::Announcement> {
+        self.schedule.poll_announcement()
+    }
+
+    pub fn flow(&self, id: FlowId) -> Option<schedule::Flow> {
+        self.schedule.flow(id)
+    }
+
+    pub fn open_line(&mut self) -> schedule::LineId {
+        self.schedule.open_line()
+    }
+
+    pub fn close_line(&mut self, line: schedule::LineId) {
+        self.schedule.close_line(line);
+    }
+
+    pub fn assign(&mut self, flow: FlowId, line: schedule::LineId) {
+        self.schedule.assign(flow, line);
+    }
+
+    pub fn ready_count(&self, line: schedule::LineId) -> usize {
+        self.schedule.ready_count(line)
+    }
 }
 
-/// The distinct destination domains of an envelope, lower case, in order of first appearance:
-/// the position is the task number.
-pub(super) fn destination_domains(envelope: &Envelope) -> Vec<String> {
-    let mut domains: Vec<String> = Vec::with_capacity(1);
-    let mut seen: HashSet<String> = HashSet::new();
-    for recipient in &envelope.recipients {
-        let domain = recipient.domain();
-        if domains.last().is_some_and(|last| last.eq_ignore_ascii_case(domain)) {
-            continue;
-        }
-        let domain = domain.to_ascii_lowercase();
-        if domains.is_empty() || seen.insert(domain.clone()) {
-            if domains.is_empty() && envelope.recipients.len() > 1 {
-                seen.insert(domain.clone());
-            }
-            domains.push(domain);
+impl MessageEntry {
+    pub fn location(&self) -> Location {
+        self.envelope.get().expect("a message has an envelope")
+    }
+
+    /// Unix milliseconds at which a lifetime is over that began with acceptance, or with the
+    /// release where that is later.
+    fn expires_ms(&self, lifetime_ms: u64) -> u64 {
+        // Seconds were rounded down, and nothing is to expire early.
+        ((u64::from(self.since_s) + 1) * 1000).saturating_add(lifetime_ms)
+    }
+}
+
+impl TaskEntry {
+    pub fn state(&self) -> TaskState {
+        self.state
+    }
+
+    pub fn standing(&self) -> Standing {
+        Standing {
+            due_ms: self.due.get(),
+            attempts: self.attempts.into(),
+            is_held: self.state == TaskState::Held,
+            possible_duplicate: self.traits & POSSIBLE_DUPLICATE != 0,
+            is_partial: self.traits & PARTIAL != 0,
+            record: self.record.get(),
         }
     }
-    domains
+
+    fn cost(&self) -> u8 {
+        self.traits & COST_MAX
+    }
 }
 
-/// Positions of the recipients that a task to `domain` carries.
-pub(super) fn recipients_of(envelope: &Envelope, domain: &str) -> Vec<u16> {
-    let recipients = envelope.recipients.iter().enumerate();
-    recipients
-        .filter(|(_, recipient)| recipient.domain().eq_ignore_ascii_case(domain))
-        .map(|(index, _)| index as u16)
-        .collect()
+impl Chain for Slab<TaskEntry> {
+    fn links(&mut self, slot: u32) -> &mut Links {
+        &mut self[slot].links
+    }
 }
 
-const _: () = assert!(crate::limits::RECIPIENTS_MAX <= u16::MAX as usize);
+impl Waiting for Slab<TaskEntry> {
+    fn due_ms(&self, slot: u32) -> u64 {
+        self[slot].due.get()
+    }
+
+    fn list(&mut self, slot: u32) -> &mut u16 {
+        &mut self[slot].list
+    }
+}
+
+impl schedule::Tasks for Slab<TaskEntry> {
+    fn flow(&self, slot: u32) -> u32 {
+        self[slot].flow
+    }
+
+    fn cost(&self, slot: u32) -> u8 {
+        self[slot].cost()
+    }
+}
 
 impl Kept {
     /// What it counts against the budget.
@@ -364,3 +656,31 @@ impl Kept {
         }
     }
 }
+
+impl Ids {
+    fn table(&mut self, id: u64) -> &mut HashTable<u32> {
+        &mut self.0[id as usize % TABLES]
+    }
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| HashTable::new()))
+    }
+}
+
+fn hash_of(id: u64) -> u64 {
+    schedule::mix(id / TABLES as u64, 0)
+}
+
+fn map_bytes<K, V>(map: &HashMap<K, V>) -> usize {
+    map.capacity() * 8 / 7 * (size_of::<(K, V)>() + 1)
+}
+
+/// Tables of ids.
+const TABLES: usize = 64;
+/// Messages whose age is told apart.
+const AGE_S: u32 = 60;
+
+#[cfg(test)]
+mod tests;

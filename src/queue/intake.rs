@@ -6,10 +6,12 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::codec;
 use super::index::Index;
+use super::outline::Outline;
 use super::store::{Content, Inner, Kept, Octets, Queue};
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
 use crate::limits::CHUNK_BYTES_MAX;
 use crate::mail::{Envelope, QueueId, Reply, status};
+use crate::runtime::clock;
 
 /// Why a message is not taken. Always transient: responsibility stays with the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,15 +218,27 @@ impl Drop for Draft {
 }
 
 impl Inner {
-    /// Enters a durable message into the index, ready for its first attempt.
+    /// Enters a durable message into the index: ready for its first attempt, or waiting for its
+    /// release.
     pub(super) fn enter(&self, id: u64, location: Location, chunks: Vec<Location>, kept: Kept) {
         let budget_bytes = self.config.borrow().queue.content_cache_bytes;
+        let release_ms = kept.envelope.release_ms;
+        let is_ready = release_ms == 0 || release_ms <= clock::unix_ms();
         let mut index = self.index.borrow_mut();
         let index: &mut Index = &mut index;
-        for slot in index.insert(id, location, chunks, &kept.envelope) {
-            index.make_ready(slot);
+        let slot = index.insert(Outline::of_fresh(id, location, chunks, &kept.envelope));
+        let mut next = index.first_task(slot);
+        while let Some(task) = next {
+            next = index.sibling_of(task);
+            if is_ready {
+                index.make_ready(task);
+            } else {
+                index.make_delayed(task, release_ms);
+            }
         }
-        index.keep(id, Rc::new(kept), budget_bytes);
+        if is_ready {
+            index.keep(slot, Rc::new(kept), budget_bytes);
+        }
         self.announced.notify_one();
     }
 }

@@ -8,13 +8,16 @@
 //! **Start reading** at `intake::Draft`, the only entrance, then `outcome`, the only way out.
 
 pub mod codec;
-pub mod index;
+mod index;
 mod intake;
 mod notification;
 mod outcome;
+mod outline;
 mod pace;
+mod place;
 mod recovery;
 pub mod schedule;
+mod slab;
 mod steering;
 mod store;
 
@@ -22,6 +25,6 @@ pub use index::{Task, TaskState};
 pub use intake::{Draft, Refusal};
 pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
 pub use recovery::Recovered;
-pub use schedule::DestinationId;
+pub use schedule::{Announcement, Flow, FlowId, LineId};
 pub use steering::{Order, Selection, Steered};
 pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::codec::{self, Group, RecipientState, TaskRecord};
-use super::index::{MessageEntry, Task};
+use super::index::{Removed, Task};
 use super::notification::{self, Notification, Occasion, Plan};
+use super::outline::Standing;
 use super::schedule::retry_wait;
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::LogFormat;
 use crate::event::{self, OutcomeRecord};
-use crate::journal::{Append, AppendError, Location, Record, Ticket, kind};
+use crate::journal::{Append, AppendError, Appended, Location, Record, Ticket, kind};
 use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, status};
 use crate::runtime::{clock, task, timer};
 
@@ -60,12 +61,24 @@ impl Attempt {
 /// What follows from an attempt once its record is durable.
 pub(super) struct Settlement {
     ticket: Ticket,
+    /// The task whose STATE can be read back.
+    fresh: Option<u32>,
+    /// The STATE that was replaced, or settled with its task: its place on disk is free.
+    replaced: Option<Location>,
     /// The message is settled: its place on disk is free.
-    retired: Option<MessageEntry>,
+    retired: Option<Removed>,
     /// The DSN that was born in the same frame.
     notification: Option<Born>,
     /// Log lines of the outcomes.
     lines: Vec<u8>,
+}
+
+/// Where an ending went.
+struct Recorded {
+    ticket: Ticket,
+    /// STATE or RETIRED.
+    state_at: Location,
+    notification_at: Option<Location>,
 }
 
 struct Born {
@@ -133,7 +146,7 @@ impl Queue {
     pub(super) async fn expire(&self, task: Task) {
         match self.load(task).await {
             Ok(message) => {
-                let last = self.inner.last_reply(task);
+                let last = self.inner.last_reply(task).await;
                 let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
                     recipient_index: *index,
                     outcome: Outcome::Failed,
@@ -218,27 +231,84 @@ impl Inner {
             Err(AppendError::NoSpace | AppendError::Later) => return Some(ending),
             Err(AppendError::TooLarge) => unreachable!("limits let a STATE and a DSN fit a frame"),
         };
-        let (ticket, notification_at) = appended;
+        let Recorded { ticket, state_at, notification_at } = appended;
         let born = notification.zip(notification_at).map(|(notification, location)| {
             self.journal.pin(location);
             Born { id: notification.id, location, kept: notification.into_kept() }
         });
         let lines = self.log_lines(&ending);
-        let mut index = self.index.borrow_mut();
-        let mut retired = None;
+        let mut settlement = Settlement {
+            ticket,
+            fresh: None,
+            replaced: None,
+            retired: None,
+            notification: born,
+            lines,
+        };
         if ending.is_open() {
-            index.task_mut(task.slot).attempts = record.attempts;
             let due_ms = record.due_ms;
-            index.set_record(task.slot, Box::new(record));
-            index.make_delayed(task.slot, due_ms);
-        } else if index.close_task(task) {
-            retired = Some(index.remove(task.message));
+            self.set_record(task, record, state_at, &mut settlement);
+            self.index.borrow_mut().make_delayed(task.slot, due_ms);
+        } else {
+            let mut index = self.index.borrow_mut();
+            let (replaced, last_of) = index.close_task(task.slot);
+            settlement.replaced = replaced;
+            settlement.retired = last_of.map(|message| index.remove(message));
         }
-        drop(index);
-        let settlement = Settlement { ticket, retired, notification: born, lines };
+        self.add_settlement(settlement);
+        None
+    }
+
+    /// Notes the STATE that a task in flight has from now on.
+    fn set_record(
+        &self,
+        task: Task,
+        record: TaskRecord,
+        location: Location,
+        settlement: &mut Settlement,
+    ) {
+        self.journal.pin(location);
+        let mut index = self.index.borrow_mut();
+        settlement.replaced = index.set_standing(task.slot, &Standing::of(&record, location));
+        index.set_fresh(task.slot, settlement.ticket, record);
+        settlement.fresh = Some(task.slot);
+    }
+
+    fn add_settlement(&self, settlement: Settlement) {
         self.settlements.borrow_mut().push_back(settlement);
         self.settlement_added.notify_one();
-        None
+    }
+
+    /// Records where a task in flight stands from now on. It stays in flight, unless some recipient
+    /// is Held.
+    pub(super) async fn append_state(
+        &self,
+        task: Task,
+        record: TaskRecord,
+    ) -> Result<Ticket, AppendError> {
+        let number = u32::from(self.index.borrow().task(task.slot).number);
+        let mut payload = Vec::new();
+        codec::write_state(&record, &mut payload);
+        let payload = [payload.as_slice()];
+        let state = Record {
+            kind: kind::STATE,
+            flags: 0,
+            id: task.message,
+            aux: number,
+            payload: &payload,
+        };
+        let appended = self.journal.append_when_possible(&[state], Append::Settle).await?;
+        let mut settlement = Settlement {
+            ticket: appended.ticket,
+            fresh: None,
+            replaced: None,
+            retired: None,
+            notification: None,
+            lines: Vec::new(),
+        };
+        self.set_record(task, record, appended.first, &mut settlement);
+        self.add_settlement(settlement);
+        Ok(appended.ticket)
     }
 
     /// STATE, or RETIRED with the last task of the message, and the DSN: one frame.
@@ -248,10 +318,10 @@ impl Inner {
         ending: &Ending,
         record: &TaskRecord,
         notification: Option<&Notification>,
-    ) -> Result<(Ticket, Option<Location>), AppendError> {
+    ) -> Result<Recorded, AppendError> {
         let (is_last, number) = {
             let index = self.index.borrow();
-            let message = index.message(task.message).expect("a task keeps its message");
+            let message = index.message(index.message_of(task));
             let is_last = message.open_task_count == 1 && !ending.is_open();
             (is_last, u32::from(index.task(task.slot).number))
         };
@@ -265,7 +335,8 @@ impl Inner {
             Record { kind, flags: 0, id: task.message, aux: number, payload: &state_payload };
         let Some(notification) = notification else {
             let appended = self.journal.append(&[state], Append::Settle)?;
-            return Ok((appended.ticket, None));
+            let Appended { ticket, first } = appended;
+            return Ok(Recorded { ticket, state_at: first, notification_at: None });
         };
         let mut envelope = Vec::new();
         codec::write_envelope(&notification.envelope, &[], &mut envelope);
@@ -279,7 +350,12 @@ impl Inner {
             state,
         ];
         let appended = self.journal.append(&records, Append::Settle)?;
-        Ok((appended.ticket, Some(appended.first)))
+        let content_at = appended.first.following(notification.content.len());
+        Ok(Recorded {
+            ticket: appended.ticket,
+            state_at: content_at.following(payload.len()),
+            notification_at: Some(appended.first),
+        })
     }
 
     /// The absolute state of the task after this attempt.
@@ -292,16 +368,13 @@ impl Inner {
         }
         let due_ms = ending.now_ms + wait.as_millis() as u64;
         let due_ms = due_ms.min(ending.message.envelope.expires_ms.max(ending.now_ms + 1));
-        let earlier = self.index.borrow().task(task.slot).record.clone();
+        let earlier = self.index.borrow().task(task.slot).standing();
         let mut record = TaskRecord {
             attempts,
             due_ms,
-            possible_duplicate: ending.attempt.in_doubt
-                || earlier.as_ref().is_some_and(|earlier| earlier.possible_duplicate),
-            groups: Vec::new(),
+            possible_duplicate: ending.attempt.in_doubt || earlier.possible_duplicate,
+            groups: ending.message.settled.clone(),
         };
-        let settled = earlier.into_iter().flat_map(|earlier| earlier.groups);
-        record.groups.extend(settled.filter(|group| group.state.is_final()));
         for outcome in &ending.outcomes {
             let state = match outcome.outcome {
                 Outcome::Delivered => RecipientState::Delivered,
@@ -383,8 +456,14 @@ impl Inner {
             }
             let settlement = settlements.pop_front().expect("looked at above");
             drop(settlements);
-            if let Some(entry) = settlement.retired {
-                self.unpin(&entry);
+            if let Some(slot) = settlement.fresh {
+                self.index.borrow_mut().forget_fresh(slot, settlement.ticket);
+            }
+            if let Some(location) = settlement.replaced {
+                self.journal.unpin(location);
+            }
+            if let Some(removed) = settlement.retired {
+                self.unpin(&removed);
                 self.metrics.queue.settled.add(1);
             }
             if let Some(born) = settlement.notification {
@@ -395,10 +474,10 @@ impl Inner {
     }
 
     /// The reply of the last attempt, or that the time is over without one.
-    fn last_reply(&self, task: Task) -> Reply {
-        let index = self.index.borrow();
-        let record = index.task(task.slot).record.as_ref();
-        let mut groups = record.into_iter().flat_map(|record| &record.groups);
+    async fn last_reply(&self, task: Task) -> Reply {
+        // That the reply cannot be read keeps nobody from being told that the time is over.
+        let record = self.read_record(task.slot).await.unwrap_or(None);
+        let mut groups = record.iter().flat_map(|record| &record.groups);
         let last = groups.find(|group| group.state == RecipientState::Delayed);
         let text = match last {
             Some(group) => format!("Message expired; last reply: {}", group.reply),

@@ -1,7 +1,8 @@
 //! From the records of a journal back to the index.
 
 use super::codec;
-use super::index::Index;
+use super::index::{Index, TaskState};
+use super::outline::{Outline, Standing};
 use crate::journal::{Journal, Location, Replayed, kind};
 
 /// What replay has gathered so far. Give every record of the journal to `visit`, in order.
@@ -16,22 +17,25 @@ impl Recovered {
     /// Takes one record in. STATE is absolute, so any suffix in order gives the same end.
     pub fn visit(&mut self, record: Replayed<'_>) {
         let id = record.id;
-        let known = self.index.message(id).is_some();
+        let known = self.index.find(id);
         match record.kind {
-            kind::ENVELOPE if !known => match codec::read_envelope(record.payload) {
+            kind::ENVELOPE if known.is_none() => match codec::read_envelope(record.payload) {
                 Ok((envelope, chunks)) => {
-                    self.index.insert(id, record.location, chunks, &envelope);
+                    self.index.insert(Outline::of_fresh(id, record.location, chunks, &envelope));
                 }
                 Err(codec::Malformed) => self.malformed.push((id, record.location)),
             },
-            kind::STATE if known => match codec::read_state(record.payload) {
-                Ok(state) => self.apply_state(id, record.aux, state),
-                Err(codec::Malformed) => self.malformed.push((id, record.location)),
-            },
+            kind::STATE => {
+                let Some(message) = known else { return };
+                match codec::read_state(record.payload) {
+                    Ok(state) => self.apply_state(message, record.aux, &state, record.location),
+                    Err(codec::Malformed) => self.malformed.push((id, record.location)),
+                }
+            }
             kind::RETIRED => {
                 self.malformed.retain(|(malformed, _)| *malformed != id);
-                if known {
-                    close(&mut self.index, id);
+                if let Some(message) = known {
+                    close(&mut self.index, message);
                 }
             }
             _ => {}
@@ -47,21 +51,20 @@ impl Recovered {
         self.malformed.len()
     }
 
-    fn apply_state(&mut self, id: u64, number: u32, state: codec::TaskRecord) {
-        let entry = self.index.message(id).expect("looked up by the caller");
-        let mut slots = self.index.tasks_of(entry).into_iter();
-        let slot = slots.find(|slot| u32::from(self.index.task(*slot).number) == number);
+    fn apply_state(&mut self, message: u32, number: u32, state: &codec::TaskRecord, at: Location) {
+        let index = &mut self.index;
+        let mut slots = index.tasks_of(message);
+        let slot = slots.find(|slot| u32::from(index.task(*slot).number) == number);
+        drop(slots);
         let Some(slot) = slot else { return };
+        index.claim_slot(slot);
         if state.open_recipients().is_empty() && !state.is_held() {
-            if self.index.close_task(self.index.handle(slot)) {
-                self.index.remove(id);
+            if let (_, Some(message)) = index.close_task(slot) {
+                index.remove(message);
             }
-            return;
+        } else {
+            index.set_standing(slot, &Standing::of(state, at));
         }
-        let task = self.index.task_mut(slot);
-        task.attempts = state.attempts;
-        task.due_ms = state.due_ms;
-        self.index.set_record(slot, Box::new(state));
     }
 }
 
@@ -72,60 +75,132 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
         // What is not understood is kept.
         journal.pin_recovered(*location);
     }
-    let mut lost = Vec::new();
-    for entry in index.messages() {
-        let chunks = entry.chunks.iter().flat_map(|chunks| chunks.iter());
-        let places = std::iter::once(&entry.envelope).chain(chunks);
+    let (mut lost, mut unknown) = (Vec::new(), Vec::new());
+    index.visit_messages(0, u32::MAX, |slot, entry| {
+        let envelope = entry.location();
+        let chunks = index.chunks(slot).into_iter().flat_map(|chunks| chunks.iter());
+        let places = std::iter::once(&envelope).chain(chunks);
         if places.filter(|place| !journal.pin_recovered(**place)).count() > 0 {
-            lost.push(entry.id);
+            lost.push(slot);
         }
+        unknown.extend(index.tasks_of(slot).filter(|task| {
+            let record = index.task(*task).standing().record;
+            record.is_some_and(|record| !journal.pin_recovered(record))
+        }));
+    });
+    for task in unknown {
+        // Who was settled cannot be told any more: rather twice than never.
+        let standing = Standing { is_partial: false, record: None, ..index.task(task).standing() };
+        index.claim_slot(task);
+        index.set_standing(task, &standing);
     }
-    for id in lost {
+    for message in lost {
+        let id = index.message(message).id;
         eprintln!("ringpost: message {id}: its content is no longer on disk");
-        close(&mut index, id);
+        close(&mut index, message);
     }
     schedule(&mut index, now_ms);
     index
 }
 
 /// Takes a message out of the index.
-fn close(index: &mut Index, id: u64) {
-    let entry = index.message(id).expect("looked up by the caller");
-    for slot in index.tasks_of(entry) {
-        index.close_task(index.handle(slot));
+fn close(index: &mut Index, message: u32) {
+    while let Some(slot) = index.first_task(message) {
+        index.claim_slot(slot);
+        index.close_task(slot);
     }
-    index.remove(id);
+    index.remove(message);
 }
 
 /// What was Delayed keeps its time, what was never tried is ready. What came due while nobody was
 /// here is released on a ramp: next hops do not meet it as one crowd.
 fn schedule(index: &mut Index, now_ms: u64) {
-    let entries = index.messages();
-    let mut slots: Vec<u32> = entries.flat_map(|entry| index.tasks_of(entry)).collect();
-    let is_overdue = |index: &Index, slot: u32| {
-        let task = index.task(slot);
-        let is_held = task.record.as_ref().is_some_and(|record| record.is_held());
-        task.attempts > 0 && !is_held && task.due_ms <= now_ms
-    };
-    let mut overdue: Vec<u32> = slots.extract_if(.., |slot| is_overdue(index, *slot)).collect();
-    for slot in slots {
-        let task = index.task(slot);
-        let due_ms = task.due_ms;
-        if task.record.as_ref().is_some_and(|record| record.is_held()) {
-            index.hold(slot);
-        } else if due_ms > now_ms {
-            index.make_delayed(slot, due_ms);
+    index.begin(now_ms);
+    let mut overdue = Overdue::default();
+    index.visit_tasks(0, u32::MAX, |_, task, _, _| {
+        if is_overdue(task.state(), &task.standing(), now_ms) {
+            overdue.count(task.standing().due_ms, now_ms);
+        }
+    });
+    let mut ramp = overdue.ramp();
+    for slot in 0..index.task_slot_end() {
+        let Some(task) = index.task_if_any(slot) else { continue };
+        let (state, standing) = (task.state(), task.standing());
+        if state == TaskState::Held {
+            continue;
+        } else if is_overdue(state, &standing, now_ms) {
+            index.make_delayed(slot, now_ms + ramp.next_ms(standing.due_ms, now_ms));
+        } else if standing.due_ms > now_ms {
+            index.make_delayed(slot, standing.due_ms);
         } else {
             index.make_ready(slot);
         }
     }
-    overdue.sort_by_key(|slot| index.task(*slot).due_ms);
-    let span = (overdue.len() as u64).max(RAMP_MS);
-    for (position, slot) in overdue.into_iter().enumerate() {
-        index.make_delayed(slot, now_ms + 1 + position as u64 * RAMP_MS / span);
+}
+
+/// Whether the time of a task has passed while nobody was here.
+fn is_overdue(state: TaskState, standing: &Standing, now_ms: u64) -> bool {
+    let waited = standing.attempts > 0 || standing.due_ms > 0;
+    state != TaskState::Held && waited && standing.due_ms <= now_ms
+}
+
+/// How many tasks are overdue by how much: the ramp goes by that, in the memory of a page.
+struct Overdue {
+    counts: Vec<u64>,
+}
+
+/// Gives overdue tasks their times, the longest overdue first.
+struct Ramp {
+    /// Places on the ramp before those of each group.
+    before: Vec<u64>,
+    count: u64,
+}
+
+impl Default for Overdue {
+    fn default() -> Self {
+        Self { counts: vec![0; AGE_GROUPS] }
     }
 }
 
+impl Overdue {
+    fn count(&mut self, due_ms: u64, now_ms: u64) {
+        self.counts[age_group(due_ms, now_ms)] += 1;
+    }
+
+    fn ramp(self) -> Ramp {
+        let mut before = self.counts;
+        let mut count = 0;
+        for group in before.iter_mut().rev() {
+            let of_group = std::mem::replace(group, count);
+            count += of_group;
+        }
+        Ramp { before, count }
+    }
+}
+
+impl Ramp {
+    /// Milliseconds from now at which the next task that was due at `due_ms` is released.
+    fn next_ms(&mut self, due_ms: u64, now_ms: u64) -> u64 {
+        let place = &mut self.before[age_group(due_ms, now_ms)];
+        let span = self.count.max(RAMP_MS);
+        let wait_ms = 1 + *place * RAMP_MS / span;
+        *place += 1;
+        wait_ms
+    }
+}
+
+/// Tasks overdue by about the same time: groups are a minute wide for the first hours, and ever
+/// wider then.
+fn age_group(due_ms: u64, now_ms: u64) -> usize {
+    let minutes = now_ms.saturating_sub(due_ms) / 60_000;
+    let magnitude = minutes.checked_ilog2().unwrap_or(0).saturating_sub(AGE_BITS);
+    let group = (u64::from(magnitude) << AGE_BITS) + (minutes >> magnitude);
+    (group as usize).min(AGE_GROUPS - 1)
+}
+
+/// Groups of one width, as a power of two.
+const AGE_BITS: u32 = 8;
+const AGE_GROUPS: usize = 16 << AGE_BITS;
 /// Within this time everything overdue is released, a thousand a second or faster.
 const RAMP_MS: u64 = 60_000;
 
@@ -134,6 +209,7 @@ mod tests {
     use super::*;
     use crate::mail::envelope::Notify;
     use crate::mail::{Envelope, EnvelopeFlags, Recipient, Stream};
+    use crate::queue::Announcement;
 
     const AT: Location =
         Location { slot: 0, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
@@ -188,11 +264,12 @@ mod tests {
         visit(&mut recovered, kind::STATE, 1, 1, &state(delayed, 1));
         visit(&mut recovered, kind::RETIRED, 2, 0, b"");
         assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 0));
-        let entry = recovered.index.message(1).expect("still queued");
-        let slots = recovered.index.tasks_of(entry);
+        let message = recovered.index.find(1).expect("still queued");
+        let slots: Vec<u32> = recovered.index.tasks_of(message).collect();
         assert_eq!(slots.len(), 1, "one task is settled");
         let task = recovered.index.task(slots[0]);
-        assert_eq!((task.number, task.attempts, task.due_ms), (1, 2, 9));
+        let Standing { attempts, due_ms, record, .. } = task.standing();
+        assert_eq!((task.number, attempts, due_ms, record), (1, 2, 9, Some(AT)));
         visit(&mut recovered, kind::STATE, 1, 1, &state(relayed, 1));
         assert_eq!(recovered.message_count(), 0);
     }
@@ -204,8 +281,8 @@ mod tests {
         visit(&mut recovered, kind::CONTENT, 1, 1, b"second");
         visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(2));
         assert_eq!((recovered.message_count(), recovered.malformed_count()), (1, 0));
-        let entry = recovered.index.message(1).expect("queued");
-        assert_eq!(entry.chunks.as_ref().expect("chunked").len(), 2);
+        let message = recovered.index.find(1).expect("queued");
+        assert_eq!(recovered.index.chunks(message).expect("chunked").len(), 2);
         let whole = envelope(2);
         visit(&mut recovered, kind::ENVELOPE, 2, 0, &whole[..whole.len() - 1]);
         visit(&mut recovered, kind::ENVELOPE, 3, 0, b"nonsense");
@@ -226,18 +303,35 @@ mod tests {
             visit(&mut recovered, kind::STATE, id, 0, &state(delayed, 0));
         }
         let mut index = recovered.index;
-        schedule(&mut index, 1_000);
-        let mut ready = 0;
-        while let Some(destination) = index.schedule.poll_announcement() {
-            while index.take(destination).is_some() {
-                ready += 1;
-            }
-        }
+        schedule(&mut index, 1_024);
+        let ready = take_all(&mut index).len();
         assert_eq!(ready, 100, "what was never tried");
         let mut expired = Vec::new();
-        let released =
-            [1_000, 1_050, 1_100].map(|now_ms| index.release_due(now_ms, 1 << 40, &mut expired));
-        assert_eq!((released, expired.len()), ([0, 50, 50], 0));
+        let mut release = |now_ms| index.release_due(now_ms, 1 << 40, usize::MAX, &mut expired);
+        let released = [1_024, 1_088, 1_152].map(|now_ms| release(now_ms).ready_count);
+        assert_eq!((released, expired.len()), ([0, 64, 36], 0));
+    }
+
+    /// Takes everything that is ready, all flows in one line.
+    fn take_all(index: &mut Index) -> Vec<crate::queue::Task> {
+        let line = index.open_line();
+        while let Some(announcement) = index.poll_announcement() {
+            if let Announcement::Flow(flow) = announcement {
+                index.assign(flow, line);
+            }
+        }
+        std::iter::from_fn(|| index.take(line)).collect()
+    }
+
+    #[test]
+    fn the_ramp_goes_by_age_and_never_stands_still() {
+        let minutes: Vec<u64> = (0..15).flat_map(|power| [1 << power, (1 << power) + 7]).collect();
+        let now_ms = 1 << 40;
+        let groups = |it: u64| age_group(now_ms - it * 60_000, now_ms);
+        let mut sorted = minutes.clone();
+        sorted.sort_unstable();
+        assert!(sorted.is_sorted_by(|one, two| groups(*one) <= groups(*two)));
+        assert_eq!((age_group(now_ms, now_ms), age_group(0, u64::MAX)), (0, AGE_GROUPS - 1));
     }
 
     #[test]
@@ -246,17 +340,16 @@ mod tests {
         visit(&mut recovered, kind::ENVELOPE, 1, 0, &envelope(0));
         let mut index = recovered.index;
         schedule(&mut index, 1);
-        let destination = index.schedule.poll_announcement().expect("ready");
         let mut tasks = Vec::new();
-        index.visit_tasks(0, 100, |task, _, domain| tasks.push((task, domain.to_owned())));
+        index.visit_tasks(0, 100, |task, _, domain, _| tasks.push((task, domain.to_owned())));
         let (task, _) = tasks.into_iter().find(|(_, domain)| domain == "d.test").expect("there");
-        assert!(index.claim(task, |state| state == crate::queue::TaskState::Ready));
+        assert!(index.claim(task, |state| state == TaskState::Ready));
         assert!(!index.claim(task, |_| true), "in flight");
-        assert_eq!(index.take(destination), None);
+        let others = take_all(&mut index);
+        assert!(!others.contains(&task) && others.len() == 1);
         index.make_ready(task.slot);
         assert!(index.claim(task, |_| true));
         index.make_ready(task.slot);
-        assert_eq!(index.take(destination), Some(task));
-        assert_eq!(index.take(destination), None, "its other place in the line is void");
+        assert_eq!(take_all(&mut index), [task], "its other place in the line is void");
     }
 }

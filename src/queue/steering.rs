@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use super::codec::{self, Group, RecipientState, TaskRecord};
+use super::codec::{Group, RecipientState, TaskRecord};
 use super::index::{Task, TaskState};
 use super::outcome::Attempt;
 use super::store::{Message, Queue};
-use crate::journal::{Append, Record, Ticket, kind};
+use crate::journal::Ticket;
 use crate::mail::{EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass};
 use crate::runtime::task;
 
@@ -84,7 +84,7 @@ impl Queue {
         let mut steered = Steered { matched: selected.len(), done: 0 };
         let mut last = None;
         for (position, selected) in selected.into_iter().enumerate() {
-            if position % TASKS_AT_ONCE == TASKS_AT_ONCE - 1 {
+            if (position + 1).is_multiple_of(TASKS_AT_ONCE as usize) {
                 task::yield_now().await;
             }
             // What is no longer as it was selected is left alone.
@@ -110,8 +110,8 @@ impl Queue {
             let next = self.inner.index.borrow().visit_tasks(
                 from,
                 TASKS_AT_ONCE,
-                |task, entry, domain| {
-                    if order.is_for(entry.state) && selection.takes(task.message, domain) {
+                |task, entry, domain, _| {
+                    if order.is_for(entry.state()) && selection.takes(task.message, domain) {
                         selected.push(task);
                     }
                 },
@@ -139,9 +139,8 @@ impl Queue {
             Order::Hold => {
                 let (from, to) = (RecipientState::Delayed, RecipientState::Held);
                 let ticket = self.rewrite(task, from, to).await;
-                match ticket {
-                    Some(_) => self.inner.index.borrow_mut().hold(task.slot),
-                    None => self.put_back(task),
+                if ticket.is_none() {
+                    self.put_back(task);
                 }
                 ticket
             }
@@ -177,33 +176,28 @@ impl Queue {
         self.settle(task, message, outcomes, Attempt::without_session("operator".into()));
     }
 
-    /// Records that recipients in state `from` are in state `to`. A task that was never tried has
-    /// no record: its recipients are Delayed. `None` when there is no room, or the message cannot
-    /// be read.
+    /// Records that recipients in state `from` are in state `to`; with one of them Held, the task
+    /// is. A task that was never tried has no record: its recipients are Delayed. `None` when there
+    /// is no room, or the message cannot be read.
     async fn rewrite(
         &self,
         task: Task,
         from: RecipientState,
         to: RecipientState,
     ) -> Option<Option<Ticket>> {
-        let (record, number) = {
-            let index = self.inner.index.borrow();
-            let entry = index.task(task.slot);
-            (entry.record.clone(), u32::from(entry.number))
-        };
-        let mut record = match record {
-            Some(record) => record,
+        let mut record = match self.inner.read_record(task.slot).await.ok()? {
+            Some(record) => TaskRecord::clone(&record),
             None if from == RecipientState::Held => return Some(None),
             None => {
                 let message = self.load(task).await.ok()?;
                 let recipient_indexes = message.recipient_indexes.clone();
                 let group = Group { state: from, reply: Box::default(), recipient_indexes };
-                Box::new(TaskRecord {
+                TaskRecord {
                     attempts: 0,
                     due_ms: 0,
                     possible_duplicate: false,
                     groups: vec![group],
-                })
+                }
             }
         };
         if !record.groups.iter().any(|group| group.state == from) {
@@ -213,27 +207,14 @@ impl Queue {
             group.state = to;
         }
         record.due_ms = 0;
-        let mut payload = Vec::new();
-        codec::write_state(&record, &mut payload);
-        let payload = [payload.as_slice()];
-        let state = Record {
-            kind: kind::STATE,
-            flags: 0,
-            id: task.message,
-            aux: number,
-            payload: &payload,
-        };
-        let appended = self.inner.journal.append_when_possible(&[state], Append::Settle).await;
-        let appended = appended.ok()?;
-        self.inner.index.borrow_mut().set_record(task.slot, record);
-        Some(Some(appended.ticket))
+        self.inner.append_state(task, record).await.ok().map(Some)
     }
 }
 
 const BOUNCED: Reply =
     Reply::new(554, EnhancedStatusCode::new(5, 7, 0), "Given up by the operator of this server");
 /// Tasks looked at before others get a turn.
-const TASKS_AT_ONCE: usize = 256;
+const TASKS_AT_ONCE: u32 = 256;
 
 #[cfg(test)]
 mod tests {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::codec;
-use super::index::{Index, MessageEntry, Task, TaskState, recipients_of};
+use super::codec::{Group, TaskRecord};
+use super::index::{Counts, Index, Removed, Task, TaskState};
 use super::outcome::Settlement;
+use super::outline::recipients_of;
 use super::pace::Pace;
 use super::recovery::{self, Recovered};
-use super::schedule::DestinationId;
+use super::schedule::{Announcement, Flow, FlowId, LineId};
 use crate::config::Config;
 use crate::event::LogSink;
 use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer};
@@ -35,7 +37,7 @@ pub(super) struct Inner {
     pub metrics: Rc<Metrics>,
     pub log: LogSink,
     pub index: RefCell<Index>,
-    /// Rung when a destination has been announced.
+    /// Rung when there may be an announcement.
     pub announced: Notify,
     pub draining: Cell<bool>,
     /// Room in the journal gets short.
@@ -56,6 +58,8 @@ pub struct Message {
     /// Attempts that have ended before this one.
     pub attempts: u32,
     pub content: Content,
+    /// The recipients of the task that are settled.
+    pub(super) settled: Vec<Group>,
 }
 
 /// The content of a message without its header prefix.
@@ -208,30 +212,50 @@ impl Queue {
         }
     }
 
-    /// Suspends until a destination has gone from no ready task to some. One waiter.
-    pub async fn next_ready(&self) -> DestinationId {
+    /// Suspends until there is a flow with ready tasks and no line, or a line that has some again.
+    /// One waiter.
+    pub async fn next_announcement(&self) -> Announcement {
         loop {
-            let announced = self.inner.index.borrow_mut().schedule.poll_announcement();
-            if let Some(id) = announced {
-                return id;
+            let announcement = self.inner.index.borrow_mut().poll_announcement();
+            if let Some(announcement) = announcement {
+                return announcement;
             }
             self.inner.announced.notified().await;
         }
     }
 
-    /// The lower-case domain of a destination that has tasks; empty for a bare `Postmaster`.
-    pub fn destination(&self, id: DestinationId) -> Rc<str> {
-        self.inner.index.borrow().schedule.name(id).unwrap_or_default()
+    /// What a flow is; `None` when its last task is settled.
+    pub fn flow(&self, id: FlowId) -> Option<Flow> {
+        self.inner.index.borrow().flow(id)
     }
 
-    /// The oldest ready task of a destination; it is in flight until settled, held or put back.
-    pub fn take(&self, id: DestinationId) -> Option<Task> {
-        self.inner.index.borrow_mut().take(id)
+    /// Opens a line, to which no flow is assigned yet.
+    pub fn open_line(&self) -> LineId {
+        self.inner.index.borrow_mut().open_line()
+    }
+
+    /// Ends a line. Its flows are announced anew when they have ready tasks.
+    pub fn close_line(&self, line: LineId) {
+        self.inner.index.borrow_mut().close_line(line);
+        self.inner.announced.notify_one();
+    }
+
+    /// Puts the ready tasks of a flow, now and later, into a line, and announces the line if it had
+    /// none. A flow or line that is no more is passed over.
+    pub fn assign(&self, flow: FlowId, line: LineId) {
+        self.inner.index.borrow_mut().assign(flow, line);
+        self.inner.announced.notify_one();
+    }
+
+    /// The task whose turn it is in a line; it is in flight until settled, held or put back. After
+    /// `None` the line is announced when it has one again.
+    pub fn take(&self, line: LineId) -> Option<Task> {
+        self.inner.index.borrow_mut().take(line)
     }
 
     /// How many tasks `take` would give one after the other.
-    pub fn ready_count(&self, id: DestinationId) -> usize {
-        self.inner.index.borrow().schedule.ready_count(id)
+    pub fn ready_count(&self, line: LineId) -> usize {
+        self.inner.index.borrow().ready_count(line)
     }
 
     /// A task that was not tried is ready again, behind the others.
@@ -248,16 +272,32 @@ impl Queue {
 
     /// Envelope and content of a task in flight. Suspends only when they must be read back.
     pub async fn load(&self, task: Task) -> Result<Rc<Message>, LoadError> {
-        let (kept, location, content_bytes, chunks) = {
+        let (slot, standing) = {
             let index = self.inner.index.borrow();
-            let entry = index.message(task.message).expect("a task in flight keeps its message");
-            (entry.kept.clone(), entry.envelope, entry.content_bytes, entry.chunks.clone())
+            (index.message_of(task), index.task(task.slot).standing())
         };
-        let kept = match kept {
-            Some(kept) => kept,
-            None => Rc::new(self.inner.read_message(location, content_bytes, chunks).await?),
+        let kept = self.inner.read_message(slot).await?;
+        // Where nobody is settled yet, all recipients of the domain are left.
+        let record = match standing.is_partial {
+            true => self.inner.read_record(task.slot).await?,
+            false => None,
         };
-        Ok(Rc::new(self.inner.message_of(task, &kept)))
+        let recipient_indexes = match &record {
+            Some(record) => record.open_recipients(),
+            None => {
+                let index = self.inner.index.borrow();
+                recipients_of(&kept.envelope, index.flow_of(task.slot).0)
+            }
+        };
+        let groups = record.iter().flat_map(|record| &record.groups);
+        Ok(Rc::new(Message {
+            id: self.inner.queue_id(task.message),
+            envelope: kept.envelope.clone(),
+            recipient_indexes,
+            attempts: standing.attempts,
+            content: kept.content.clone(),
+            settled: groups.filter(|group| group.state.is_final()).cloned().collect(),
+        }))
     }
 
     /// One chunk of large content, at most `limits::CHUNK_BYTES_MAX`.
@@ -274,25 +314,17 @@ impl Queue {
 
     pub fn stats(&self) -> Stats {
         let index = self.inner.index.borrow();
-        let mut stats = Stats {
+        let Counts { ready, in_flight, delayed, held } = index.counts();
+        Stats {
             messages: index.message_count(),
             tasks: index.task_count(),
+            ready,
+            in_flight,
+            delayed,
+            held,
             kept_bytes: index.kept_bytes(),
-            ..Stats::default()
-        };
-        for entry in index.messages() {
-            let oldest_ms = stats.oldest_ms.unwrap_or(u64::MAX);
-            stats.oldest_ms = Some(oldest_ms.min(entry.accepted_ms));
-            for slot in index.tasks_of(entry) {
-                match index.task(slot).state {
-                    TaskState::Ready => stats.ready += 1,
-                    TaskState::InFlight => stats.in_flight += 1,
-                    TaskState::Delayed => stats.delayed += 1,
-                    TaskState::Held => stats.held += 1,
-                }
-            }
+            oldest_ms: index.oldest_ms(),
         }
-        stats
     }
 
     /// Memory of the index, without content kept for the first attempt.
@@ -305,59 +337,84 @@ impl Queue {
         self.inner.queue_id(message)
     }
 
-    /// Numbers of at most `count_max` queued messages above `after`, ascending.
-    pub fn list(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
-        let index = self.inner.index.borrow();
-        let above = index.messages().map(|entry| entry.id);
-        let above = above.filter(|id| after.is_none_or(|after| *id > after));
+    /// Numbers of at most `count_max` queued messages above `after`, ascending. Suspends now and
+    /// then.
+    pub async fn list(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
         // The smallest so far, the largest of them on top.
         let mut ids = BinaryHeap::new();
-        for id in above {
-            if ids.len() < count_max || ids.peek().is_some_and(|largest| id < *largest) {
-                ids.push(id);
-            }
-            if ids.len() > count_max {
-                ids.pop();
-            }
+        let mut next = Some(0);
+        while let Some(from) = next {
+            next = self.inner.index.borrow().visit_messages(from, ENTRIES_AT_ONCE, |_, entry| {
+                if after.is_none_or(|after| entry.id > after) {
+                    if ids.len() < count_max {
+                        ids.push(entry.id);
+                    } else if let Some(mut largest) = ids.peek_mut()
+                        && entry.id < *largest
+                    {
+                        *largest = entry.id;
+                    }
+                }
+            });
+            task::yield_now().await;
         }
         ids.into_sorted_vec()
     }
 
     /// A queued message in full; `None` when it is not (or no longer) queued here.
     pub async fn view(&self, id: u64) -> Option<Result<MessageView, LoadError>> {
-        let (kept, location) = {
-            let index = self.inner.index.borrow();
-            let entry = index.message(id)?;
-            (entry.kept.clone(), entry.envelope)
-        };
+        let slot = self.inner.index.borrow().find(id)?;
+        let result = self.read_view(id, slot).await;
+        // What was settled meanwhile is no longer queued, whatever was read of it.
+        self.inner.index.borrow().find(id)?;
+        Some(result)
+    }
+
+    async fn read_view(&self, id: u64, slot: u32) -> Result<MessageView, LoadError> {
+        let kept = self.inner.index.borrow().kept(slot).cloned();
         let envelope = match kept {
             Some(kept) => kept.envelope.clone(),
-            None => match self.inner.read_envelope(location).await {
-                Ok((envelope, _)) => Rc::new(envelope),
-                Err(error) => return Some(Err(error)),
-            },
+            None => Rc::new(self.inner.read_envelope(slot).await?),
         };
-        let index = self.inner.index.borrow();
-        let entry = index.message(id)?;
-        let tasks = index.tasks_of(entry).into_iter().map(|slot| {
-            let task = index.task(slot);
-            let destination = index.schedule.name(task.destination).unwrap_or_default();
-            let recipients = recipients_of(&envelope, &destination).into_iter().map(|position| {
-                let group = task.record.as_ref().and_then(|record| {
-                    record.groups.iter().find(|it| it.recipient_indexes.contains(&position))
-                });
+        let mut view = MessageView { id: self.inner.queue_id(id), envelope, tasks: Vec::new() };
+        let mut after = None;
+        loop {
+            // Tasks may be settled while another one's STATE is read.
+            let task = {
+                let index = self.inner.index.borrow();
+                let tasks = index.find(id).into_iter().flat_map(|slot| index.tasks_of(slot));
+                let numbered = |slot: &u32| Some(index.task(*slot).number) > after;
+                let Some(slot) = tasks.into_iter().find(numbered) else { return Ok(view) };
+                index.handle(slot)
+            };
+            let record = self.inner.read_record(task.slot).await?;
+            let index = self.inner.index.borrow();
+            if !index.is_there(task) {
+                continue;
+            }
+            let entry = index.task(task.slot);
+            after = Some(entry.number);
+            let standing = entry.standing();
+            let destination: Rc<str> = index.flow_of(task.slot).0.into();
+            let recipients = recipients_of(&view.envelope, &destination).into_iter();
+            let recipients = recipients.map(|position| {
+                let mut groups = record.iter().flat_map(|record| &record.groups);
+                let group = groups.find(|group| group.recipient_indexes.contains(&position));
                 RecipientView {
-                    address: envelope.recipients[usize::from(position)].address.clone(),
+                    address: view.envelope.recipients[usize::from(position)].address.clone(),
                     state: group.map(|group| group.state),
                     reply: group.map(|group| group.reply.clone()).unwrap_or_default(),
                 }
             });
             let recipients = recipients.collect();
-            let (state, attempts, due_ms) = (task.state, task.attempts, task.due_ms);
-            TaskView { destination, state, attempts, due_ms, recipients }
-        });
-        let tasks = tasks.collect();
-        Some(Ok(MessageView { id: self.inner.queue_id(id), envelope, tasks }))
+            let due_ms = if entry.state() == TaskState::Delayed { standing.due_ms } else { 0 };
+            view.tasks.push(TaskView {
+                destination,
+                state: entry.state(),
+                attempts: standing.attempts,
+                due_ms,
+                recipients,
+            });
+        }
     }
 
     /// Makes tasks ready whose wait is over, and fails those whose lifetime is.
@@ -366,14 +423,23 @@ impl Queue {
         loop {
             timer::sleep(CLOCK_PERIOD).await;
             let lifetime_ms = self.inner.config.borrow().queue.lifetime.as_millis() as u64;
-            let now_ms = clock::unix_ms();
-            let ready_count =
-                self.inner.index.borrow_mut().release_due(now_ms, lifetime_ms, &mut expired);
-            if ready_count > 0 {
-                self.inner.announced.notify_one();
-            }
-            for task in expired.drain(..) {
-                self.expire(task).await;
+            loop {
+                let released = self.inner.index.borrow_mut().release_due(
+                    clock::unix_ms(),
+                    lifetime_ms,
+                    STEPS_AT_ONCE,
+                    &mut expired,
+                );
+                if released.ready_count > 0 {
+                    self.inner.announced.notify_one();
+                }
+                for task in expired.drain(..) {
+                    self.expire(task).await;
+                }
+                if released.is_all {
+                    break;
+                }
+                task::yield_now().await;
             }
             self.inner.update_gauges();
             self.inner.is_filling.set(self.inner.journal.space().level >= Level::Slow);
@@ -393,50 +459,33 @@ impl Inner {
     }
 
     /// Unpins everything a settled message kept on disk.
-    pub fn unpin(&self, entry: &MessageEntry) {
-        self.journal.unpin(entry.envelope);
-        for chunk in entry.chunks.iter().flat_map(|chunks| chunks.iter()) {
+    pub fn unpin(&self, removed: &Removed) {
+        self.journal.unpin(removed.envelope);
+        for chunk in removed.chunks.iter().flat_map(|chunks| chunks.iter()) {
             self.journal.unpin(*chunk);
         }
     }
 
-    fn message_of(&self, task: Task, kept: &Kept) -> Message {
-        let index = self.index.borrow();
-        let entry = index.task(task.slot);
-        let recipient_indexes = match &entry.record {
-            Some(record) => record.open_recipients(),
-            None => {
-                let destination = index.schedule.name(entry.destination).unwrap_or_default();
-                recipients_of(&kept.envelope, &destination)
+    async fn read_envelope(&self, slot: u32) -> Result<Envelope, LoadError> {
+        let location = self.index.borrow().message(slot).location();
+        let record = self.read_pinned(location).await?;
+        let envelope = codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)?;
+        Ok(envelope.0)
+    }
+
+    /// One read for a message whose content stands beside its envelope, none for one that is kept.
+    async fn read_message(&self, slot: u32) -> Result<Rc<Kept>, LoadError> {
+        let (location, content_bytes, chunks) = {
+            let index = self.index.borrow();
+            if let Some(kept) = index.kept(slot) {
+                return Ok(kept.clone());
             }
+            let entry = index.message(slot);
+            (entry.location(), entry.content_bytes, index.chunks(slot).cloned())
         };
-        Message {
-            id: self.queue_id(task.message),
-            envelope: kept.envelope.clone(),
-            recipient_indexes,
-            attempts: entry.attempts,
-            content: kept.content.clone(),
-        }
-    }
-
-    async fn read_envelope(
-        &self,
-        location: Location,
-    ) -> Result<(Envelope, Vec<Location>), LoadError> {
-        let record = self.journal.read(location).await.map_err(LoadError::Journal)?;
-        codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)
-    }
-
-    /// One read for a message whose content stands beside its envelope.
-    async fn read_message(
-        &self,
-        location: Location,
-        content_bytes: u32,
-        chunks: Option<Rc<Vec<Location>>>,
-    ) -> Result<Kept, LoadError> {
         let (envelope, content) = match chunks {
             Some(chunks) => {
-                let (envelope, _) = self.read_envelope(location).await?;
+                let envelope = self.read_envelope(slot).await?;
                 (envelope, Content::Chunked { chunks })
             }
             None => {
@@ -448,7 +497,30 @@ impl Inner {
                 (envelope, Content::Whole(Octets::Read(Rc::new(content))))
             }
         };
-        Ok(Kept { envelope: Rc::new(envelope), content })
+        Ok(Rc::new(Kept { envelope: Rc::new(envelope), content }))
+    }
+
+    /// The last STATE of a task, `None` before the first. Suspends when it must be read back.
+    pub async fn read_record(&self, slot: u32) -> Result<Option<Rc<TaskRecord>>, LoadError> {
+        let location = {
+            let index = self.index.borrow();
+            if let Some(record) = index.fresh(slot) {
+                return Ok(Some(record));
+            }
+            index.task(slot).standing().record
+        };
+        let Some(location) = location else { return Ok(None) };
+        let record = self.read_pinned(location).await?;
+        let record = codec::read_state(record.payload()).map_err(|_| LoadError::Malformed)?;
+        Ok(Some(Rc::new(record)))
+    }
+
+    /// Reads a record whose place may be given up meanwhile.
+    async fn read_pinned(&self, location: Location) -> Result<RecordBuffer, LoadError> {
+        self.journal.pin(location);
+        let result = self.journal.read(location).await;
+        self.journal.unpin(location);
+        result.map_err(LoadError::Journal)
     }
 
     async fn read_content(&self, location: Location) -> Result<Octets, LoadError> {
@@ -459,5 +531,9 @@ impl Inner {
 
 /// How often waiting tasks are looked at.
 const CLOCK_PERIOD: Duration = Duration::from_millis(50);
+/// Steps towards the present before others get a turn.
+const STEPS_AT_ONCE: usize = 512;
+/// Entries looked at before others get a turn.
+const ENTRIES_AT_ONCE: u32 = 4096;
 /// How often a drain looks whether all is durable.
 const SETTLE_POLL: Duration = Duration::from_millis(10);

@@ -111,7 +111,7 @@ pub struct QueuedRecipient {
 /// Answers `Ask::QueueList`. Suspends for messages that must be read back from the journal.
 pub async fn list(queue: &Queue, after: Option<u64>, count_max: usize) -> Vec<QueuedMessage> {
     let mut messages = Vec::new();
-    for message in queue.list(after, count_max) {
+    for message in queue.list(after, count_max).await {
         // Settled since the list was made: no longer queued.
         if let Some(shown) = show(queue, message).await {
             messages.push(shown);

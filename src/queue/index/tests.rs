@@ -1,0 +1,145 @@
+use super::*;
+use crate::mail::envelope::Notify;
+use crate::mail::{Envelope, EnvelopeFlags, Recipient};
+
+fn at(block: u16) -> Location {
+    Location { slot: 3, block, epoch_low: 9, in_frame: 64, record_bytes: 240 }
+}
+
+fn envelope(recipients: &[&str]) -> Envelope {
+    let recipient = |address: &&str| Recipient {
+        address: (**address).into(),
+        original_recipient: None,
+        notify: Notify::DEFAULT,
+    };
+    Envelope {
+        reverse_path: "news@Sender.test".into(),
+        recipients: recipients.iter().map(recipient).collect(),
+        flags: EnvelopeFlags::default(),
+        accepted_ms: 1_700_000_000_000,
+        expires_ms: 1_700_432_000_000,
+        release_ms: 0,
+        stream: Stream::default(),
+        envelope_id: None,
+        client: None,
+        header_prefix: Vec::new(),
+        content_bytes: 1_000,
+        content_hash: 0,
+    }
+}
+
+/// Memory a message takes when `count` of them with one recipient each, over 100 domains, are
+/// ready, and when all wait Delayed.
+fn bytes_a_message(count: u64) -> [f64; 2] {
+    let mut index = Index::default();
+    index.begin(1_700_000_000_000);
+    let mut envelope = envelope(&["x@y"]);
+    for id in 1..=count {
+        envelope.recipients[0].address = format!("someone@domain-{}.test", id % 100).into();
+        envelope.accepted_ms += 3;
+        let slot = index.insert(Outline::of_fresh(id, at(1), Vec::new(), &envelope));
+        let task = index.first_task(slot).expect("one");
+        index.make_ready(task);
+    }
+    let line = index.open_line();
+    while let Some(announcement) = index.poll_announcement() {
+        if let schedule::Announcement::Flow(flow) = announcement {
+            index.assign(flow, line);
+        }
+    }
+    let ready = index.bytes();
+    while let Some(task) = index.take(line) {
+        let due_ms = 1_700_000_000_000 + task.message * 7;
+        let standing = Standing { due_ms, attempts: 1, record: Some(at(2)), ..Standing::default() };
+        index.set_standing(task.slot, &standing);
+        index.make_delayed(task.slot, due_ms);
+    }
+    let counts = Counts { delayed: count as usize, ..Counts::default() };
+    assert_eq!((index.counts(), index.message_count()), (counts, count as usize));
+    [ready, index.bytes()].map(|bytes| bytes as f64 / count as f64)
+}
+
+#[test]
+fn a_message_costs_at_most_104_bytes() {
+    // With 57,408 of 65,536 in use the tables have just doubled.
+    for count in [57_408, 100_000, 1_000_000] {
+        let bytes = bytes_a_message(count);
+        println!("{count} messages: {bytes:.1?} bytes each, ready and Delayed");
+        assert!(bytes.iter().all(|bytes| *bytes <= 104.0), "{count} messages: {bytes:?}");
+    }
+}
+
+#[test]
+fn memory_follows_the_count_down() {
+    let mut index = Index::default();
+    let envelope = envelope(&["a@b.test"]);
+    for id in 1..=100_000 {
+        index.insert(Outline::of_fresh(id, at(1), Vec::new(), &envelope));
+    }
+    let full = index.bytes();
+    for id in 1..=90_000 {
+        let slot = index.find(id).expect("there");
+        let task = index.first_task(slot).expect("one");
+        let (_, message) = index.close_task(task);
+        index.remove(message.expect("the last task"));
+    }
+    assert!(index.bytes() * 4 < full, "{} of {full} bytes", index.bytes());
+    assert_eq!((index.find(1), index.message_count()), (None, 10_000));
+}
+
+#[test]
+fn a_message_is_entered_again_from_its_outline() {
+    let recipients = ["a@B.test", "b@c.test", "c@b.test", "d@d.test"];
+    let mut envelope = envelope(&recipients);
+    envelope.stream.tenant = "acme".into();
+    let mut index = Index::default();
+    let outline = Outline::of_fresh(7, at(1), vec![at(5), at(6)], &envelope);
+    let domains: Vec<&str> = outline.tasks.iter().map(|task| &*task.domain).collect();
+    assert_eq!((domains, &*outline.sender), (vec!["b.test", "c.test", "d.test"], "sender.test"));
+    assert_eq!(outline.tasks[0].cost, 1);
+    let slot = index.insert(outline.clone());
+    assert_eq!(index.outline(slot), outline);
+    let tasks: Vec<u32> = index.tasks_of(slot).collect();
+    let standing = Standing {
+        due_ms: 1_700_000_000_123,
+        attempts: 3,
+        is_held: false,
+        possible_duplicate: true,
+        is_partial: true,
+        record: Some(at(9)),
+    };
+    assert_eq!(index.set_standing(tasks[2], &standing), None);
+    let held = Standing { is_held: true, record: Some(at(10)), ..standing };
+    index.set_standing(tasks[0], &held);
+    index.close_task(tasks[1]);
+    let mut again = Index::default();
+    let outline = index.outline(slot);
+    let numbers: Vec<u16> = outline.tasks.iter().map(|task| task.number).collect();
+    assert_eq!(numbers, [0, 2]);
+    let slot = again.insert(outline.clone());
+    assert_eq!(again.outline(slot), outline);
+    assert_eq!(again.counts(), Counts { in_flight: 1, held: 1, ..Counts::default() });
+    let last = again.tasks_of(slot).nth(1).expect("two");
+    let replaced = again.set_standing(last, &standing);
+    assert_eq!(replaced, Some(at(9)), "to be unpinned");
+}
+
+#[test]
+fn the_lifetime_counts_from_acceptance_or_release() {
+    let mut index = Index::default();
+    let mut envelope = envelope(&["a@b.test"]);
+    index.begin(envelope.accepted_ms);
+    index.insert(Outline::of_fresh(1, at(1), Vec::new(), &envelope));
+    envelope.release_ms = envelope.accepted_ms + 500_000;
+    index.insert(Outline::of_fresh(2, at(1), Vec::new(), &envelope));
+    for id in [1, 2] {
+        let slot = index.find(id).expect("there");
+        let task = index.first_task(slot).expect("one");
+        index.make_delayed(task, envelope.release_ms);
+    }
+    let mut expired = Vec::new();
+    let released = index.release_due(envelope.release_ms + 64, 400_000, 9_999, &mut expired);
+    assert_eq!(released, Released { ready_count: 1, is_all: true });
+    assert_eq!(expired.iter().map(|task| task.message).collect::<Vec<_>>(), [1]);
+    assert_eq!(index.oldest_ms(), Some(envelope.accepted_ms));
+}
