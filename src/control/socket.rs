@@ -158,7 +158,8 @@ fn answer_request<S: Read + Write>(
                 SteerOrder::Bounce => Order::Bounce,
             };
             let message = id.map(|id| id.message);
-            let selection = Selection { message, domain: domain.clone() };
+            let domain = domain.clone();
+            let selection = Selection { message, domain, ..Selection::default() };
             for shard in 0..control.shards.count() {
                 if id.is_some_and(|id| usize::from(id.shard) != shard) {
                     continue;

@@ -312,6 +312,25 @@ mod tests {
         assert_eq!((released, expired.len()), ([0, 64, 36], 0));
     }
 
+    #[test]
+    fn a_message_to_be_released_later_waits_for_it_without_an_attempt() {
+        let (mut later, _) = codec::read_envelope(&envelope(0)).expect("an envelope");
+        later.release_ms = 128_000;
+        let mut payload = Vec::new();
+        codec::write_envelope(&later, &[], &mut payload);
+        let mut recovered = Recovered::default();
+        visit(&mut recovered, kind::ENVELOPE, 1, 0, &payload);
+        let mut index = recovered.index;
+        schedule(&mut index, 64_000);
+        assert_eq!(take_all(&mut index), []);
+        let mut expired = Vec::new();
+        let mut release = |now_ms| index.release_due(now_ms, 1, usize::MAX, &mut expired);
+        assert_eq!([127_999, 128_000].map(|now_ms| release(now_ms).ready_count), [0, 2]);
+        let tasks = take_all(&mut index);
+        assert!(tasks.iter().all(|task| index.task(task.slot).standing().attempts == 0));
+        assert_eq!((tasks.len(), expired.len()), (2, 0));
+    }
+
     /// Takes everything that is ready, all flows in one line.
     fn take_all(index: &mut Index) -> Vec<crate::queue::Task> {
         let line = index.open_line();

@@ -7,7 +7,9 @@ use super::index::{Task, TaskState};
 use super::outcome::Attempt;
 use super::store::{Message, Queue};
 use crate::journal::Ticket;
-use crate::mail::{EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass};
+use crate::mail::{
+    Class, EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass, Stream,
+};
 use crate::runtime::task;
 
 /// Which tasks are meant. Conditions that are there all hold.
@@ -17,6 +19,11 @@ pub struct Selection {
     pub message: Option<u64>,
     /// Destination domain in any case: `a.test`, or `*.a.test` for what is below it.
     pub domain: Option<String>,
+    /// Exactly as it was named; empty for mail without one.
+    pub tenant: Option<String>,
+    /// Exactly as it was named; empty for mail without one.
+    pub campaign: Option<String>,
+    pub class: Option<Class>,
 }
 
 /// What is to be done to them.
@@ -42,9 +49,12 @@ pub struct Steered {
 }
 
 impl Selection {
-    fn takes(&self, message: u64, domain: &str) -> bool {
-        self.message.is_none_or(|wanted| wanted == message)
-            && self.domain.as_deref().is_none_or(|pattern| is_below(domain, pattern))
+    /// Whether it takes what goes to `domain` in `stream`; `message` is not looked at.
+    fn takes_flow(&self, domain: &str, stream: &Stream) -> bool {
+        self.domain.as_deref().is_none_or(|pattern| is_below(domain, pattern))
+            && self.tenant.as_deref().is_none_or(|wanted| *wanted == *stream.tenant)
+            && self.campaign.as_deref().is_none_or(|wanted| *wanted == *stream.campaign)
+            && self.class.is_none_or(|wanted| wanted == stream.class)
     }
 }
 
@@ -105,13 +115,24 @@ impl Queue {
 
     async fn select(&self, selection: &Selection, order: Order) -> Vec<Task> {
         let mut selected = Vec::new();
+        if let Some(message) = selection.message {
+            let index = self.inner.index.borrow();
+            let tasks = index.find(message).into_iter().flat_map(|slot| index.tasks_of(slot));
+            selected.extend(tasks.filter_map(|slot| {
+                let (domain, stream) = index.flow_of(slot);
+                let is_meant =
+                    order.is_for(index.task(slot).state()) && selection.takes_flow(domain, stream);
+                is_meant.then(|| index.handle(slot))
+            }));
+            return selected;
+        }
         let mut from = 0;
         loop {
             let next = self.inner.index.borrow().visit_tasks(
                 from,
                 TASKS_AT_ONCE,
-                |task, entry, domain, _| {
-                    if order.is_for(entry.state()) && selection.takes(task.message, domain) {
+                |task, entry, domain, stream| {
+                    if order.is_for(entry.state()) && selection.takes_flow(domain, stream) {
                         selected.push(task);
                     }
                 },
@@ -139,7 +160,7 @@ impl Queue {
             Order::Hold => {
                 let (from, to) = (RecipientState::Delayed, RecipientState::Held);
                 let ticket = self.rewrite(task, from, to).await;
-                if ticket.is_none() {
+                if !matches!(ticket, Some(Some(_))) {
                     self.put_back(task);
                 }
                 ticket
@@ -222,10 +243,6 @@ mod tests {
 
     #[test]
     fn a_selection_takes_a_domain_or_what_is_below_it() {
-        let takes = |pattern: &str, domain| {
-            let domain_of = Selection { message: None, domain: Some(pattern.to_owned()) };
-            domain_of.takes(1, domain)
-        };
         for (pattern, domain, expected) in [
             ("A.test", "a.test", true),
             ("a.test", "b.a.test", false),
@@ -234,10 +251,30 @@ mod tests {
             ("*.a.test", "xa.test", false),
             ("*.a.test", "", false),
         ] {
-            assert_eq!(takes(pattern, domain), expected, "{pattern} {domain}");
+            let selection = Selection { domain: Some(pattern.to_owned()), ..Selection::default() };
+            let takes = selection.takes_flow(domain, &Stream::default());
+            assert_eq!(takes, expected, "{pattern} {domain}");
         }
-        let one = Selection { message: Some(2), domain: None };
-        assert!(one.takes(2, "a.test") && !one.takes(1, "a.test"));
-        assert!(Selection::default().takes(7, "a.test"));
+        assert!(Selection::default().takes_flow("a.test", &Stream::default()));
+    }
+
+    #[test]
+    fn all_conditions_of_a_selection_hold() {
+        let stream = Stream {
+            tenant: "acme".into(),
+            campaign: "spring".into(),
+            class: Class::Transactional,
+        };
+        let takes = |tenant: Option<&str>, campaign: Option<&str>, class| {
+            let [tenant, campaign] = [tenant, campaign].map(|name| name.map(str::to_owned));
+            let selection = Selection { tenant, campaign, class, ..Selection::default() };
+            selection.takes_flow("a.test", &stream)
+        };
+        assert!(takes(Some("acme"), Some("spring"), Some(Class::Transactional)));
+        assert!(takes(Some("acme"), None, None));
+        assert!(!takes(Some("acme"), Some("autumn"), None));
+        assert!(!takes(Some("ac"), None, None));
+        assert!(!takes(None, None, Some(Class::Bulk)));
+        assert!(!takes(Some(""), None, None), "empty is for mail without a tenant");
     }
 }
