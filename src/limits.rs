@@ -49,8 +49,8 @@ pub const MIME_FIELD_BYTES_MAX: usize = 128 * 1024;
 /// Octets of all header fields that are kept while a message is scanned.
 pub const MIME_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest datagram we ask an upstream for: it passes every path unfragmented (RFC 9715 §3.2 says at
-/// most 1,400).
+/// Longest datagram we ask an upstream for: it passes every path unfragmented (RFC 9715 §3.2 says
+/// at most 1,400).
 pub const DNS_DATAGRAM_BYTES: u16 = 1232;
 /// Longest datagram that is read all the same; a longer one is a loss.
 pub const DNS_DATAGRAM_BYTES_MAX: usize = 4096;
