@@ -59,6 +59,10 @@ impl Default for Config {
             delivery: Delivery {
                 ehlo_name: None,
                 connections_max: 20,
+                connections_start: 5,
+                failures_dead: 1,
+                probe_wait_min: Duration::from_secs(30),
+                probe_wait_max: Duration::from_secs(10 * 60),
                 messages_per_connection_max: 10_000,
                 idle_timeout: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(30),
@@ -71,6 +75,10 @@ impl Default for Config {
             dns: super::Dns::default(),
             routes: Vec::new(),
             smarthost: None,
+            sources: Vec::new(),
+            pools: Vec::new(),
+            egress: Vec::new(),
+            limits: Vec::new(),
             metrics: Metrics { listen: None },
             log: Log { path: None, format: LogFormat::Text, outcomes: true },
         }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Config;
 use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, LOG_FORMATS};
 use super::values::{write_duration, write_size};
+use super::{Config, egress};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads.
@@ -71,6 +71,10 @@ impl Config {
         out.table("[delivery]");
         out.text("ehlo_name", it.ehlo_name.as_deref());
         out.plain("connections_max", it.connections_max);
+        out.plain("connections_start", it.connections_start);
+        out.plain("failures_dead", it.failures_dead);
+        out.text("probe_wait_min", Some(&write_duration(it.probe_wait_min)));
+        out.text("probe_wait_max", Some(&write_duration(it.probe_wait_max)));
         out.plain("messages_per_connection_max", it.messages_per_connection_max);
         out.text("idle_timeout", Some(&write_duration(it.idle_timeout)));
         out.text("connect_timeout", Some(&write_duration(it.connect_timeout)));
@@ -95,6 +99,7 @@ impl Config {
             out.text("domain", Some(&route.domain));
             out.text("next_hop", Some(&route.next_hop.to_string()));
         }
+        egress::explain(self, &mut out);
         out.table("[metrics]");
         out.text("listen", self.metrics.listen.map(|address| address.to_string()).as_deref());
         out.table("[log]");
@@ -105,25 +110,26 @@ impl Config {
     }
 }
 
-struct Out(String);
+/// A configuration file in the making.
+pub(super) struct Out(String);
 
 impl Out {
-    fn table(&mut self, header: &str) {
+    pub fn table(&mut self, header: &str) {
         // Writing into memory does not fail, here and below.
         let _ = writeln!(self.0, "\n{header}");
     }
 
-    fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
+    pub fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
         let _ = writeln!(self.0, "{key} = {value}");
     }
 
-    fn optional(&mut self, key: &str, value: Option<impl std::fmt::Display>) {
+    pub fn optional(&mut self, key: &str, value: Option<impl std::fmt::Display>) {
         if let Some(value) = value {
             self.plain(key, value);
         }
     }
 
-    fn text(&mut self, key: &str, value: Option<&str>) {
+    pub fn text(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             let mut quoted = String::from("\"");
             for c in value.chars() {

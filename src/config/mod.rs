@@ -7,6 +7,7 @@
 
 mod defaults;
 mod dns;
+mod egress;
 mod explain;
 mod parse;
 mod reload;
@@ -23,6 +24,7 @@ use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
 pub use dns::Dns;
+pub use egress::{Egress, Limit, Pool, PoolMember, SiteLimits, Source};
 pub use parse::ConfigError;
 pub use rules::parse_rules;
 
@@ -49,6 +51,12 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Where mail goes for which no route matches; without one it is refused at RCPT.
     pub smarthost: Option<NextHop>,
+    pub sources: Vec<Source>,
+    pub pools: Vec<Pool>,
+    /// The first that matches says which pool.
+    pub egress: Vec<Egress>,
+    /// Of each key the first that matches.
+    pub limits: Vec<Limit>,
     pub metrics: Metrics,
     pub log: Log,
 }
@@ -186,8 +194,17 @@ pub struct Queue {
 pub struct Delivery {
     /// Name in EHLO; `hostname` by default.
     pub ehlo_name: Option<String>,
-    /// Connections of one shard to one site.
+    /// Connections of one shard to one site: the ceiling.
     pub connections_max: usize,
+    /// Connections that a site gets before it has shown what it bears, and after a failure.
+    pub connections_start: usize,
+    /// Connections that failed in a row, none being open, after which a site counts as dead: its
+    /// mail is put back, and one connection asks from time to time.
+    pub failures_dead: u32,
+    /// Wait before a dead site is asked again: the first, doubled each time up to the last. Never
+    /// longer than mail waits by `[queue]`.
+    pub probe_wait_min: Duration,
+    pub probe_wait_max: Duration,
     pub messages_per_connection_max: u32,
     /// A connection without work is closed after this.
     pub idle_timeout: Duration,
@@ -213,13 +230,13 @@ pub struct Route {
 }
 
 /// `smtp://ADDRESS:PORT` or `lmtp://ADDRESS:PORT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
     pub protocol: NextHopProtocol,
     pub address: SocketAddr,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NextHopProtocol {
     Smtp,
     Lmtp,

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 
 use super::table::{Checked, Table};
 use super::{BareNewline, Config, Durability, Headers, Listener, LogFormat, Route};
-use super::{rules, values};
+use super::{egress, rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 use crate::mail::class::is_stream_name;
@@ -116,6 +116,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
     config.routes = root.tables("route", read_route)?;
+    egress::read(&root, &mut config)?;
     root.table("metrics", |it| it.address("listen", &mut config.metrics.listen))?;
     root.table("log", |it| {
         it.optional_path("path", &mut config.log.path)?;
@@ -162,6 +163,11 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
     if config.queue.retry_wait_min > config.queue.retry_wait_max {
         let message = "queue.retry_wait_min: above retry_wait_max; make it at most that";
         return Err(wrong(&[&["queue", "retry_wait_min"], &["queue", "retry_wait_max"]], message));
+    }
+    if config.delivery.probe_wait_min > config.delivery.probe_wait_max {
+        let message = "delivery.probe_wait_min: above probe_wait_max; make it at most that";
+        let paths: [&[_]; 2] = [&["delivery", "probe_wait_min"], &["delivery", "probe_wait_max"]];
+        return Err(wrong(&paths, message));
     }
     if config.journal.bytes_max < 4 * config.journal.segment_bytes {
         let message = "journal.bytes_max: less than four times segment_bytes; raise it";
@@ -289,6 +295,11 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
         (is_domain(name) && name.is_ascii()).then(|| delivery.ehlo_name = Some(name.to_owned()))
     })?;
     table.number("connections_max", &mut delivery.connections_max, 1, 10_000)?;
+    table.number("connections_start", &mut delivery.connections_start, 1, 10_000)?;
+    table.number("failures_dead", &mut delivery.failures_dead, 1, 1000)?;
+    let tenth = Duration::from_millis(100);
+    table.duration("probe_wait_min", &mut delivery.probe_wait_min, tenth)?;
+    table.duration("probe_wait_max", &mut delivery.probe_wait_max, tenth)?;
     table.number(
         "messages_per_connection_max",
         &mut delivery.messages_per_connection_max,
@@ -411,6 +422,7 @@ mod tests {
         check("[reception]\nrecipients_max = 2001", 2, "a whole number from 1 to 2000");
         check("[metrics]\nlisten = \"localhost:80\"", 2, "metrics.listen: found");
         check("[[listener]]\naddress = \"[::1]:26\"\nbacklog = 5", 3, "listener.backlog: unknown");
+        check("[delivery]\nprobe_wait_min = \"1h\"", 2, "delivery.probe_wait_min: above");
         check("[delivery]\nehlo_name = \"a\\r\\nb\"", 2, "expected a host name");
         check(LISTENER, 5, "another [[listener]] has it");
         let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"smtp://[::1]:25\"\n";
@@ -458,6 +470,15 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/pinning.toml");
         let config = Config::load(Path::new(path)).expect("valid");
         assert_eq!(config.shards.cores, Some(vec![2, 3, 4, 5, 6, 7]));
+        assert_eq!(config.warnings(), Vec::<String>::new());
+        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
+    }
+
+    #[test]
+    fn the_example_of_limits_is_valid_and_gives_no_reason_to_warn() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/limits.toml");
+        let config = Config::load(Path::new(path)).expect("valid");
+        assert_eq!((config.pools.len(), config.limits.len()), (2, 3));
         assert_eq!(config.warnings(), Vec::<String>::new());
         assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
     }

@@ -125,6 +125,13 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     (address.port() != 0).then_some(NextHop { protocol, address })
 }
 
+impl NextHop {
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<NextHop> {
+        parse_next_hop(text)
+    }
+}
+
 impl std::fmt::Display for NextHop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let protocol = match self.protocol {

@@ -94,6 +94,16 @@ impl NamePattern {
     }
 }
 
+/// As it was written.
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.end {
+            Some(end) => write!(f, "{}*{end}", self.start),
+            None => f.write_str(&self.start),
+        }
+    }
+}
+
 /// A regular expression over folded text, as a finished table.
 #[derive(Clone)]
 pub struct Expression {

@@ -1,0 +1,443 @@
+//! `[[source]]`, `[[pool]]`, `[[egress]]` and `[[limit]]`: what mail leaves from, and how much of
+//! it a site takes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::Config;
+use super::explain::Out;
+use super::table::{Checked, Table};
+use super::values::write_duration;
+use crate::mail::Stream;
+use crate::mail::address::is_domain;
+use crate::proto::classify::NamePattern;
+
+/// `[[source]]`: an address of this host that mail leaves from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// Each address belongs to one source: the world tells senders apart by it.
+    pub address: IpAddr,
+    /// Name in EHLO; the one of `[delivery]` by default.
+    pub ehlo_name: Option<String>,
+}
+
+/// `[[pool]]`: sources that share a line of mail by their weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub name: String,
+    /// Not empty, each source once.
+    pub members: Vec<PoolMember>,
+}
+
+/// `"a"`, or `"a*3"` for three times the share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolMember {
+    /// Name of a `[[source]]`.
+    pub source: String,
+    /// 1..=1000.
+    pub weight: u32,
+}
+
+/// `[[egress]]`: which mail leaves from which pool. What is not said matches everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Egress {
+    /// Of the recipient.
+    pub domain: Option<NamePattern>,
+    pub tenant: Option<NamePattern>,
+    pub campaign: Option<NamePattern>,
+    /// Name of a `[[pool]]`.
+    pub pool: String,
+}
+
+/// `[[limit]]`: what a site takes at most, from each source by itself, all shards together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// `match`: address and port of the next hop, with at most one `*`.
+    pub site: NamePattern,
+    /// Name of a `[[source]]`; every source by default.
+    pub source: Option<String>,
+    pub limits: SiteLimits,
+}
+
+/// Limits of one site. What is `None` is not limited, or left to `[delivery]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteLimits {
+    /// At once.
+    pub connections: Option<u32>,
+    pub connections_per_second: Option<u32>,
+    pub messages_per_second: Option<u32>,
+    pub messages_per_minute: Option<u32>,
+    pub messages_per_hour: Option<u32>,
+    pub messages_per_day: Option<u32>,
+    pub messages_per_connection: Option<u32>,
+    pub idle_timeout: Option<Duration>,
+}
+
+impl SiteLimits {
+    /// Adds from `other` what is not said here.
+    fn complete(&mut self, other: &SiteLimits) {
+        let SiteLimits {
+            connections,
+            connections_per_second,
+            messages_per_second,
+            messages_per_minute,
+            messages_per_hour,
+            messages_per_day,
+            messages_per_connection,
+            idle_timeout,
+        } = other;
+        self.connections = self.connections.or(*connections);
+        self.connections_per_second = self.connections_per_second.or(*connections_per_second);
+        self.messages_per_second = self.messages_per_second.or(*messages_per_second);
+        self.messages_per_minute = self.messages_per_minute.or(*messages_per_minute);
+        self.messages_per_hour = self.messages_per_hour.or(*messages_per_hour);
+        self.messages_per_day = self.messages_per_day.or(*messages_per_day);
+        self.messages_per_connection = self.messages_per_connection.or(*messages_per_connection);
+        self.idle_timeout = self.idle_timeout.or(*idle_timeout);
+    }
+
+    /// The number keys with the largest value of each.
+    fn numbers(&mut self) -> [(&'static str, &mut Option<u32>, u32); 7] {
+        [
+            ("connections", &mut self.connections, CONNECTIONS_MAX),
+            ("connections_per_second", &mut self.connections_per_second, RATE_MAX),
+            ("messages_per_second", &mut self.messages_per_second, RATE_MAX),
+            ("messages_per_minute", &mut self.messages_per_minute, RATE_MAX),
+            ("messages_per_hour", &mut self.messages_per_hour, RATE_MAX),
+            ("messages_per_day", &mut self.messages_per_day, RATE_MAX),
+            ("messages_per_connection", &mut self.messages_per_connection, RATE_MAX),
+        ]
+    }
+}
+
+impl Config {
+    pub fn source(&self, name: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    pub fn source_at(&self, address: IpAddr) -> Option<&Source> {
+        self.sources.iter().find(|source| source.address == address)
+    }
+
+    /// The pool that mail of `stream` to `domain` leaves from; `None` where no `[[egress]]` says:
+    /// the kernel chooses the address.
+    pub fn pool_of(&self, domain: &str, stream: &Stream) -> Option<&Pool> {
+        let fits = |pattern: &Option<NamePattern>, name: &str| {
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
+        };
+        let egress = self.egress.iter().find(|it| {
+            fits(&it.domain, domain)
+                && fits(&it.tenant, &stream.tenant)
+                && fits(&it.campaign, &stream.campaign)
+        })?;
+        self.pools.iter().find(|pool| pool.name == egress.pool)
+    }
+
+    /// What a site takes: of each key the first `[[limit]]` that matches and says something.
+    pub fn limits_of(&self, address: SocketAddr, source: Option<&str>) -> SiteLimits {
+        let mut limits = SiteLimits::default();
+        if self.limits.is_empty() {
+            return limits;
+        }
+        let site = address.to_string();
+        for limit in &self.limits {
+            let is_its = limit.source.is_none() || limit.source.as_deref() == source;
+            if is_its && limit.site.matches(&site) {
+                limits.complete(&limit.limits);
+            }
+        }
+        limits
+    }
+}
+
+pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
+    config.sources = root.tables("source", read_source)?;
+    config.pools = root.tables("pool", read_pool)?;
+    config.egress = root.tables("egress", read_egress)?;
+    config.limits = root.tables("limit", read_limit)?;
+    check_names(root, config)
+}
+
+/// Every name stands for one thing that exists.
+fn check_names(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
+    let wrong = |table: &str, index: usize, key: &str, text: String| {
+        let message = format!("{table}.{key}: {text}");
+        Err(root.wrong_at(&[&[table, &index.to_string(), key]], message))
+    };
+    for (index, source) in config.sources.iter().enumerate() {
+        let earlier = &config.sources[..index];
+        if earlier.iter().any(|it| it.name == source.name) {
+            let text = format!("another [[source]] has the name {} already", source.name);
+            return wrong("source", index, "name", text);
+        }
+        if let Some(other) = earlier.iter().find(|it| it.address == source.address) {
+            let text = format!("{} is the address of source {} already", other.address, other.name);
+            return wrong("source", index, "address", text);
+        }
+    }
+    for (index, pool) in config.pools.iter().enumerate() {
+        if config.pools[..index].iter().any(|it| it.name == pool.name) {
+            let text = format!("another [[pool]] has the name {} already", pool.name);
+            return wrong("pool", index, "name", text);
+        }
+        for (position, member) in pool.members.iter().enumerate() {
+            if config.source(&member.source).is_none() {
+                return wrong("pool", index, "sources", no_source(&member.source));
+            }
+            if pool.members[..position].iter().any(|it| it.source == member.source) {
+                let text = format!("{} stands there twice; use a weight", member.source);
+                return wrong("pool", index, "sources", text);
+            }
+        }
+    }
+    for (index, egress) in config.egress.iter().enumerate() {
+        if !config.pools.iter().any(|pool| pool.name == egress.pool) {
+            let text = format!("no [[pool]] has the name {}", egress.pool);
+            return wrong("egress", index, "pool", text);
+        }
+    }
+    for (index, limit) in config.limits.iter().enumerate() {
+        if let Some(name) = limit.source.as_ref().filter(|name| config.source(name).is_none()) {
+            return wrong("limit", index, "source", no_source(name));
+        }
+    }
+    Ok(())
+}
+
+fn no_source(name: &str) -> String {
+    format!("no [[source]] has the name {name}")
+}
+
+fn read_source(table: &Table<'_, '_>) -> Checked<Source> {
+    let name = read_name(table, "name")?.ok_or_else(|| table.missing("name"))?;
+    let mut address = None;
+    table.parsed("address", "an IP address such as \"192.0.2.1\"", |text| {
+        address = Some(text.parse().ok()?);
+        Some(())
+    })?;
+    let address = address.ok_or_else(|| table.missing("address"))?;
+    let mut ehlo_name = None;
+    table.parsed("ehlo_name", "a host name such as mx.example", |name| {
+        (is_domain(name) && name.is_ascii()).then(|| ehlo_name = Some(name.to_owned()))
+    })?;
+    Ok(Source { name, address, ehlo_name })
+}
+
+fn read_pool(table: &Table<'_, '_>) -> Checked<Pool> {
+    let name = read_name(table, "name")?.ok_or_else(|| table.missing("name"))?;
+    let mut members = Vec::new();
+    table.one_or_more("sources", &mut members, |text| {
+        PoolMember::parse(text).ok_or_else(|| {
+            format!("the name of a [[source]], with a weight from 1 to {WEIGHT_MAX} as in \"a*3\"")
+        })
+    })?;
+    if members.is_empty() {
+        return Err(table.missing("sources"));
+    }
+    Ok(Pool { name, members })
+}
+
+fn read_egress(table: &Table<'_, '_>) -> Checked<Egress> {
+    let (mut domain, mut tenant, mut campaign) = (None, None, None);
+    for (key, field) in
+        [("domain", &mut domain), ("tenant", &mut tenant), ("campaign", &mut campaign)]
+    {
+        table.parsed(key, "a name with at most one *", |text| {
+            *field = Some(NamePattern::parse(text)?);
+            Some(())
+        })?;
+    }
+    let pool = read_name(table, "pool")?.ok_or_else(|| table.missing("pool"))?;
+    Ok(Egress { domain, tenant, campaign, pool })
+}
+
+fn read_limit(table: &Table<'_, '_>) -> Checked<Limit> {
+    let mut site = None;
+    table.parsed("match", "ADDRESS:PORT with at most one *, such as \"192.0.2.1:25\"", |text| {
+        site = Some(NamePattern::parse(text)?);
+        Some(())
+    })?;
+    let site = site.ok_or_else(|| table.missing("match"))?;
+    let source = read_name(table, "source")?;
+    let mut limits = SiteLimits::default();
+    for (key, field, max) in limits.numbers() {
+        table.optional_number(key, field, 1, max)?;
+    }
+    let mut idle_timeout = Duration::MAX;
+    table.duration("idle_timeout", &mut idle_timeout, Duration::ZERO)?;
+    limits.idle_timeout = (idle_timeout != Duration::MAX).then_some(idle_timeout);
+    if limits == SiteLimits::default() {
+        let keys = limits.numbers().map(|(key, ..)| key).join(", ");
+        let message = format!("limit: limits nothing; add {keys} or idle_timeout");
+        return Err(table.wrong_at(&[], message));
+    }
+    Ok(Limit { site, source, limits })
+}
+
+fn read_name(table: &Table<'_, '_>, key: &str) -> Checked<Option<String>> {
+    let mut name = None;
+    table.parsed(key, "a name of letters, digits, \".\", \"_\" and \"-\"", |text| {
+        is_name(text).then(|| name = Some(text.to_owned()))
+    })?;
+    Ok(name)
+}
+
+fn is_name(text: &str) -> bool {
+    let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || b"._-".contains(&octet);
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+impl PoolMember {
+    fn parse(text: &str) -> Option<PoolMember> {
+        let (source, weight) = match text.split_once('*') {
+            Some((source, weight)) => (source, weight.parse().ok()?),
+            None => (text, 1),
+        };
+        let is_right = is_name(source) && (1..=WEIGHT_MAX).contains(&weight);
+        is_right.then(|| PoolMember { source: source.to_owned(), weight })
+    }
+}
+
+/// As in the list of a pool.
+impl std::fmt::Display for PoolMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.weight {
+            1 => f.write_str(&self.source),
+            weight => write!(f, "{}*{weight}", self.source),
+        }
+    }
+}
+
+pub(super) fn explain(config: &Config, out: &mut Out) {
+    for source in &config.sources {
+        out.table("[[source]]");
+        out.text("name", Some(&source.name));
+        out.text("address", Some(&source.address.to_string()));
+        out.text("ehlo_name", source.ehlo_name.as_deref());
+    }
+    for pool in &config.pools {
+        out.table("[[pool]]");
+        out.text("name", Some(&pool.name));
+        let members: Vec<String> = pool.members.iter().map(PoolMember::to_string).collect();
+        out.plain("sources", format_args!("{members:?}"));
+    }
+    let text = |pattern: &Option<NamePattern>| pattern.as_ref().map(NamePattern::to_string);
+    for egress in &config.egress {
+        out.table("[[egress]]");
+        out.text("domain", text(&egress.domain).as_deref());
+        out.text("tenant", text(&egress.tenant).as_deref());
+        out.text("campaign", text(&egress.campaign).as_deref());
+        out.text("pool", Some(&egress.pool));
+    }
+    for limit in &config.limits {
+        out.table("[[limit]]");
+        out.text("match", Some(&limit.site.to_string()));
+        out.text("source", limit.source.as_deref());
+        let mut limits = limit.limits;
+        for (key, value, _) in limits.numbers() {
+            out.optional(key, *value);
+        }
+        out.text("idle_timeout", limits.idle_timeout.map(write_duration).as_deref());
+    }
+}
+
+const NAME_BYTES_MAX: usize = 64;
+const WEIGHT_MAX: u32 = 1000;
+const CONNECTIONS_MAX: u32 = 100_000;
+const RATE_MAX: u32 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:2525\"\n";
+
+    fn check(text: &str, line: usize, expected: &str) {
+        let error = Config::parse(&format!("{text}\n{LISTENER}"), "f").expect_err(text);
+        let shown = error.to_string();
+        assert!(shown.starts_with(&format!("f:{line}: ")), "{text}\n{shown}");
+        assert!(shown.contains(expected), "{text}\n{shown}");
+    }
+
+    #[test]
+    fn every_error_names_its_line_and_key() {
+        let a = "[[source]]\nname = \"a\"\naddress = \"192.0.2.1\"\n";
+        check("[[source]]\naddress = \"::1\"", 1, "source.name: missing");
+        check("[[source]]\nname = \"a b\"", 2, "source.name: found \"a b\"; expected a name");
+        check("[[source]]\nname = \"a\"", 1, "source.address: missing");
+        check("[[source]]\nname = \"a\"\naddress = \"h\"", 3, "source.address: found \"h\"");
+        check(&format!("{a}ehlo_name = \"x y\""), 4, "source.ehlo_name: found \"x y\"");
+        check(&[a, a].concat(), 5, "another [[source]] has the name a");
+        let b = "[[source]]\nname = \"b\"\naddress = \"192.0.2.1\"\n";
+        check(&[a, b].concat(), 6, "192.0.2.1 is the address of source a already");
+        check("[[pool]]\nname = \"p\"", 1, "pool.sources: missing");
+        check("[[pool]]\nname = \"p\"\nsources = []", 3, "pool.sources: found a list; expected");
+        let pool = |list: &str| format!("{a}[[pool]]\nname = \"p\"\nsources = {list}");
+        check(&pool("[\"a*0\"]"), 6, "pool.sources: found \"a*0\"; expected the name of a [[s");
+        check(&pool("[\"b\"]"), 6, "pool.sources: no [[source]] has the name b");
+        check(&pool("[\"a\", \"a*2\"]"), 6, "pool.sources: a stands there twice");
+        let twice = format!("{}\n[[pool]]\nname = \"p\"\nsources = \"a\"", pool("\"a\""));
+        check(&twice, 8, "another [[pool]] has the name p");
+        check("[[egress]]\ndomain = \"*\"", 1, "egress.pool: missing");
+        check("[[egress]]\npool = \"p\"", 2, "egress.pool: no [[pool]] has the name p");
+        check("[[egress]]\ntenant = \"*a*\"", 2, "egress.tenant: found \"*a*\"");
+        check("[[limit]]\nconnections = 1", 1, "limit.match: missing");
+        check("[[limit]]\nmatch = \"*\"", 1, "limit: limits nothing; add connections, conn");
+        let limit = |more: &str| format!("[[limit]]\nmatch = \"*\"\n{more}");
+        check(&limit("connections = 0"), 3, "limit.connections: found 0");
+        check(&limit("messages_per_day = \"1k\""), 3, "limit.messages_per_day: found \"1k\"");
+        check(&limit("idle_timeout = 5"), 3, "limit.idle_timeout: found 5; expected a duration");
+        check(&limit("connections = 1\nsource = \"a\""), 4, "limit.source: no [[source]] has");
+        check(&limit("connections = 1\nconnection = 1"), 4, "limit.connection: unknown key");
+    }
+
+    fn example() -> Config {
+        let text = "[[source]]\nname = \"a\"\naddress = \"192.0.2.1\"\nehlo_name = \"a.example\"\n\
+             [[source]]\nname = \"b\"\naddress = \"2001:db8::1\"\n\
+             [[pool]]\nname = \"bulk\"\nsources = [\"a*3\", \"b\"]\n\
+             [[pool]]\nname = \"fine\"\nsources = \"b\"\n\
+             [[egress]]\ndomain = \"*.x.test\"\ntenant = \"acme\"\ncampaign = \"spring*\"\n\
+             pool = \"bulk\"\n[[egress]]\npool = \"fine\"\n\
+             [[limit]]\nmatch = \"127.0.0.1:*\"\nsource = \"a\"\nconnections = 2\n\
+             [[limit]]\nmatch = \"127.0.0.1:25\"\nconnections = 3\nconnections_per_second = 1\n\
+             messages_per_second = 50\nmessages_per_minute = 60\nmessages_per_hour = 600\n\
+             messages_per_day = 6000\nmessages_per_connection = 10\nidle_timeout = \"0s\"\n";
+        Config::parse(&format!("{text}{LISTENER}"), "f").expect("valid")
+    }
+
+    #[test]
+    fn what_was_read_is_explained_and_reads_back() {
+        let config = example();
+        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
+    }
+
+    #[test]
+    fn the_first_egress_that_matches_wins() {
+        let config = example();
+        let pool = |domain: &str, tenant: &str, campaign: &str| {
+            let (tenant, campaign) = (tenant.into(), campaign.into());
+            let stream = Stream { tenant, campaign, ..Stream::default() };
+            config.pool_of(domain, &stream).map(|pool| pool.name.as_str())
+        };
+        assert_eq!(pool("a.X.test", "acme", "spring-1"), Some("bulk"));
+        assert_eq!(pool("a.x.test", "acme", "summer"), Some("fine"));
+        assert_eq!(pool("x.test", "acme", "spring-1"), Some("fine"));
+        let stream = Stream::default();
+        assert_eq!(Config::embedded().pool_of("x.test", &stream), None);
+    }
+
+    #[test]
+    fn of_each_key_the_first_limit_that_matches_wins() {
+        let config = example();
+        let limits = |address: &str, source: Option<&str>| {
+            config.limits_of(address.parse().expect("an address"), source)
+        };
+        let of_a = limits("127.0.0.1:25", Some("a"));
+        assert_eq!((of_a.connections, of_a.messages_per_second), (Some(2), Some(50)));
+        assert_eq!(limits("127.0.0.1:25", None).connections, Some(3));
+        assert_eq!(limits("127.0.0.1:26", Some("a")).connections, Some(2));
+        assert_eq!(limits("127.0.0.1:26", Some("b")), SiteLimits::default());
+    }
+}
