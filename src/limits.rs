@@ -81,6 +81,15 @@ pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
 /// Free segments kept ready; new mail leaves the last of them to outcomes.
 pub const SPARE_SLOTS_MIN: usize = 3;
 
+// ---- delivery ----
+
+/// Records of long windows that wait to be written; more are handed in again later.
+pub const LEASE_RECORDS_WAITING_MAX: usize = 1024;
+/// Suspensions and slowdowns by rules that a shard remembers; more replace the one that ends first.
+pub const SUSPENSIONS_MAX: usize = 4096;
+/// Spans of time for which a line remembers why it waited; older ones run together.
+pub const WAIT_SPANS_MAX: usize = 64;
+
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.
 const _: () = assert!(CHUNK_BYTES_MAX + RECIPIENTS_MAX * (PATH_BYTES_MAX + 16) < FRAME_BYTES_MAX);

@@ -1,56 +1,87 @@
-//! One connection to a site, from its opening to QUIT: task after task.
+//! One connection to a site, from its opening to its end: task after task.
 
-use std::collections::VecDeque;
-use std::io;
-use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::content::{Form, Stuffing};
+use super::lease::Token;
+use super::lease::cell::Kind;
+use super::link::{After, Link, NotOpened};
 use super::site::{Place, Site};
 use super::{Delivery, Inner};
-use crate::config::{self, NextHopProtocol};
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
-use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
-use crate::proto::smtp::server::Dialect;
-use crate::queue::schedule::retry_wait;
-use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
-use crate::runtime::net::TcpStream;
-use crate::runtime::timer::Deadline;
-use crate::runtime::{clock, timer};
+use crate::mail::{Reply, WaitCause};
+use crate::queue::{Attempt, Task};
+use crate::runtime::clock;
+use crate::runtime::timer::{self, Deadline};
+
+/// The leases under which a connection is opened; `None` where there is no limit.
+pub(super) struct Permits {
+    pub slot: Option<Token>,
+    pub opening: Option<Token>,
+}
+
+impl Permits {
+    /// Nothing was sent.
+    pub fn put_back(self) {
+        self.slot.into_iter().chain(self.opening).for_each(Token::put_back);
+    }
+}
+
+/// A ready task, and the lease under which its message may go.
+pub(super) struct Work {
+    pub task: Task,
+    pub lease: Option<Token>,
+}
 
 /// Opens a connection and delivers on it until there is nothing left to do.
-pub(super) async fn run(inner: Rc<Inner>, delivery: Delivery, site: Rc<Site>, mut place: Place) {
+pub(super) async fn run(
+    inner: Rc<Inner>,
+    delivery: Delivery,
+    site: Rc<Site>,
+    mut place: Place,
+    permits: Permits,
+) {
     match Link::open(&inner, &site).await {
-        Ok(link) => {
+        Ok(mut link) => {
+            permits.opening.into_iter().for_each(Token::finish);
             place.opened();
+            inner.sources.borrow_mut().on_used(site.key.source);
             inner.metrics.delivery.connections.add(1);
             inner.metrics.delivery.connections_open.add(1);
-            serve(&inner, &delivery, &site, &mut place, link).await;
+            let slot = permits.slot;
+            let last = serve(&inner, &delivery, &site, &mut place, &mut link, &slot).await;
+            match slot {
+                Some(slot) => link.end_for_certain(last, slot).await,
+                None => link.end(last).await,
+            }
             inner.metrics.delivery.connections_open.sub(1);
             drop(place);
-            // What became ready while the last task ended has nobody to take it.
-            if site.has_work(&inner.queue) {
-                delivery.attend(&site);
-            }
         }
-        Err(reply) => {
+        Err(NotOpened::Source(error)) => {
+            permits.put_back();
+            drop(place);
+            inner.on_source_failed(&site, &error);
+        }
+        Err(NotOpened::Site(reply)) => {
+            // The leases count as used: something of it may have reached the peer.
+            drop(permits);
+            drop(place);
             inner.metrics.delivery.connect_failures.add(1);
-            let failures = place.failed();
-            if site.has_enough() {
-                return;
-            }
-            let wait = {
-                let config = inner.config.borrow();
-                retry_wait(failures, clock::random_u64(), &config.queue)
-            };
-            // One task tells the log and the operator why; the others wait without an attempt.
-            if let Some(task) = site.take(&inner.queue) {
-                fail_attempt(&inner, &site, task, &reply).await;
-            }
-            site.suspend_until(clock::coarse_ms() + wait.as_millis() as u64);
-            delivery.postpone(site, wait).await;
+            on_not_opened(&inner, &site, &reply).await;
         }
+    }
+    // What became ready while the last task ended has nobody to take it.
+    delivery.attend_lines(&site);
+}
+
+async fn on_not_opened(inner: &Rc<Inner>, site: &Rc<Site>, reply: &Reply) {
+    let config = inner.config.borrow().clone();
+    if site.has_enough(&config.delivery) {
+        return;
+    }
+    site.on_unreachable(&config);
+    // One task tells the log and the operator why; the others wait without an attempt.
+    if let Some(task) = site.take(&inner.queue) {
+        fail_attempt(inner, site, task, reply).await;
     }
 }
 
@@ -60,10 +91,19 @@ async fn fail_attempt(inner: &Rc<Inner>, site: &Site, task: Task, reply: &Reply)
         Ok(message) => {
             let replies = vec![reply.clone(); message.recipient_indexes.len()];
             let attempt = Attempt::without_session(site.name.clone());
-            inner.settle(task, &message, replies, started, attempt);
+            inner.settle(task, &message, replies, started, attempt, site);
         }
         Err(error) => inner.queue.hold(task, &error),
     }
+}
+
+/// How a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// With QUIT.
+    Quit,
+    /// The peer has gone, or is not worth a word.
+    Gone,
 }
 
 async fn serve(
@@ -71,423 +111,95 @@ async fn serve(
     delivery: &Delivery,
     site: &Rc<Site>,
     place: &mut Place,
-    mut link: Link,
-) {
+    link: &mut Link,
+    slot: &Option<Token>,
+) -> Last {
     let mut message_count = 0;
-    let (message_count_max, idle_timeout) = {
-        let config = inner.config.borrow();
-        (config.delivery.messages_per_connection_max, config.delivery.idle_timeout)
-    };
     let idle = Deadline::default();
-    while message_count < message_count_max && !inner.draining.get() {
-        let Some(task) = site.take(&inner.queue) else {
+    loop {
+        let (count_max, idle_timeout) = inner.bounds(site);
+        let lacks_slot = slot.is_none() && site.lease.is_limited(Kind::Connection);
+        if message_count >= count_max
+            || inner.draining.get()
+            || lacks_slot
+            || site.lease.is_to_close()
+            || site.is_blocked(clock::coarse_ms())
+            || site.has_too_many(&inner.config.borrow().delivery)
+        {
+            return Last::Quit;
+        }
+        let Some(work) = inner.take(site) else {
+            if site.is_starved() {
+                site.note(WaitCause::MessageRate, &inner.queue);
+            }
             place.idle();
             let woken = timer::timeout(&idle, idle_timeout, site.work.notified()).await;
             place.busy();
             match woken {
                 // The peer may have taken its leave meanwhile: nothing is sent into the void.
-                Ok(()) if !link.stream.is_quiet() => return,
+                Ok(()) if !link.is_quiet() => return Last::Gone,
                 Ok(()) => continue,
-                Err(timer::Elapsed) => break,
+                Err(timer::Elapsed) => return Last::Quit,
             }
         };
-        if !link.input.is_empty() {
+        if link.has_input() {
             // It talks though nobody asked, most likely to say that it closes.
-            inner.queue.put_back(task);
-            return;
+            inner.put_back(work);
+            return Last::Gone;
         }
-        if site.has_work(&inner.queue) {
-            delivery.attend(site);
-        }
-        let (count, after) = link.deliver(inner, site, task).await;
+        delivery.attend_lines(site);
+        let (count, after) = link.deliver(inner, site, work, count_max - message_count).await;
         if after == After::Close {
-            return;
+            return Last::Gone;
         }
         message_count += count;
     }
-    link.quit().await;
 }
 
-/// Whether the connection can go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    Continue,
-    Close,
-}
-
-/// A message whose transaction has begun.
-struct UnderWay {
-    queue: Queue,
-    /// Until its outcome is handed in.
-    task: Option<Task>,
-    message: Rc<Message>,
-    started: Instant,
-    /// Its commands in `Link::out`.
-    commands: Range<usize>,
-}
-
-impl UnderWay {
-    fn is_large(&self) -> bool {
-        matches!(self.message.content, Content::Chunked { .. })
+impl Inner {
+    /// Messages that a connection carries at most, and how long it may be idle.
+    fn bounds(&self, site: &Site) -> (u32, Duration) {
+        let (limits, config) = (site.lease.limits(), &self.config.borrow().delivery);
+        let count_max = config.messages_per_connection_max;
+        (
+            limits.messages_per_connection.map_or(count_max, |it| it.min(count_max)),
+            limits.idle_timeout.unwrap_or(config.idle_timeout),
+        )
     }
 
-    /// The task, for whoever ends its attempt.
-    fn end(mut self) -> Task {
-        self.task.take().expect("an attempt ends once")
-    }
-
-    fn settle(self, inner: &Inner, replies: Vec<Reply>, attempt: Attempt) {
-        let (message, started) = (self.message.clone(), self.started);
-        inner.settle(self.end(), &message, replies, started, attempt);
-    }
-}
-
-impl Drop for UnderWay {
-    /// Only a defect of ours leaves a task here: the message may have gone out, and is not lost.
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            self.queue.put_back_until(task, IN_DOUBT_WAIT);
+    /// The next task for a site and the lease for its message. `None` where there is no task, or
+    /// no lease: the site starves then, and hears of the next one.
+    pub(super) fn take(&self, site: &Rc<Site>) -> Option<Work> {
+        if !site.lease.is_limited(Kind::Message) {
+            let task = site.take(&self.queue)?;
+            return Some(Work { task, lease: None });
         }
-    }
-}
-
-/// Why an attempt broke off.
-enum Broken {
-    /// The connection is gone, closed by the peer, or too slow.
-    Connection(Reply),
-    /// Our own bytes cannot be read: nothing is to be sent (I12).
-    Content(LoadError),
-}
-
-struct Link {
-    stream: TcpStream,
-    client: Client,
-    /// What came and the client has not taken yet.
-    input: Vec<u8>,
-    out: Vec<u8>,
-    /// Messages that ended in a reply on this connection.
-    done_count: u32,
-    timeouts: config::Delivery,
-}
-
-impl Link {
-    /// Connects and greets. `Err` is why the site cannot be used now.
-    async fn open(inner: &Rc<Inner>, site: &Site) -> Result<Link, Reply> {
-        let (timeouts, ehlo_name) = {
-            let config = inner.config.borrow();
-            let ehlo_name = config.delivery.ehlo_name.as_ref().unwrap_or(&config.hostname);
-            (config.delivery.clone(), ehlo_name.clone())
-        };
-        let address = site.next_hop.address;
-        let stream = TcpStream::connect(address, None, timeouts.connect_timeout)
-            .await
-            .map_err(|error| no_answer(&error))?;
-        let dialect = match site.next_hop.protocol {
-            NextHopProtocol::Smtp => Dialect::Smtp,
-            NextHopProtocol::Lmtp => Dialect::Lmtp,
-        };
-        let client = Client::new(dialect, &ehlo_name);
-        let (input, out) = (Vec::new(), Vec::new());
-        let mut link = Link { stream, client, input, out, done_count: 0, timeouts };
-        loop {
-            let event = link.event(link.timeouts.command_timeout).await;
-            match event.map_err(|error| lost_reply(&error))? {
-                Event::Write => link.flush().await.map_err(|error| lost_reply(&error))?,
-                Event::Ready => return Ok(link),
-                Event::Closed(reply) => return Err(as_transient(reply)),
-                Event::NeedInput | Event::SendContent | Event::Done(_) => {
-                    unreachable!("no transaction is open")
-                }
+        let ready_count = site.ready_count(&self.queue);
+        if ready_count == 0 {
+            return None;
+        }
+        let soon = MESSAGES_AHEAD * site.connection_count();
+        let wish = soon.min(ready_count) as u32;
+        let lease = self.leases.take(&site.lease, Kind::Message, wish);
+        site.set_starved(lease.is_none());
+        let lease = lease?;
+        match site.take(&self.queue) {
+            Some(task) => Some(Work { task, lease: Some(lease) }),
+            None => {
+                lease.put_back();
+                None
             }
         }
     }
 
-    /// Delivers `first`, and where the next hop lets several share a round trip, more of what is
-    /// ready behind it. Returns how many were tried.
-    async fn deliver(&mut self, inner: &Rc<Inner>, site: &Site, first: Task) -> (u32, After) {
-        let started = clock::now();
-        let mut under_way = self.begin(inner, site, first).await;
-        let count = under_way.len() as u32;
-        if count == 0 {
-            return (1, After::Continue);
-        }
-        let result = self.transact(inner, site, &mut under_way).await;
-        site.on_round_trip(started.elapsed() / count);
-        match result {
-            Ok(()) => (count, After::Continue),
-            Err(Broken::Content(error)) => {
-                for message in under_way {
-                    inner.queue.hold(message.end(), &error);
-                }
-                (count, After::Close)
-            }
-            Err(Broken::Connection(reply)) => {
-                let lost = self.client.lost();
-                assert_eq!(lost.len(), under_way.len());
-                for (message, lost) in under_way.into_iter().zip(lost) {
-                    if lost.untried && self.done_count > 0 {
-                        // The session ended, which says nothing of a message it did not begin.
-                        inner.queue.put_back(message.end());
-                        continue;
-                    }
-                    let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
-                    let attempt = Attempt { in_doubt: lost.in_doubt, ..self.attempt(site) };
-                    message.settle(inner, replies.collect(), attempt);
-                }
-                (count, After::Close)
-            }
-        }
-    }
-
-    /// Begins transactions into `out`: one, or as many as may share a write.
-    async fn begin(&mut self, inner: &Rc<Inner>, site: &Site, first: Task) -> VecDeque<UnderWay> {
-        self.out.clear();
-        let mut under_way: VecDeque<UnderWay> = VecDeque::with_capacity(1);
-        let mut content_bytes = 0;
-        let mut next = Some(first);
-        while let Some(task) = next.take() {
-            let started = clock::now();
-            match inner.queue.load(task).await {
-                Err(error) => inner.queue.hold(task, &error),
-                Ok(message) => {
-                    let is_large = matches!(message.content, Content::Chunked { .. });
-                    if is_large && !under_way.is_empty() {
-                        // Large content has the connection to itself.
-                        inner.queue.put_back(task);
-                        return under_way;
-                    }
-                    let start = self.out.len();
-                    let begin = self.begin_one(&message);
-                    content_bytes += message.envelope.content_bytes;
-                    let commands = start..self.out.len();
-                    let queue = inner.queue.clone();
-                    let task = Some(task);
-                    let it = UnderWay { queue, task, message, started, commands };
-                    match begin {
-                        Begin::Refused(reply) => {
-                            let replies = vec![reply; it.message.recipient_indexes.len()];
-                            it.settle(inner, replies, self.attempt(site));
-                        }
-                        begin => {
-                            let shares = begin == Begin::ContentFollows && !is_large;
-                            under_way.push_back(it);
-                            if !shares || !self.client.pipelines() {
-                                return under_way;
-                            }
-                            self.client.content_sent();
-                        }
-                    }
-                }
-            }
-            let has_room = under_way.len() < GROUP_MESSAGES_MAX && content_bytes < GROUP_BYTES;
-            if has_room {
-                next = site.take(&inner.queue);
-            }
-        }
-        under_way
-    }
-
-    fn begin_one(&mut self, message: &Message) -> Begin {
-        let envelope = &message.envelope;
-        let recipients: Vec<&Recipient> = message
-            .recipient_indexes
-            .iter()
-            .map(|index| &envelope.recipients[usize::from(*index)])
-            .collect();
-        let transaction = Transaction {
-            reverse_path: &envelope.reverse_path,
-            recipients: &recipients,
-            flags: envelope.flags,
-            envelope_id: envelope.envelope_id.as_deref(),
-            message_bytes: envelope.header_prefix.len() as u64 + envelope.content_bytes,
-        };
-        self.client.begin(&transaction, &mut self.out)
-    }
-
-    /// An attempt in this session.
-    fn attempt(&self, site: &Site) -> Attempt {
-        let remote = Remote {
-            address: site.next_hop.address.ip(),
-            delivers: site.next_hop.protocol == NextHopProtocol::Lmtp,
-            offers_dsn: self.client.capabilities().dsn,
-        };
-        Attempt { remote: Some(remote), ..Attempt::without_session(site.name.clone()) }
-    }
-
-    /// Sends what was begun, and settles each message as its replies come.
-    async fn transact(
-        &mut self,
-        inner: &Rc<Inner>,
-        site: &Site,
-        under_way: &mut VecDeque<UnderWay>,
-    ) -> Result<(), Broken> {
-        if self.client.pipelines() && !under_way[0].is_large() {
-            self.send_group(under_way).await?;
-        } else if self.client.sends_by_chunk() {
-            self.send_content(inner, &under_way[0].message, Form::Verbatim).await?;
-        } else {
-            self.flush().await.map_err(|error| broken(&error))?;
-        }
-        loop {
-            let timeout = if self.client.awaits_final_reply() {
-                self.timeouts.end_of_data_timeout
-            } else {
-                self.timeouts.command_timeout
-            };
-            match self.event(timeout).await.map_err(|error| broken(&error))? {
-                Event::Done(replies) => {
-                    let done = under_way.pop_front().expect("the client knows what is open");
-                    self.done_count += 1;
-                    done.settle(inner, replies, self.attempt(site));
-                    if under_way.is_empty() {
-                        return Ok(());
-                    }
-                }
-                Event::Write => self.flush().await.map_err(|error| broken(&error))?,
-                Event::SendContent => {
-                    let message = under_way[0].message.clone();
-                    let verbatim = message.envelope.flags.has(EnvelopeFlags::NO_LEADING_DOT);
-                    let form = if verbatim { Form::Verbatim } else { Form::Stuffed };
-                    self.send_content(inner, &message, form).await?;
-                }
-                Event::Closed(reply) => return Err(Broken::Connection(as_transient(reply))),
-                Event::NeedInput | Event::Ready => unreachable!("a transaction is open"),
-            }
-        }
-    }
-
-    /// Commands and content of several messages in one write.
-    async fn send_group(&mut self, under_way: &VecDeque<UnderWay>) -> Result<(), Broken> {
-        let out = std::mem::take(&mut self.out);
-        let mut slices: Vec<&[u8]> = Vec::with_capacity(3 * under_way.len());
-        for it in under_way {
-            slices.push(&out[it.commands.clone()]);
-            slices.push(&it.message.envelope.header_prefix);
-            if let Content::Whole(content) = &it.message.content {
-                slices.push(content);
-            }
-        }
-        self.stream.set_deadline(Some(self.timeouts.content_timeout));
-        self.write(&slices).await?;
-        self.out = out;
-        self.out.clear();
-        Ok(())
-    }
-
-    /// Writes the commands in `out`, the header prefix, the content and, after DATA, its end.
-    async fn send_content(
-        &mut self,
-        inner: &Rc<Inner>,
-        message: &Message,
-        form: Form,
-    ) -> Result<(), Broken> {
-        let is_data = self.out.is_empty();
-        let commands = std::mem::take(&mut self.out);
-        let end: &[u8] = if is_data { b".\r\n" } else { b"" };
-        let mut stuffing = Stuffing::new(form);
-        self.stream.set_deadline(Some(self.timeouts.content_timeout));
-        match &message.content {
-            Content::Whole(content) => {
-                let mut slices = vec![commands.as_slice(), &message.envelope.header_prefix];
-                stuffing.slices(content, &mut slices);
-                slices.push(end);
-                self.write(&slices).await?;
-            }
-            Content::Chunked { .. } => {
-                self.write(&[&commands, &message.envelope.header_prefix]).await?;
-                for chunk_index in 0..message.content.chunk_count() {
-                    let chunk = inner.queue.load_chunk(message, chunk_index).await;
-                    let chunk = chunk.map_err(Broken::Content)?;
-                    let mut slices = Vec::new();
-                    stuffing.slices(&chunk, &mut slices);
-                    self.stream.set_deadline(Some(self.timeouts.content_timeout));
-                    self.write(&slices).await?;
-                }
-                self.write(&[end]).await?;
-            }
-        }
-        self.out = commands;
-        self.out.clear();
-        self.client.content_sent();
-        Ok(())
-    }
-
-    async fn write(&mut self, slices: &[&[u8]]) -> Result<(), Broken> {
-        self.stream.write_all_vectored(slices).await.map_err(|error| broken(&error))
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        self.stream.set_deadline(Some(self.timeouts.command_timeout));
-        let result = self.stream.write_all(&self.out).await;
-        self.out.clear();
-        result
-    }
-
-    /// The next thing that the peer's replies mean, other than that more is to be read.
-    async fn event(&mut self, timeout: Duration) -> io::Result<Event> {
-        loop {
-            if !self.input.is_empty() {
-                let (taken, event) = self.client.next(&self.input, &mut self.out);
-                self.input.drain(..taken);
-                let has_the_turn =
-                    matches!(event, Event::Ready | Event::Write | Event::SendContent);
-                if has_the_turn && !self.input.is_empty() {
-                    return Ok(self.client.talked_early(&self.input));
-                }
-                if event != Event::NeedInput {
-                    return Ok(event);
-                }
-            }
-            self.stream.set_deadline(Some(timeout));
-            let Link { stream, input, .. } = self;
-            let is_end = stream
-                .read_scratch(|bytes| {
-                    input.extend_from_slice(bytes);
-                    bytes.is_empty()
-                })
-                .await?;
-            if is_end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-
-    /// Says QUIT and closes without waiting for the answer: it changes nothing.
-    async fn quit(&mut self) {
-        self.out.clear();
-        self.client.quit(&mut self.out);
-        // The peer may be gone already.
-        let _ = self.flush().await;
+    /// Nothing of it was sent.
+    pub(super) fn put_back(&self, work: Work) {
+        self.queue.put_back(work.task);
+        work.lease.into_iter().for_each(Token::put_back);
     }
 }
 
-fn broken(error: &io::Error) -> Broken {
-    Broken::Connection(lost_reply(error))
-}
-
-fn no_answer(error: &io::Error) -> Reply {
-    Reply::with_text(421, status::NO_ANSWER, format!("Cannot connect: {error}"))
-}
-
-fn lost_reply(error: &io::Error) -> Reply {
-    let text = match error.kind() {
-        io::ErrorKind::TimedOut => "The connection timed out".to_owned(),
-        io::ErrorKind::UnexpectedEof => "The connection was closed by the peer".to_owned(),
-        _ => format!("The connection was lost: {error}"),
-    };
-    Reply::with_text(421, status::BAD_CONNECTION, text)
-}
-
-/// A refusal of the session says nothing about a message: it is tried again (RFC 5321 §4.2.4.2).
-fn as_transient(reply: Reply) -> Reply {
-    if reply.is_transient() {
-        return reply;
-    }
-    let status = EnhancedStatusCode::new(4, 3, 0);
-    Reply::with_text(421, status, format!("The session was refused: {reply}"))
-}
-
-/// Messages that share a write: what is in doubt when the connection breaks stays few.
-const GROUP_MESSAGES_MAX: usize = 5;
-/// Content after which no further message joins them.
-const GROUP_BYTES: u64 = 128 * 1024;
+/// Leases for messages that each connection of a site may have in hand.
+const MESSAGES_AHEAD: usize = 5;
+/// Longest wait for the peer's end of a connection that is limited.
+pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -1,30 +1,37 @@
 //! What a reply of the next hop means for a recipient.
 
 use super::Inner;
-use crate::mail::{Outcome, Reply, Stream};
-use crate::proto::classify::{Judgement, ReplyContext};
+use super::site::Site;
+use crate::mail::{Outcome, Reply, ReplyClass, Stream};
+use crate::proto::classify::ReplyContext;
 use crate::queue::Attempt;
 
 impl Inner {
-    /// The outcome, and where the next hop did not take the message what its reply means. A rule
-    /// may say otherwise than the reply code.
+    /// The outcome, and where the next hop did not take the message the class of its reply. A rule
+    /// may say otherwise than the reply code, and what is to follow for later mail.
     pub(super) fn judge(
         &self,
         reply: &Reply,
         attempt: &Attempt,
+        site: &Site,
         domain: &str,
         stream: &Stream,
-    ) -> (Outcome, Option<Judgement>) {
+    ) -> (Outcome, Option<ReplyClass>) {
         let outcome = outcome_of(reply, attempt);
         if matches!(outcome, Outcome::Delivered | Outcome::Relayed) {
             return (outcome, None);
         }
-        // Nothing has a source of its own yet.
-        let context =
-            ReplyContext { reply, site: &attempt.site, domain, source: "", tenant: &stream.tenant };
-        let judgement = self.config.borrow().delivery.rules.judge(&context);
+        let judgement = {
+            let config = self.config.borrow();
+            let source = site.key.source.and_then(|address| config.source_at(address));
+            let source = source.map_or("", |source| source.name.as_str());
+            let tenant = &stream.tenant;
+            let context = ReplyContext { reply, site: &attempt.site, domain, source, tenant };
+            config.delivery.rules.judge(&context)
+        };
         self.metrics.replies.count(judgement.class);
-        (judgement.outcome.unwrap_or(outcome), Some(judgement))
+        self.on_judgement(&judgement, reply, site, &stream.tenant);
+        (judgement.outcome.unwrap_or(outcome), Some(judgement.class))
     }
 }
 

@@ -1,32 +1,70 @@
 //! Delivery: ready tasks to their next hops.
 //!
-//! **Owns** sites, their connections, and the attempts on them.
+//! **Owns** lines, the sites that pull from them, their connections and leases, the attempts, and
+//! what rules for replies do to the mail that follows.
 //! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `proto::smtp::client`,
 //! `metrics`.
-//! **Holds** that end of data is sent only for content that passed its checksum, that a site is
-//! never connected to more often than allowed, and that every task taken is settled, put back or
-//! held.
-//! **Start reading** at `Delivery::run`, then `connection`.
+//! **Holds** that end of data is sent only for content that passed its checksum, that a site never
+//! gets more than its limits allow from all shards together, and that every task taken is settled,
+//! put back or held.
+//! **Start reading** at `Delivery::run`, then `attend`, then `connection`; `lease` for the limits.
 
+mod attend;
+mod concurrency;
 mod connection;
 mod content;
 pub mod discovery;
+mod effects;
+mod history;
 mod judge;
+pub mod lease;
+mod line;
+mod link;
 mod site;
+mod sources;
+mod suspensions;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, NextHop};
-use crate::mail::{RecipientOutcome, Reply};
+use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream};
 use crate::metrics::Metrics;
 use crate::queue::{Announcement, Attempt, FlowId, LineId, Message, Queue, Task};
 use crate::routing::Routes;
 use crate::runtime::{clock, task, timer};
-use site::{Place, Site};
+use history::History;
+use lease::store::RecordStore;
+use lease::{LeaseMemo, Leases, SiteKey};
+use line::{Line, LineKey, Member};
+use site::Site;
+use sources::Sources;
+
+pub use history::CauseTimes;
+pub use suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope, Suspensions};
+
+/// What deliveries of different shards say to one another.
+#[derive(Clone, Debug)]
+pub enum DeliveryMemo {
+    Lease(LeaseMemo),
+    /// A rule said so on another shard.
+    Suspension(Box<Suspension>),
+}
+
+/// Carries a memo to a shard; false when the shard's inbox is full.
+pub type SendMemo = Rc<dyn Fn(usize, DeliveryMemo) -> bool>;
+
+/// Which shard this is, and the way to the others.
+pub struct Neighbourhood {
+    pub shard: usize,
+    pub shard_count: usize,
+    pub send: SendMemo,
+    /// Of the process.
+    pub records: RecordStore,
+}
 
 /// Delivery of this shard. Clones are the same.
 #[derive(Clone)]
@@ -35,46 +73,89 @@ pub struct Delivery {
 }
 
 struct Inner {
+    shard: usize,
+    shard_count: usize,
+    send: SendMemo,
     queue: Queue,
     metrics: Rc<Metrics>,
     config: RefCell<Arc<Config>>,
     routes: RefCell<Rc<Routes>>,
-    sites: RefCell<HashMap<NextHop, Rc<Site>>>,
-    /// Whose ready tasks a line holds.
-    lines: RefCell<HashMap<LineId, Rc<Site>>>,
+    leases: Leases,
+    sites: RefCell<HashMap<SiteKey, Rc<Site>>>,
+    lines: RefCell<HashMap<LineId, Rc<Line>>>,
+    line_ids: RefCell<HashMap<LineKey, LineId>>,
+    /// Of lines that were closed, for those that come after them.
+    histories: RefCell<HashMap<LineKey, Rc<RefCell<History>>>>,
+    sources: RefCell<Sources>,
+    suspensions: RefCell<Suspensions>,
+    /// Suspensions that a full inbox refused: at most one for each entry of the table and shard.
+    outbox: RefCell<VecDeque<(usize, Box<Suspension>)>>,
     draining: Cell<bool>,
 }
 
 impl Delivery {
     /// Starts delivering on the calling executor.
-    pub fn start(config: Arc<Config>, queue: Queue, metrics: Rc<Metrics>) -> Delivery {
+    pub fn start(
+        config: Arc<Config>,
+        queue: Queue,
+        metrics: Rc<Metrics>,
+        neighbourhood: Neighbourhood,
+    ) -> Delivery {
+        let Neighbourhood { shard, shard_count, send, records } = neighbourhood;
+        let of_leases = send.clone();
+        let send_lease =
+            Rc::new(move |to: usize, memo: LeaseMemo| of_leases(to, DeliveryMemo::Lease(memo)));
+        let leases =
+            Leases::start(shard, shard_count, config.clone(), metrics.clone(), records, send_lease);
         let routes = Rc::new(Routes::new(&config));
         let delivery = Delivery {
             inner: Rc::new(Inner {
+                shard,
+                shard_count,
+                send,
                 queue,
                 metrics,
                 config: RefCell::new(config),
                 routes: RefCell::new(routes),
+                leases,
                 sites: RefCell::default(),
                 lines: RefCell::default(),
+                line_ids: RefCell::default(),
+                histories: RefCell::default(),
+                sources: RefCell::default(),
+                suspensions: RefCell::default(),
+                outbox: RefCell::default(),
                 draining: Cell::new(false),
             }),
         };
         task::spawn(delivery.clone().run());
         task::spawn(delivery.clone().run_upkeep());
+        task::spawn(delivery.clone().run_lease_news());
         delivery
     }
 
     /// New connections and new decisions follow `config`, for what is ready now too.
     pub fn reload(&self, config: Arc<Config>) {
-        self.inner.routes.replace(Rc::new(Routes::new(&config)));
-        self.inner.config.replace(config);
-        let mut lines = self.inner.lines.borrow_mut();
-        for (line, site) in std::mem::take(&mut *lines) {
-            // Its flows are announced anew, and go where they belong from now on.
-            self.inner.queue.close_line(line);
-            site.line.set(self.inner.queue.open_line());
-            lines.insert(site.line.get(), site);
+        let inner = &self.inner;
+        inner.routes.replace(Rc::new(Routes::new(&config)));
+        inner.config.replace(config.clone());
+        inner.leases.reload(config);
+        inner.sources.borrow_mut().forget();
+        // The flows are announced anew, and go where they belong from now on.
+        let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
+        lines.iter().for_each(|line| inner.close_line(line));
+        // Connections that lack a lease now are to notice.
+        for site in inner.sites.borrow().values() {
+            site.work.notify_all();
+        }
+    }
+
+    pub fn on_memo(&self, memo: DeliveryMemo) {
+        match memo {
+            DeliveryMemo::Lease(memo) => self.inner.leases.on_memo(memo),
+            DeliveryMemo::Suspension(suspension) => {
+                self.inner.enter(*suspension);
+            }
         }
     }
 
@@ -86,11 +167,37 @@ impl Delivery {
         }
     }
 
-    /// Sites left alone after failures are tried again at once.
+    /// Sites and sources left alone after failures are tried again at once.
     pub fn forget_failures(&self) {
+        self.inner.sources.borrow_mut().forget();
         for site in self.inner.sites.borrow().values() {
             site.forget_failures();
         }
+    }
+
+    /// What rules for replies hold back or slow down now.
+    pub fn suspensions(&self) -> Vec<Suspension> {
+        self.inner.suspensions.borrow().iter().cloned().collect()
+    }
+
+    /// How long each cause kept mail of `stream` to `domain` waiting between two moments (unix
+    /// milliseconds). The sum is the time between them.
+    pub fn causes(&self, domain: &str, stream: &Stream, from_ms: u64, to_ms: u64) -> CauseTimes {
+        // The history is by the monotonic clock: a wall clock that is set does not bend it.
+        let (unix_ms, now_ms) = (clock::unix_ms(), clock::monotonic_ms());
+        let monotonic = |at_ms: u64| (at_ms + now_ms).saturating_sub(unix_ms);
+        let before_start = (to_ms - from_ms.min(to_ms))
+            .saturating_sub(monotonic(to_ms) - monotonic(from_ms).min(monotonic(to_ms)));
+        let mut times = match self.inner.line_of(domain, stream) {
+            Some(line) => line.causes(monotonic(from_ms), monotonic(to_ms)),
+            None => {
+                let mut times = CauseTimes::default();
+                times[0] = monotonic(to_ms).saturating_sub(monotonic(from_ms));
+                times
+            }
+        };
+        times[crate::mail::WaitCause::Turn.index()] += before_start;
+        times
     }
 
     /// Connections open or being opened.
@@ -118,101 +225,158 @@ impl Delivery {
             match announcement {
                 Announcement::Flow(flow) => self.place(flow).await,
                 Announcement::Line(line) => {
-                    let site = self.inner.lines.borrow().get(&line).cloned();
-                    if let Some(site) = site {
-                        self.attend(&site);
+                    let line = self.inner.lines.borrow().get(&line).cloned();
+                    if let Some(line) = line {
+                        self.attend(&line);
                     }
                 }
             }
         }
     }
 
-    /// Lets a flow go where its domain is routed to. The line is announced then.
+    /// Lets a flow go where its domain is routed to and its stream belongs. The line is announced
+    /// then.
     async fn place(&self, flow: FlowId) {
-        let Some(domain) = self.inner.queue.flow(flow).map(|flow| flow.domain) else { return };
-        let resolved = self.inner.routes.borrow().resolve(&domain);
+        let inner = &self.inner;
+        let Some(it) = inner.queue.flow(flow) else { return };
+        let resolved = inner.routes.borrow().resolve(&it.domain);
         match resolved {
-            Ok(next_hop) => self.inner.queue.assign(flow, self.site(next_hop).line.get()),
+            Ok(next_hop) => {
+                let key = inner.line_key(next_hop, &it.domain, &it.stream);
+                inner.queue.assign(flow, inner.line(key).id);
+            }
             Err(reply) => self.fail_unroutable(flow, &reply).await,
         }
     }
 
-    /// Looks after sites whose connections are all busy: nothing else may happen there for long.
+    /// Looks after lines whose connections are all busy: nothing else may happen there for long.
+    /// And what holds for a time ends in time.
     async fn run_upkeep(self) {
-        while !self.inner.draining.get() {
+        let inner = &self.inner;
+        let mut last_ms = clock::coarse_ms();
+        while !inner.draining.get() {
             timer::sleep(UPKEEP_PERIOD).await;
-            let sites: Vec<Rc<Site>> = self.inner.sites.borrow().values().cloned().collect();
-            for site in sites.iter().filter(|site| site.has_work(&self.inner.queue)) {
-                self.attend(site);
+            let now_ms = clock::coarse_ms();
+            inner.expire_suspensions(now_ms);
+            inner.flush_suspensions();
+            let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
+            for line in lines.iter().filter(|line| line.has_work(&inner.queue)) {
+                self.attend(line);
+                inner.metrics.waits.add(line.cause(), now_ms - last_ms);
             }
-        }
-    }
-
-    fn site(&self, next_hop: NextHop) -> Rc<Site> {
-        let mut sites = self.inner.sites.borrow_mut();
-        let site = sites.entry(next_hop).or_insert_with(|| {
-            let site = Rc::new(Site::new(next_hop, self.inner.queue.open_line()));
-            self.inner.lines.borrow_mut().insert(site.line.get(), site.clone());
-            site
-        });
-        site.clone()
-    }
-
-    /// Sees to it that the ready tasks of a site are taken: by an idle connection, a new one, or
-    /// later.
-    fn attend(&self, site: &Rc<Site>) {
-        if self.inner.draining.get() {
-            return;
-        }
-        if let Some(wait) = site.suspended_for(clock::coarse_ms()) {
-            task::spawn(self.clone().postpone(site.clone(), wait));
-        } else if site.has_idle() {
-            site.work.notify_one();
-        } else if site.should_open(self.connections_max(), &self.inner.queue) {
-            let place = Place::open(site);
-            task::spawn(connection::run(self.inner.clone(), self.clone(), site.clone(), place));
-        }
-    }
-
-    fn connections_max(&self) -> usize {
-        self.inner.config.borrow().delivery.connections_max
-    }
-
-    /// Puts every ready task of a suspended site back for a while: its end is not waited for by
-    /// each of them alone, and their lifetimes are watched meanwhile.
-    async fn postpone(self, site: Rc<Site>, wait: Duration) {
-        let mut count = 0;
-        while let Some(task) = site.take(&self.inner.queue) {
-            // Spread over a fifth, so that they do not come back as one crowd.
-            let spread = wait / 5 * (clock::random_u64() % 1000) as u32 / 1000;
-            self.inner.queue.put_back_until(task, wait + spread);
-            count += 1;
-            if count % POSTPONED_AT_ONCE == 0 {
-                task::yield_now().await;
+            for site in inner.sites.borrow().values() {
+                if site.ready_count(&inner.queue) == 0 {
+                    site.lease.wish_nothing();
+                    site.set_starved(false);
+                } else if site.is_starved() {
+                    // Whoever wakes asks again.
+                    site.work.notify_one();
+                }
             }
+            last_ms = now_ms;
         }
     }
 
     /// Mail that was accepted under other routes and has none now.
     async fn fail_unroutable(&self, flow: FlowId, reply: &Reply) {
-        let line = self.inner.queue.open_line();
-        self.inner.queue.assign(flow, line);
-        while let Some(task) = self.inner.queue.take(line) {
-            let started = clock::now();
-            match self.inner.queue.load(task).await {
-                Ok(message) => {
-                    let replies = vec![reply.clone(); message.recipient_indexes.len()];
-                    let attempt = Attempt::without_session("no route".into());
-                    self.inner.settle(task, &message, replies, started, attempt);
-                }
-                Err(error) => self.inner.queue.hold(task, &error),
-            }
+        let inner = &self.inner;
+        let line = inner.queue.open_line();
+        inner.queue.assign(flow, line);
+        while let Some(task) = inner.queue.take(line) {
+            inner.fail(task, reply, None, "no route".into()).await;
         }
-        self.inner.queue.close_line(line);
+        inner.queue.close_line(line);
     }
 }
 
 impl Inner {
+    /// The line that mail of `stream` to `domain` stands in, if there is one.
+    fn line_of(&self, domain: &str, stream: &Stream) -> Option<Rc<Line>> {
+        let next_hop = self.routes.borrow().resolve(domain).ok()?;
+        let id = *self.line_ids.borrow().get(&self.line_key(next_hop, domain, stream))?;
+        self.lines.borrow().get(&id).cloned()
+    }
+
+    fn line_key(&self, next_hop: NextHop, domain: &str, stream: &Stream) -> LineKey {
+        let config = self.config.borrow();
+        let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
+        let suspensions = self.suspensions.borrow();
+        let is_apart =
+            !suspensions.is_empty() && suspensions.is_by_tenant(next_hop, &stream.tenant);
+        LineKey { next_hop, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
+    }
+
+    fn line(&self, key: LineKey) -> Rc<Line> {
+        if let Some(id) = self.line_ids.borrow().get(&key) {
+            return self.lines.borrow()[id].clone();
+        }
+        let config = self.config.borrow().clone();
+        let member = |source: Option<&str>, weight| {
+            let source = source.and_then(|name| config.source(name));
+            let source = source.map(|source| source.address);
+            Member::new(self.site(SiteKey { next_hop: key.next_hop, source }), weight)
+        };
+        let pool = key.pool.as_deref();
+        let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
+        let members = match pool {
+            Some(pool) => {
+                let members = pool.members.iter();
+                members.map(|it| member(Some(&it.source), it.weight)).collect()
+            }
+            None => vec![member(None, 1)],
+        };
+        let id = self.queue.open_line();
+        let history = self.histories.borrow_mut().remove(&key);
+        let line = Rc::new(Line::new(id, key.clone(), members, history));
+        for member in &line.members {
+            member.site.join(line.clone());
+        }
+        self.lines.borrow_mut().insert(id, line.clone());
+        self.line_ids.borrow_mut().insert(key, id);
+        line
+    }
+
+    /// Its flows are announced anew.
+    fn close_line(&self, line: &Rc<Line>) {
+        self.queue.close_line(line.id);
+        for member in &line.members {
+            member.site.leave(line);
+        }
+        self.lines.borrow_mut().remove(&line.id);
+        self.line_ids.borrow_mut().remove(&line.key);
+        self.histories.borrow_mut().insert(line.key.clone(), line.history());
+    }
+
+    fn site(&self, key: SiteKey) -> Rc<Site> {
+        let mut sites = self.sites.borrow_mut();
+        let new = || {
+            let lease = self.leases.of_site(key);
+            let site = Site::new(key, lease, &self.config.borrow().delivery);
+            site.set_divisor(self.suspensions.borrow().divisor(key));
+            Rc::new(site)
+        };
+        sites.entry(key).or_insert_with(new).clone()
+    }
+
+    /// Fails every recipient of a task.
+    async fn fail(&self, task: Task, reply: &Reply, class: Option<ReplyClass>, site: Rc<str>) {
+        let message = match self.queue.load(task).await {
+            Ok(message) => message,
+            Err(error) => return self.queue.hold(task, &error),
+        };
+        self.metrics.delivery.attempts.add(1);
+        let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
+            recipient_index: *index,
+            outcome: Outcome::Failed,
+            reply: reply.clone(),
+            class,
+        });
+        let outcomes: Vec<RecipientOutcome> = outcomes.collect();
+        outcomes.iter().filter_map(|it| it.class).for_each(|it| self.metrics.replies.count(it));
+        let attempt = Attempt::without_session(site);
+        self.queue.settle(task, &message, outcomes, attempt);
+    }
+
     /// Ends the attempt, which began at `started`: each recipient's outcome follows from its reply.
     fn settle(
         &self,
@@ -221,6 +385,7 @@ impl Inner {
         replies: Vec<Reply>,
         started: Instant,
         mut attempt: Attempt,
+        site: &Site,
     ) {
         assert_eq!(replies.len(), message.recipient_indexes.len());
         self.metrics.delivery.attempts.add(1);
@@ -228,25 +393,18 @@ impl Inner {
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
             let domain = message.envelope.recipients[usize::from(*index)].domain();
             let stream = &message.envelope.stream;
-            let (outcome, judgement) = self.judge(&reply, &attempt, domain, stream);
-            if judgement.is_none() {
+            let (outcome, class) = self.judge(&reply, &attempt, site, domain, stream);
+            if class.is_none() {
                 let age_ms = now_ms.saturating_sub(message.envelope.accepted_ms);
                 self.metrics.relay_latency.record(Duration::from_millis(age_ms));
             }
-            RecipientOutcome {
-                recipient_index: *index,
-                outcome,
-                reply,
-                class: judgement.map(|it| it.class),
-            }
+            RecipientOutcome { recipient_index: *index, outcome, reply, class }
         });
-        let outcomes: Vec<RecipientOutcome> = outcomes.collect();
+        let outcomes = outcomes.collect();
         attempt.duration = started.elapsed();
         self.queue.settle(task, message, outcomes, attempt);
     }
 }
 
-/// How often sites with waiting work are looked after.
+/// How often lines with waiting work are looked after.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(50);
-/// Tasks put back before others get a turn.
-const POSTPONED_AT_ONCE: usize = 256;

@@ -1,22 +1,33 @@
-//! A site: one next hop as we limit it.
+//! A site: one next hop as it is seen from one source.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::NextHop;
-use crate::queue::{LineId, Queue, Task};
+use super::concurrency::{Concurrency, Verdict};
+use super::lease::{SiteKey, SiteLease};
+use super::line::Line;
+use crate::config;
+use crate::mail::WaitCause;
+use crate::queue::{Queue, Task};
 use crate::runtime::clock;
 use crate::runtime::sync::Notify;
 
 pub(super) struct Site {
-    pub next_hop: NextHop,
+    pub key: SiteKey,
     /// The next hop in words, for logs.
     pub name: Rc<str>,
-    /// The ready tasks for the next hop.
-    pub line: Cell<LineId>,
+    pub lease: Rc<SiteLease>,
     /// Rung when an idle connection is to look for work.
     pub work: Notify,
+    /// The lines that it pulls from.
+    lines: RefCell<Vec<Rc<Line>>>,
+    /// Which of them is asked first.
+    turn: Cell<usize>,
+    /// Of the connections allowed one in so many.
+    divisor: Cell<u32>,
+    /// Monotonic milliseconds before which a rule or its source keeps it from sending.
+    blocked_until_ms: Cell<u64>,
     state: RefCell<State>,
 }
 
@@ -26,52 +37,77 @@ struct State {
     connections: usize,
     opening: usize,
     idle: usize,
-    /// Failures to open a connection since the last success.
-    failures: u32,
+    concurrency: Concurrency,
     /// Monotonic milliseconds before which no connection is opened.
     suspended_until_ms: u64,
     /// Monotonic milliseconds before which no connection is opened beside those there are.
     enough_until_ms: u64,
+    /// There was work and no lease for it.
+    starved: bool,
     /// How long a message takes on a connection, smoothed.
     message_time: Duration,
     /// Monotonic milliseconds at which a message last ended, or a connection was opened.
     last_progress_ms: u64,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            connections: 0,
-            opening: 0,
-            idle: 0,
-            failures: 0,
-            suspended_until_ms: 0,
-            enough_until_ms: 0,
-            message_time: MESSAGE_TIME_FIRST,
-            last_progress_ms: 0,
-        }
-    }
-}
-
 impl Site {
-    pub fn new(next_hop: NextHop, line: LineId) -> Self {
+    pub fn new(key: SiteKey, lease: Rc<SiteLease>, config: &config::Delivery) -> Self {
         Self {
-            next_hop,
-            name: next_hop.to_string().into(),
-            line: Cell::new(line),
+            key,
+            name: key.next_hop.to_string().into(),
+            lease,
             work: Notify::default(),
-            state: RefCell::default(),
+            lines: RefCell::default(),
+            turn: Cell::new(0),
+            divisor: Cell::new(1),
+            blocked_until_ms: Cell::new(0),
+            state: RefCell::new(State {
+                connections: 0,
+                opening: 0,
+                idle: 0,
+                concurrency: Concurrency::new(config),
+                suspended_until_ms: 0,
+                enough_until_ms: 0,
+                starved: false,
+                message_time: MESSAGE_TIME_FIRST,
+                last_progress_ms: 0,
+            }),
         }
     }
 
-    /// The ready task whose turn it is.
-    pub fn take(&self, queue: &Queue) -> Option<Task> {
-        queue.take(self.line.get())
+    pub fn join(&self, line: Rc<Line>) {
+        self.lines.borrow_mut().push(line);
     }
 
-    /// Whether there is a task to take.
-    pub fn has_work(&self, queue: &Queue) -> bool {
-        queue.ready_count(self.line.get()) > 0
+    pub fn leave(&self, line: &Rc<Line>) {
+        self.lines.borrow_mut().retain(|it| !Rc::ptr_eq(it, line));
+    }
+
+    pub fn line(&self, index: usize) -> Option<Rc<Line>> {
+        self.lines.borrow().get(index).cloned()
+    }
+
+    /// A ready task; lines take turns.
+    pub fn take(&self, queue: &Queue) -> Option<Task> {
+        let lines = self.lines.borrow();
+        if let [line] = lines.as_slice() {
+            return line.take(self, queue);
+        }
+        let start = self.turn.get();
+        self.turn.set(start.wrapping_add(1));
+        let order = (0..lines.len()).map(|index| (start.wrapping_add(index)) % lines.len());
+        order.map(|index| &lines[index]).find_map(|line| line.take(self, queue))
+    }
+
+    /// Why the ready mail of its lines waits.
+    pub fn note(&self, cause: WaitCause, queue: &Queue) {
+        let lines = self.lines.borrow();
+        lines.iter().filter(|line| line.has_work(queue)).for_each(|line| line.note(cause));
+    }
+
+    /// Ready tasks that it may take.
+    pub fn ready_count(&self, queue: &Queue) -> usize {
+        self.lines.borrow().iter().map(|line| queue.ready_count(line.id)).sum()
     }
 
     pub fn connection_count(&self) -> usize {
@@ -82,11 +118,24 @@ impl Site {
         self.state.borrow().idle > 0
     }
 
+    /// Whether it would take a task soon that is left to it: else it gives its share to others.
+    pub fn is_able(&self, now_ms: u64, taken_ms: u64) -> bool {
+        let state = self.state.borrow();
+        let until_ms = state.suspended_until_ms.max(self.blocked_until_ms.get());
+        if until_ms > now_ms || state.starved {
+            return false;
+        }
+        let is_moving = state.connections > state.opening && now_ms < taken_ms + MOVING_MS;
+        let may_open = state.connections == 0 && state.opening == 0;
+        state.idle > 0 || is_moving || may_open
+    }
+
     /// Whether another connection is to be opened now: when what is ready would wait too long for
     /// the ones there are. One at a time, so that a site that is down is asked once.
-    pub fn should_open(&self, connections_max: usize, queue: &Queue) -> bool {
+    pub fn should_open(&self, config: &config::Delivery, queue: &Queue) -> bool {
         let state = self.state.borrow();
-        if state.opening > 0 || state.connections >= connections_max {
+        let allowed = (state.concurrency.size(config) / self.divisor.get() as usize).max(1);
+        if state.opening > 0 || state.connections >= allowed {
             return false;
         }
         if state.connections == 0 {
@@ -98,42 +147,110 @@ impl Site {
         // A site that has fallen silent is as slow as its silence is long.
         let silence_ms = clock::coarse_ms().saturating_sub(state.last_progress_ms);
         let message_time = state.message_time.max(Duration::from_millis(silence_ms));
-        let ready = queue.ready_count(self.line.get());
-        message_time.saturating_mul(ready as u32) / state.connections as u32 > WAIT_ACCEPTABLE
+        let ready = self.ready_count(queue) as u32;
+        message_time.saturating_mul(ready) / state.connections as u32 > WAIT_ACCEPTABLE
     }
 
-    /// A message took so long on a connection.
+    /// Messages took so long on a connection, each.
     pub fn on_round_trip(&self, message_time: Duration) {
         let mut state = self.state.borrow_mut();
         state.message_time = (state.message_time * 7 + message_time) / 8;
         state.last_progress_ms = clock::coarse_ms();
     }
 
-    /// How long the site is left alone.
-    pub fn suspended_for(&self, now_ms: u64) -> Option<Duration> {
-        let until_ms = self.state.borrow().suspended_until_ms;
-        (until_ms > now_ms).then(|| Duration::from_millis(until_ms - now_ms))
+    /// Messages were answered.
+    pub fn on_success(&self, count: u32, config: &config::Delivery) {
+        self.state.borrow_mut().concurrency.on_success(count, config);
     }
 
-    pub fn suspend_until(&self, until_ms: u64) {
-        self.state.borrow_mut().suspended_until_ms = until_ms;
+    /// A connection was lost with what was under way.
+    pub fn on_failure(&self, config: &config::Delivery) {
+        self.state.borrow_mut().concurrency.on_failure(config);
+    }
+
+    /// A connection could not be opened, and there is no other. Leaves the site alone for a while
+    /// and returns that while, and what it is taken for.
+    pub fn on_unreachable(&self, config: &config::Config) -> (Duration, Verdict) {
+        let mut state = self.state.borrow_mut();
+        let verdict = state.concurrency.on_unreachable(&config.delivery);
+        let wait = match verdict {
+            Verdict::Failing => FAILING_WAIT,
+            Verdict::Dead { probes } => probe_wait(probes, clock::random_u64(), config),
+        };
+        state.suspended_until_ms = clock::coarse_ms() + wait.as_millis() as u64;
+        (wait, verdict)
+    }
+
+    /// Monotonic milliseconds until which the site is left alone after failures, if it is.
+    pub fn suspended_until(&self, now_ms: u64) -> Option<u64> {
+        let until_ms = self.state.borrow().suspended_until_ms;
+        (until_ms > now_ms).then_some(until_ms)
     }
 
     pub fn forget_failures(&self) {
         let mut state = self.state.borrow_mut();
-        (state.failures, state.suspended_until_ms, state.enough_until_ms) = (0, 0, 0);
+        state.concurrency.forget_failures();
+        (state.suspended_until_ms, state.enough_until_ms) = (0, 0);
     }
 
     /// Whether a connection could not be opened beside others that work: the site is not down, it
     /// has enough for now.
-    pub fn has_enough(&self) -> bool {
+    pub fn has_enough(&self, config: &config::Delivery) -> bool {
         let mut state = self.state.borrow_mut();
         if state.connections == 0 {
             return false;
         }
         state.enough_until_ms = clock::coarse_ms() + ENOUGH_FOR_MS;
+        state.concurrency.on_failure(config);
         true
     }
+
+    /// Of the connections allowed one in so many.
+    pub fn set_divisor(&self, divisor: u32) {
+        self.divisor.set(divisor);
+    }
+
+    /// A rule or its source keeps it from sending for a while; 0 for no longer.
+    pub fn block_until(&self, until_ms: u64) {
+        self.blocked_until_ms.set(until_ms);
+    }
+
+    pub fn is_blocked(&self, now_ms: u64) -> bool {
+        self.blocked_until_ms.get() > now_ms
+    }
+
+    /// Whether more connections are open than a slowed site is to have.
+    pub fn has_too_many(&self, config: &config::Delivery) -> bool {
+        let divisor = self.divisor.get() as usize;
+        if divisor == 1 {
+            return false;
+        }
+        let state = self.state.borrow();
+        state.connections > (state.concurrency.size(config) / divisor).max(1)
+    }
+
+    pub fn set_starved(&self, starved: bool) {
+        self.state.borrow_mut().starved = starved;
+    }
+
+    pub fn is_starved(&self) -> bool {
+        self.state.borrow().starved
+    }
+
+    /// Whether a connection is open, not just being opened.
+    pub fn is_connected(&self) -> bool {
+        let state = self.state.borrow();
+        state.connections > state.opening
+    }
+}
+
+/// Wait before a dead site is asked again: doubles with each time it was, spread by up to a fifth
+/// either way. Mail does not wait longer than it would by its own clock.
+fn probe_wait(probes: u32, random: u64, config: &config::Config) -> Duration {
+    let min = config.delivery.probe_wait_min.min(config.queue.retry_wait_min);
+    let max = config.delivery.probe_wait_max.min(config.queue.retry_wait_max);
+    let wait = min.saturating_mul(1 << (probes - 1).min(16)).min(max);
+    wait * (800 + (random % 401) as u32) / 1000
 }
 
 /// A connection's place in the counts of its site: given back when dropped, however its task ends.
@@ -163,17 +280,8 @@ impl Place {
         self.phase = Phase::Busy;
         let mut state = self.site.state.borrow_mut();
         state.last_progress_ms = clock::coarse_ms();
-        state.failures = 0;
+        state.concurrency.on_opened();
         state.suspended_until_ms = 0;
-    }
-
-    /// Gives the place back. Returns how many failures to open there have been in a row.
-    pub fn failed(self) -> u32 {
-        let site = self.site.clone();
-        drop(self);
-        let mut state = site.state.borrow_mut();
-        state.failures = state.failures.saturating_add(1);
-        state.failures
     }
 
     pub fn idle(&mut self) {
@@ -206,8 +314,32 @@ impl Drop for Place {
 
 /// How long no further connection is tried after one was refused beside others.
 const ENOUGH_FOR_MS: u64 = 10_000;
+/// A site that took nothing for so long does not hold the others of its pool back.
+const MOVING_MS: u64 = 1_000;
+/// Wait after a connection failed that does not yet make a dead site.
+const FAILING_WAIT: Duration = Duration::from_millis(500);
 
 /// What is assumed of a site before the first message.
 const MESSAGE_TIME_FIRST: Duration = Duration::from_millis(20);
 /// How long a ready message may wait for a connection before another one is opened.
 const WAIT_ACCEPTABLE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_wait_for_a_dead_site_grows_and_is_never_longer_than_that_of_its_mail() {
+        let mut config = Config::embedded();
+        let ms = Duration::from_millis;
+        (config.delivery.probe_wait_min, config.delivery.probe_wait_max) = (ms(1000), ms(8000));
+        (config.queue.retry_wait_min, config.queue.retry_wait_max) = (ms(2000), ms(60_000));
+        let wait = |probes, config: &Config| probe_wait(probes, 200, config).as_millis();
+        let waits: Vec<u128> = (1..=5).map(|probes| wait(probes, &config)).collect();
+        assert_eq!(waits, [1000, 2000, 4000, 8000, 8000]);
+        assert_eq!(probe_wait(1, 0, &config), ms(800));
+        (config.queue.retry_wait_min, config.queue.retry_wait_max) = (ms(100), ms(200));
+        assert_eq!((wait(1, &config), wait(9, &config)), (100, 200));
+    }
+}

@@ -15,6 +15,7 @@ pub mod queue_id;
 pub mod reply;
 pub mod reply_class;
 pub mod status;
+pub mod wait_cause;
 
 pub use address::{AddressError, AddressRef, Utf8};
 pub use class::{Class, Stream};
@@ -24,3 +25,4 @@ pub use queue_id::QueueId;
 pub use reply::Reply;
 pub use reply_class::ReplyClass;
 pub use status::EnhancedStatusCode;
+pub use wait_cause::WaitCause;

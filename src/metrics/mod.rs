@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::mail::{Outcome, RecipientOutcome, ReplyClass};
+use crate::mail::{Outcome, RecipientOutcome, ReplyClass, WaitCause};
 
 pub use render::render;
 
@@ -65,6 +65,16 @@ impl Replies {
     }
 }
 
+/// Time for which lines of one shard had ready mail, by what they waited for.
+#[derive(Default)]
+pub struct Waits([Counter; WaitCause::ALL.len()]);
+
+impl Waits {
+    pub fn add(&self, cause: WaitCause, ms: u64) {
+        self.0[cause.index()].add(ms);
+    }
+}
+
 /// Declares the numbers once: field, kind for the scrape, help.
 macro_rules! numbers {
     ($($room:ident { $($field:ident $kind:ident $help:literal;)* })*) => {
@@ -74,6 +84,8 @@ macro_rules! numbers {
             $(pub $room: $room::Numbers,)*
             /// Recipients left Delayed or Failed, by the class of the reply.
             pub replies: Replies,
+            /// Milliseconds for which lines had ready mail, by what they waited for.
+            pub waits: Waits,
             /// From end of data to the frame being durable.
             pub commit_latency: Latency,
             /// From acceptance to the next hop's 250.
@@ -96,6 +108,7 @@ macro_rules! numbers {
                 Snapshot {
                     values: vec![$($(self.$room.$field.value(),)*)*],
                     replies: self.replies.0.each_ref().map(Counter::value),
+                    waits: self.waits.0.each_ref().map(Counter::value),
                     commit_latency: self.commit_latency.0.borrow().clone(),
                     relay_latency: self.relay_latency.0.borrow().clone(),
                     dns_latency: self.dns_latency.0.borrow().clone(),
@@ -152,6 +165,10 @@ numbers! {
         connections counter "Connections opened to next hops.";
         connections_open gauge "Connections open to next hops.";
         connect_failures counter "Connections that could not be opened.";
+        leased_connections gauge "Connection leases that shards hold of sites owned here.";
+        leased_messages gauge "Message leases that shards hold of sites owned here.";
+        suspensions counter "Times a rule for replies slowed or suspended a site.";
+        suspended gauge "Sites slowed or suspended by rules.";
     }
     dns {
         lookups counter "Questions of this shard.";
@@ -195,6 +212,8 @@ pub struct Snapshot {
     values: Vec<u64>,
     /// In the order of `ReplyClass::ALL`.
     replies: [u64; ReplyClass::ALL.len()],
+    /// In the order of `WaitCause::ALL`.
+    waits: [u64; WaitCause::ALL.len()],
     commit_latency: Histogram<u64>,
     relay_latency: Histogram<u64>,
     dns_latency: Histogram<u64>,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 
 use super::{DESCRIPTIONS, Snapshot};
-use crate::mail::ReplyClass;
+use crate::mail::{ReplyClass, WaitCause};
 
 /// Renders the snapshots of shards (0-based), by shard for counts, merged for latencies.
 pub fn render(shards: &[(usize, Snapshot)]) -> String {
@@ -21,6 +21,7 @@ pub fn render(shards: &[(usize, Snapshot)]) -> String {
         }
     }
     render_replies(&mut text, shards);
+    render_waits(&mut text, shards);
     let commit = "From end of data to the frame being durable.";
     render_latency(&mut text, "commit", commit, shards, |it| &it.commit_latency);
     let relay = "From acceptance to the 250 of the next hop.";
@@ -39,6 +40,19 @@ fn render_replies(text: &mut String, shards: &[(usize, Snapshot)]) {
         for (shard, snapshot) in shards {
             let (class, count) = (class.as_str(), snapshot.replies[class.index()]);
             let _ = writeln!(text, "{name}{{class=\"{class}\",shard=\"{shard}\"}} {count}");
+        }
+    }
+}
+
+fn render_waits(text: &mut String, shards: &[(usize, Snapshot)]) {
+    let name = "ringpost_delivery_wait_seconds_total";
+    let help = "Time for which lines had ready mail, by what they waited for.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for cause in WaitCause::ALL {
+        for (shard, snapshot) in shards {
+            let (cause, ms) = (cause.as_str(), snapshot.waits[cause.index()]);
+            let seconds = ms as f64 / 1e3;
+            let _ = writeln!(text, "{name}{{cause=\"{cause}\",shard=\"{shard}\"}} {seconds}");
         }
     }
 }
@@ -103,6 +117,7 @@ mod tests {
         one.reception.messages_accepted.add(3);
         two.journal.flushes.add(7);
         two.replies.count(ReplyClass::MailboxFull);
+        two.waits.add(WaitCause::MessageRate, 1500);
         one.commit_latency.record(Duration::from_millis(2));
         two.commit_latency.record(Duration::from_millis(200));
         let text = render(&[(0, one.snapshot()), (1, two.snapshot())]);
@@ -111,6 +126,7 @@ mod tests {
             "ringpost_journal_flushes_total{shard=\"1\"} 7",
             "ringpost_delivery_replies_total{class=\"mailbox-full\",shard=\"1\"} 1",
             "ringpost_delivery_replies_total{class=\"mailbox-full\",shard=\"0\"} 0",
+            "ringpost_delivery_wait_seconds_total{cause=\"message-rate\",shard=\"1\"} 1.5",
             "ringpost_commit_latency_seconds_bucket{le=\"0.001\"} 0",
             "ringpost_commit_latency_seconds_bucket{le=\"0.0025\"} 1",
             "ringpost_commit_latency_seconds_count 2",

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
+use super::clock;
 use super::timer::{self, Deadline};
 use crate::limits::READ_BUFFER_BYTES;
 
@@ -239,6 +240,24 @@ impl TcpStream {
         Ok(self.stream.shutdown(std::net::Shutdown::Write).await?)
     }
 
+    /// Closes, and suspends until the peer has closed and knows that we did. Gives the stream back
+    /// where that takes longer than `timeout` or the connection breaks on the way.
+    pub async fn close_for_certain(mut self, timeout: Duration) -> Result<(), Self> {
+        let end = clock::now() + timeout;
+        // A connection that the peer has reset refuses it, and is closed already.
+        let _ = self.shutdown_write().await;
+        self.set_deadline(Some(timeout));
+        // Whatever else it says, or how it ends: the state tells.
+        while let Ok(false) = self.read_scratch(<[u8]>::is_empty).await {}
+        while tcp_state(self.stream.as_raw_fd()) != TCP_CLOSE {
+            if clock::now() >= end {
+                return Err(self);
+            }
+            timer::sleep(CLOSE_POLL).await;
+        }
+        Ok(())
+    }
+
     /// Closes with RST: the peer learns that what it did not get will not come.
     pub fn abort(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
@@ -271,6 +290,25 @@ impl TcpStream {
         self.deadline.arm(context.waker());
         Poll::Pending
     }
+}
+
+/// Whether a connection could not be opened because of the address it was to come from.
+pub fn is_source_fault(error: &io::Error) -> bool {
+    let faults = [libc::EADDRNOTAVAIL, libc::EINVAL, libc::EAFNOSUPPORT];
+    error.raw_os_error().is_some_and(|code| faults.contains(&code))
+}
+
+/// The state of a connection; that of a closed one where the system does not say.
+fn tcp_state(fd: RawFd) -> u8 {
+    // SAFETY: all zeroes is a valid tcp_info.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `bytes` bytes into `info`; both live through the call.
+    let result = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(fd, level, name, (&raw mut info).cast(), &raw mut bytes)
+    };
+    if result < 0 { TCP_CLOSE } else { info.tcpi_state }
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -385,6 +423,10 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// `TCP_CLOSE` of the kernel: both ends have closed and know it.
+const TCP_CLOSE: u8 = 7;
+/// How often a closing connection is looked at.
+const CLOSE_POLL: Duration = Duration::from_millis(10);
 /// Connections the kernel keeps for us until they are accepted.
 const LISTEN_BACKLOG: libc::c_int = 4096;
 /// Pause when descriptors or memory have run out.

@@ -1,12 +1,15 @@
 //! What shards and the control thread say to one another.
 
 use super::ask::Ask;
+use crate::delivery::DeliveryMemo;
 use crate::reception::ClientMemo;
 
 /// One message into a shard's inbox. A full inbox gives it back: the sender keeps it.
 pub enum Memo {
     /// Sessions of one client address, counted over all shards.
     Client(ClientMemo),
+    /// Leases of limited sites, and what rules for replies say of sites.
+    Delivery(DeliveryMemo),
     /// The control thread wants to know or change something.
     Ask(Ask),
 }

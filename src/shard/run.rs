@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::ask::{self, Ask, QueueStats};
 use super::memo::Memo;
 use crate::config::{Config, Durability};
-use crate::delivery::Delivery;
+use crate::delivery::lease::store::RecordStore;
+use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub(super) struct Start {
     pub listeners: Vec<BoundListener>,
     pub inbox: Inbox<Memo>,
     pub log: LogSink,
+    /// Where limits of minutes and more outlive the process.
+    pub lease_records: RecordStore,
     /// Told once the journal is open, or why it is not.
     pub opened: Sender<Result<Opened, OpenError>>,
     /// Rung when every shard's journal is open.
@@ -46,7 +49,8 @@ pub(super) struct Start {
 
 /// Runs the shard to its end.
 pub(super) async fn run(start: Start) {
-    let Start { config, neighbours, listeners, mut inbox, log, opened, mut gate } = start;
+    let Start { config, neighbours, listeners, mut inbox, log, lease_records, opened, mut gate } =
+        start;
     let Neighbours { shard, senders } = neighbours;
     let mut recovered = Recovered::default();
     let journal_config = journal_config(&config, shard);
@@ -78,12 +82,19 @@ pub(super) async fn run(start: Start) {
         return;
     }
     gate.recv().await;
-    let delivery = Delivery::start(config.clone(), queue.clone(), metrics.clone());
     let shard_count = senders.len();
+    let of_delivery = senders.clone();
+    let neighbourhood = Neighbourhood {
+        shard,
+        shard_count,
+        send: Rc::new(move |to, memo| of_delivery[to].try_send(Memo::Delivery(memo)).is_ok()),
+        records: lease_records,
+    };
+    let delivery = Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood);
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
             Memo::Client(memo) => memo,
-            Memo::Ask(_) => unreachable!("what was sent comes back"),
+            Memo::Delivery(_) | Memo::Ask(_) => unreachable!("what was sent comes back"),
         })
     });
     let reception =
@@ -95,13 +106,16 @@ pub(super) async fn run(start: Start) {
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
+            Memo::Delivery(memo) => this.delivery.on_memo(memo),
             Memo::Ask(Ask::Drain { time_max }) => {
                 // Other shards may still need answers while this one drains.
-                let reception = this.reception.clone();
+                let (reception, delivery) = (this.reception.clone(), this.delivery.clone());
                 task::spawn(async move {
                     loop {
-                        if let Memo::Client(memo) = inbox.recv().await {
-                            reception.on_memo(memo);
+                        match inbox.recv().await {
+                            Memo::Client(memo) => reception.on_memo(memo),
+                            Memo::Delivery(memo) => delivery.on_memo(memo),
+                            Memo::Ask(_) => {}
                         }
                     }
                 });

@@ -13,6 +13,7 @@ use super::ask::Ask;
 use super::memo::Memo;
 use super::run::{self, Neighbours, Opened};
 use crate::config::Config;
+use crate::delivery::lease::store::RecordStore;
 use crate::event::LogSink;
 use crate::journal::OpenError;
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
@@ -134,6 +135,8 @@ impl Bound {
         let data_dir = self.config.data_dir.clone();
         std::fs::create_dir_all(&data_dir)
             .map_err(|error| StartError::DataDir { path: data_dir, error })?;
+        let lease_records = RecordStore::start(&self.config.data_dir)
+            .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
         let (senders, inboxes): (Vec<_>, Vec<_>) =
             (0..shard_count).map(|_| inbox::<Memo>(INBOX_MESSAGES_MAX)).unzip();
         let cores = self.cores();
@@ -150,6 +153,7 @@ impl Bound {
                 listeners,
                 inbox: memos,
                 log: log.clone(),
+                lease_records: lease_records.clone(),
                 opened: opened_sender,
                 gate,
             };
@@ -216,7 +220,7 @@ impl Shards {
 pub fn ask_through(sender: &InboxSender<Memo>, ask: Ask) -> Result<(), Ask> {
     sender.try_send(Memo::Ask(ask)).map_err(|memo| match memo {
         Memo::Ask(ask) => ask,
-        Memo::Client(_) => unreachable!("what was sent comes back"),
+        Memo::Client(_) | Memo::Delivery(_) => unreachable!("what was sent comes back"),
     })
 }
 

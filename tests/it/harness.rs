@@ -361,6 +361,9 @@ pub struct Got {
     pub content: Vec<u8>,
     /// Its MAIL, and the RCPT commands that were accepted, as they came.
     pub commands: Vec<String>,
+    /// Where it came from, and the name said there.
+    pub client: String,
+    pub ehlo: String,
 }
 
 impl Got {
@@ -464,6 +467,8 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     stream.write_all(b"220 next-hop.test\r\n")?;
+    let client = stream.peer_addr()?.ip().to_string();
+    let mut ehlo = String::new();
     let mut message = Got::default();
     loop {
         let mut line = Vec::new();
@@ -478,6 +483,7 @@ fn serve(
         let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
         let reply = match verb.as_str() {
             "EHLO" | "LHLO" => {
+                ehlo = line[4..].trim().to_owned();
                 let mut lines = vec!["next-hop.test"];
                 lines.extend(behaviour.extensions);
                 let last = lines.len() - 1;
@@ -488,7 +494,9 @@ fn serve(
                 lines.join("\r\n")
             }
             "MAIL" => {
-                message = Got { from: path(&line), commands: vec![line], ..Got::default() };
+                let (client, ehlo) = (client.clone(), ehlo.clone());
+                let (from, commands) = (path(&line), vec![line]);
+                message = Got { from, commands, client, ehlo, ..Got::default() };
                 "250 2.1.0 ok".into()
             }
             "RCPT" => {

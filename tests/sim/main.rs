@@ -5,6 +5,7 @@
 //! `RINGPOST_SIM_SEED` runs one seed, `RINGPOST_SIM_SEEDS` another number of them.
 
 mod disk;
+mod leases;
 mod process;
 mod rng;
 mod rot;

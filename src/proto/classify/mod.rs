@@ -81,6 +81,8 @@ pub struct Judgement {
     /// In place of what the reply code says.
     pub outcome: Option<Outcome>,
     pub effect: Option<Effect>,
+    /// Position of the rule that decided, 0-based; `None` where the codes did.
+    pub rule: Option<usize>,
 }
 
 /// More rules or texts than `limits` allow.
@@ -129,15 +131,16 @@ impl Rules {
         let found = self.find_texts(text);
         // qmail and others write the code into the text: `no such mailbox (#5.1.1)`.
         let status = context.reply.status.or_else(|| status_within(text));
-        for (rule, texts) in self.rules.iter().zip(&self.rule_texts) {
+        for (index, (rule, texts)) in self.rules.iter().zip(&self.rule_texts).enumerate() {
             if found.has_one_of(texts) && rule.matches(context, status, text) {
-                return Judgement { class: rule.class, outcome: rule.outcome, effect: rule.effect };
+                let Rule { class, outcome, effect, .. } = *rule;
+                return Judgement { class, outcome, effect, rule: Some(index) };
             }
         }
         let class = status
             .and_then(ReplyClass::of_status)
             .unwrap_or(ReplyClass::of_code(context.reply.code));
-        Judgement { class, outcome: None, effect: None }
+        Judgement { class, outcome: None, effect: None, rule: None }
     }
 
     fn find_texts(&self, text: &[u8]) -> Found {

@@ -1,0 +1,134 @@
+//! What a rule for replies does to the mail that comes after, on every shard.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::lease::SiteKey;
+use super::site::Site;
+use super::suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope};
+use super::{DeliveryMemo, Inner};
+use crate::mail::Reply;
+use crate::proto::classify::{Effect, Judgement, Scope};
+use crate::runtime::clock;
+
+impl Inner {
+    /// Carries out what a judgement says of later mail, if it says something.
+    pub(super) fn on_judgement(
+        &self,
+        judgement: &Judgement,
+        reply: &Reply,
+        site: &Site,
+        tenant: &str,
+    ) {
+        let (Some(effect), Some(rule)) = (judgement.effect, judgement.rule) else { return };
+        let SiteKey { next_hop, source } = site.key;
+        let of_site = SuspensionScope { next_hop, source: None, tenant: None };
+        let (scope, kind, period) = match effect {
+            Effect::Slow { factor, period } => (of_site, SuspensionKind::Slow(factor), period),
+            Effect::Suspend { scope, period } => {
+                let scope = match scope {
+                    Scope::Site => of_site,
+                    Scope::SiteAndSource => SuspensionScope { source, ..of_site },
+                    Scope::SiteAndTenant => {
+                        SuspensionScope { tenant: Some(tenant.into()), ..of_site }
+                    }
+                };
+                (scope, SuspensionKind::Suspend, period)
+            }
+            Effect::Dead => (of_site, SuspensionKind::Dead, DEAD_PERIOD),
+        };
+        let suspension = Suspension {
+            scope,
+            kind,
+            until_ms: clock::monotonic_ms() + period.as_millis() as u64,
+            by: SuspendedBy::Rule(rule),
+            reply: reply.clone(),
+            class: judgement.class,
+        };
+        if self.enter(suspension.clone()) {
+            self.metrics.delivery.suspensions.add(1);
+            for shard in (0..self.shard_count).filter(|shard| *shard != self.shard) {
+                self.outbox.borrow_mut().push_back((shard, Box::new(suspension.clone())));
+            }
+            self.flush_suspensions();
+        }
+    }
+
+    /// Lets a suspension hold here. Returns whether it was news.
+    pub(super) fn enter(&self, suspension: Suspension) -> bool {
+        let scope = suspension.scope.clone();
+        let is_news = self.suspensions.borrow_mut().add(suspension);
+        if is_news {
+            self.on_suspensions_changed(&scope);
+        }
+        is_news
+    }
+
+    /// Forgets what is over.
+    pub(super) fn expire_suspensions(&self, now_ms: u64) {
+        if self.suspensions.borrow().is_empty() {
+            return;
+        }
+        let over = self.suspensions.borrow_mut().expire(now_ms);
+        over.iter().for_each(|scope| self.on_suspensions_changed(scope));
+    }
+
+    /// Has sites, lines and limits follow the table.
+    fn on_suspensions_changed(&self, scope: &SuspensionScope) {
+        let next_hop = scope.next_hop;
+        let config = self.config.borrow().clone();
+        let sources = config.sources.iter().map(|source| Some(source.address));
+        for source in sources.chain([None]) {
+            let key = SiteKey { next_hop, source };
+            let (divisor, blocked_until_ms) = {
+                let suspensions = self.suspensions.borrow();
+                let block = suspensions.blocks(key, None);
+                (suspensions.divisor(key), block.map_or(0, |it| it.until_ms))
+            };
+            self.leases.set_divisor(key, divisor);
+            let site = self.sites.borrow().get(&key).cloned();
+            if let Some(site) = site {
+                site.set_divisor(divisor);
+                site.block_until(blocked_until_ms);
+                // Idle connections see whether they may stay.
+                site.work.notify_all();
+            }
+        }
+        if scope.tenant.is_some() {
+            // Its mail stands apart as long as it is suspended by itself, and no longer.
+            let mut lines: Vec<Rc<_>> = self.lines.borrow().values().cloned().collect();
+            lines.retain(|line| line.key.next_hop == next_hop);
+            lines.iter().for_each(|line| self.close_line(line));
+        }
+        let count = self.suspensions.borrow().iter().count();
+        self.metrics.delivery.suspended.set(count as u64);
+    }
+
+    /// Sends what full inboxes refused before.
+    pub(super) fn flush_suspensions(&self) {
+        let waiting = std::mem::take(&mut *self.outbox.borrow_mut());
+        for (shard, suspension) in waiting {
+            if !(self.send)(shard, DeliveryMemo::Suspension(suspension.clone())) {
+                self.outbox.borrow_mut().push_back((shard, suspension));
+            }
+        }
+    }
+
+    /// Our own address could not be used: its mail goes by others for a while.
+    pub(super) fn on_source_failed(&self, site: &Site, error: &std::io::Error) {
+        let source = site.key.source.expect("without one there is nothing to bind");
+        let now_ms = clock::coarse_ms();
+        let Some(wait_ms) = self.sources.borrow_mut().on_failed(source, now_ms) else { return };
+        site.block_until(now_ms + wait_ms);
+        let config = self.config.borrow();
+        let name = config.source_at(source).map_or("", |source| source.name.as_str());
+        eprintln!(
+            "ringpost: source {name} ({source}) cannot be used: {error}: left alone for {} s",
+            wait_ms / 1000
+        );
+    }
+}
+
+/// How long a site that a rule calls dead is not asked. The next message after that is sent as
+/// usual: what the site says of it decides anew.
+const DEAD_PERIOD: Duration = Duration::from_secs(3600);

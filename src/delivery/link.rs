@@ -1,0 +1,484 @@
+//! The session on one connection: greeting, groups of messages, their replies, the end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use super::connection::{END_WAIT_MAX, Last, Work};
+use super::content::{Form, Stuffing};
+use super::lease::Token;
+use super::site::Site;
+use crate::config::{self, NextHopProtocol};
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
+use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
+use crate::proto::smtp::server::Dialect;
+use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
+use crate::runtime::clock;
+use crate::runtime::net::{self, TcpStream};
+
+/// Whether the connection can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Continue,
+    Close,
+}
+
+/// A message whose transaction has begun.
+struct UnderWay {
+    queue: Queue,
+    /// Until its outcome is handed in.
+    task: Option<Task>,
+    /// In use until its reply; where none comes, for a while longer.
+    lease: Option<Token>,
+    message: Rc<Message>,
+    started: Instant,
+    /// Its commands in `Link::out`.
+    commands: Range<usize>,
+}
+
+impl UnderWay {
+    fn is_large(&self) -> bool {
+        matches!(self.message.content, Content::Chunked { .. })
+    }
+
+    /// The task, for whoever ends its attempt.
+    fn end(mut self) -> Task {
+        self.task.take().expect("an attempt ends once")
+    }
+
+    /// Its last reply has come.
+    fn release(&mut self) {
+        self.lease.take().into_iter().for_each(Token::finish);
+    }
+
+    fn settle(self, inner: &Inner, site: &Site, replies: Vec<Reply>, attempt: Attempt) {
+        let (message, started) = (self.message.clone(), self.started);
+        inner.settle(self.end(), &message, replies, started, attempt, site);
+    }
+}
+
+impl Drop for UnderWay {
+    /// Only a defect of ours leaves a task here: the message may have gone out, and is not lost.
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.queue.put_back_until(task, IN_DOUBT_WAIT);
+        }
+    }
+}
+
+/// Why an attempt broke off.
+enum Broken {
+    /// The connection is gone, closed by the peer, or too slow.
+    Connection(Reply),
+    /// Our own bytes cannot be read: nothing is to be sent (I12).
+    Content(LoadError),
+}
+
+/// Why there is no session.
+pub(super) enum NotOpened {
+    /// Our own address cannot be used.
+    Source(io::Error),
+    /// The site cannot be used now.
+    Site(Reply),
+}
+
+pub(super) struct Link {
+    stream: TcpStream,
+    client: Client,
+    /// What came and the client has not taken yet.
+    input: Vec<u8>,
+    out: Vec<u8>,
+    /// Messages that ended in a reply on this connection.
+    done_count: u32,
+    timeouts: config::Delivery,
+}
+
+impl Link {
+    /// Connects and greets.
+    pub async fn open(inner: &Rc<Inner>, site: &Site) -> Result<Link, NotOpened> {
+        let source = site.key.source;
+        let (timeouts, ehlo_name) = {
+            let config = inner.config.borrow();
+            let of_source = source.and_then(|address| config.source_at(address));
+            let of_source = of_source.and_then(|source| source.ehlo_name.as_ref());
+            let ehlo_name = of_source.or(config.delivery.ehlo_name.as_ref());
+            (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
+        };
+        let address = site.key.next_hop.address;
+        let stream = TcpStream::connect(address, source, timeouts.connect_timeout).await;
+        let stream = stream.map_err(|error| match source {
+            Some(_) if net::is_source_fault(&error) => NotOpened::Source(error),
+            _ => NotOpened::Site(no_answer(&error)),
+        })?;
+        Link::greet(stream, site, timeouts, &ehlo_name).await.map_err(NotOpened::Site)
+    }
+
+    async fn greet(
+        stream: TcpStream,
+        site: &Site,
+        timeouts: config::Delivery,
+        ehlo_name: &str,
+    ) -> Result<Link, Reply> {
+        let dialect = match site.key.next_hop.protocol {
+            NextHopProtocol::Smtp => Dialect::Smtp,
+            NextHopProtocol::Lmtp => Dialect::Lmtp,
+        };
+        let client = Client::new(dialect, ehlo_name);
+        let (input, out) = (Vec::new(), Vec::new());
+        let mut link = Link { stream, client, input, out, done_count: 0, timeouts };
+        loop {
+            let event = link.event(link.timeouts.command_timeout).await;
+            match event.map_err(|error| lost_reply(&error))? {
+                Event::Write => link.flush().await.map_err(|error| lost_reply(&error))?,
+                Event::Ready => return Ok(link),
+                Event::Closed(reply) => return Err(as_transient(reply)),
+                Event::NeedInput | Event::SendContent | Event::Done(_) => {
+                    unreachable!("no transaction is open")
+                }
+            }
+        }
+    }
+
+    /// Whether nothing waits to be read.
+    pub fn is_quiet(&self) -> bool {
+        self.stream.is_quiet()
+    }
+
+    /// Whether the peer has said something that nobody asked for.
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Delivers `first`, and where the next hop lets several share a round trip, more of what is
+    /// ready behind it, at most `count_max` together. Returns how many were tried.
+    pub async fn deliver(
+        &mut self,
+        inner: &Rc<Inner>,
+        site: &Rc<Site>,
+        first: Work,
+        count_max: u32,
+    ) -> (u32, After) {
+        let started = clock::now();
+        let mut under_way = self.begin(inner, site, first, count_max).await;
+        let count = under_way.len() as u32;
+        if count == 0 {
+            return (1, After::Continue);
+        }
+        let result = self.transact(inner, site, &mut under_way).await;
+        site.on_round_trip(started.elapsed() / count);
+        match result {
+            Ok(()) => {
+                site.on_success(count, &inner.config.borrow().delivery);
+                (count, After::Continue)
+            }
+            Err(Broken::Content(error)) => {
+                for message in under_way {
+                    inner.queue.hold(message.end(), &error);
+                }
+                (count, After::Close)
+            }
+            Err(Broken::Connection(reply)) => {
+                let lost = self.client.lost();
+                assert_eq!(lost.len(), under_way.len());
+                if !lost.iter().all(|it| it.untried && self.done_count > 0) {
+                    site.on_failure(&inner.config.borrow().delivery);
+                }
+                for (message, lost) in under_way.into_iter().zip(lost) {
+                    if lost.untried && self.done_count > 0 {
+                        // The session ended, which says nothing of a message it did not begin.
+                        inner.queue.put_back(message.end());
+                        continue;
+                    }
+                    let replies = lost.replies.into_iter().map(|it| it.unwrap_or(reply.clone()));
+                    let attempt = Attempt { in_doubt: lost.in_doubt, ..self.attempt(site) };
+                    message.settle(inner, site, replies.collect(), attempt);
+                }
+                (count, After::Close)
+            }
+        }
+    }
+
+    /// Begins transactions into `out`: one, or as many as may share a write.
+    async fn begin(
+        &mut self,
+        inner: &Rc<Inner>,
+        site: &Rc<Site>,
+        first: Work,
+        count_max: u32,
+    ) -> VecDeque<UnderWay> {
+        self.out.clear();
+        let mut under_way: VecDeque<UnderWay> = VecDeque::with_capacity(1);
+        let count_max = GROUP_MESSAGES_MAX.min(count_max as usize);
+        let mut content_bytes = 0;
+        let mut next = Some(first);
+        while let Some(Work { task, lease }) = next.take() {
+            let started = clock::now();
+            match inner.queue.load(task).await {
+                Err(error) => {
+                    lease.into_iter().for_each(Token::put_back);
+                    inner.queue.hold(task, &error);
+                }
+                Ok(message) => {
+                    let is_large = matches!(message.content, Content::Chunked { .. });
+                    if is_large && !under_way.is_empty() {
+                        // Large content has the connection to itself.
+                        inner.put_back(Work { task, lease });
+                        return under_way;
+                    }
+                    let start = self.out.len();
+                    let begin = self.begin_one(&message);
+                    content_bytes += message.envelope.content_bytes;
+                    let commands = start..self.out.len();
+                    let queue = inner.queue.clone();
+                    let task = Some(task);
+                    let mut it = UnderWay { queue, task, lease, message, started, commands };
+                    match begin {
+                        Begin::Refused(reply) => {
+                            it.lease.take().into_iter().for_each(Token::put_back);
+                            let replies = vec![reply; it.message.recipient_indexes.len()];
+                            it.settle(inner, site, replies, self.attempt(site));
+                        }
+                        begin => {
+                            let shares = begin == Begin::ContentFollows && !is_large;
+                            under_way.push_back(it);
+                            if !shares || !self.client.pipelines() {
+                                return under_way;
+                            }
+                            self.client.content_sent();
+                        }
+                    }
+                }
+            }
+            if under_way.len() < count_max && content_bytes < GROUP_BYTES {
+                next = inner.take(site);
+            }
+        }
+        under_way
+    }
+
+    fn begin_one(&mut self, message: &Message) -> Begin {
+        let envelope = &message.envelope;
+        let recipients: Vec<&Recipient> = message
+            .recipient_indexes
+            .iter()
+            .map(|index| &envelope.recipients[usize::from(*index)])
+            .collect();
+        let transaction = Transaction {
+            reverse_path: &envelope.reverse_path,
+            recipients: &recipients,
+            flags: envelope.flags,
+            envelope_id: envelope.envelope_id.as_deref(),
+            message_bytes: envelope.header_prefix.len() as u64 + envelope.content_bytes,
+        };
+        self.client.begin(&transaction, &mut self.out)
+    }
+
+    /// An attempt in this session.
+    fn attempt(&self, site: &Site) -> Attempt {
+        let remote = Remote {
+            address: site.key.next_hop.address.ip(),
+            delivers: site.key.next_hop.protocol == NextHopProtocol::Lmtp,
+            offers_dsn: self.client.capabilities().dsn,
+        };
+        Attempt { remote: Some(remote), ..Attempt::without_session(site.name.clone()) }
+    }
+
+    /// Sends what was begun, and settles each message as its replies come.
+    async fn transact(
+        &mut self,
+        inner: &Rc<Inner>,
+        site: &Site,
+        under_way: &mut VecDeque<UnderWay>,
+    ) -> Result<(), Broken> {
+        if self.client.pipelines() && !under_way[0].is_large() {
+            self.send_group(under_way).await?;
+        } else if self.client.sends_by_chunk() {
+            self.send_content(inner, &under_way[0].message, Form::Verbatim).await?;
+        } else {
+            self.flush().await.map_err(|error| broken(&error))?;
+        }
+        loop {
+            let timeout = if self.client.awaits_final_reply() {
+                self.timeouts.end_of_data_timeout
+            } else {
+                self.timeouts.command_timeout
+            };
+            match self.event(timeout).await.map_err(|error| broken(&error))? {
+                Event::Done(replies) => {
+                    let mut done = under_way.pop_front().expect("the client knows what is open");
+                    done.release();
+                    self.done_count += 1;
+                    done.settle(inner, site, replies, self.attempt(site));
+                    if under_way.is_empty() {
+                        return Ok(());
+                    }
+                }
+                Event::Write => self.flush().await.map_err(|error| broken(&error))?,
+                Event::SendContent => {
+                    let message = under_way[0].message.clone();
+                    let verbatim = message.envelope.flags.has(EnvelopeFlags::NO_LEADING_DOT);
+                    let form = if verbatim { Form::Verbatim } else { Form::Stuffed };
+                    self.send_content(inner, &message, form).await?;
+                }
+                Event::Closed(reply) => return Err(Broken::Connection(as_transient(reply))),
+                Event::NeedInput | Event::Ready => unreachable!("a transaction is open"),
+            }
+        }
+    }
+
+    /// Commands and content of several messages in one write.
+    async fn send_group(&mut self, under_way: &VecDeque<UnderWay>) -> Result<(), Broken> {
+        let out = std::mem::take(&mut self.out);
+        let mut slices: Vec<&[u8]> = Vec::with_capacity(3 * under_way.len());
+        for it in under_way {
+            slices.push(&out[it.commands.clone()]);
+            slices.push(&it.message.envelope.header_prefix);
+            if let Content::Whole(content) = &it.message.content {
+                slices.push(content);
+            }
+        }
+        self.stream.set_deadline(Some(self.timeouts.content_timeout));
+        self.write(&slices).await?;
+        self.out = out;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Writes the commands in `out`, the header prefix, the content and, after DATA, its end.
+    async fn send_content(
+        &mut self,
+        inner: &Rc<Inner>,
+        message: &Message,
+        form: Form,
+    ) -> Result<(), Broken> {
+        let is_data = self.out.is_empty();
+        let commands = std::mem::take(&mut self.out);
+        let end: &[u8] = if is_data { b".\r\n" } else { b"" };
+        let mut stuffing = Stuffing::new(form);
+        self.stream.set_deadline(Some(self.timeouts.content_timeout));
+        match &message.content {
+            Content::Whole(content) => {
+                let mut slices = vec![commands.as_slice(), &message.envelope.header_prefix];
+                stuffing.slices(content, &mut slices);
+                slices.push(end);
+                self.write(&slices).await?;
+            }
+            Content::Chunked { .. } => {
+                self.write(&[&commands, &message.envelope.header_prefix]).await?;
+                for chunk_index in 0..message.content.chunk_count() {
+                    let chunk = inner.queue.load_chunk(message, chunk_index).await;
+                    let chunk = chunk.map_err(Broken::Content)?;
+                    let mut slices = Vec::new();
+                    stuffing.slices(&chunk, &mut slices);
+                    self.stream.set_deadline(Some(self.timeouts.content_timeout));
+                    self.write(&slices).await?;
+                }
+                self.write(&[end]).await?;
+            }
+        }
+        self.out = commands;
+        self.out.clear();
+        self.client.content_sent();
+        Ok(())
+    }
+
+    async fn write(&mut self, slices: &[&[u8]]) -> Result<(), Broken> {
+        self.stream.write_all_vectored(slices).await.map_err(|error| broken(&error))
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.stream.set_deadline(Some(self.timeouts.command_timeout));
+        let result = self.stream.write_all(&self.out).await;
+        self.out.clear();
+        result
+    }
+
+    /// The next thing that the peer's replies mean, other than that more is to be read.
+    async fn event(&mut self, timeout: Duration) -> io::Result<Event> {
+        loop {
+            if !self.input.is_empty() {
+                let (taken, event) = self.client.next(&self.input, &mut self.out);
+                self.input.drain(..taken);
+                let has_the_turn =
+                    matches!(event, Event::Ready | Event::Write | Event::SendContent);
+                if has_the_turn && !self.input.is_empty() {
+                    return Ok(self.client.talked_early(&self.input));
+                }
+                if event != Event::NeedInput {
+                    return Ok(event);
+                }
+            }
+            self.stream.set_deadline(Some(timeout));
+            let Link { stream, input, .. } = self;
+            let is_end = stream
+                .read_scratch(|bytes| {
+                    input.extend_from_slice(bytes);
+                    bytes.is_empty()
+                })
+                .await?;
+            if is_end {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Ends the session without waiting for the peer: it changes nothing.
+    pub async fn end(mut self, last: Last) {
+        if last == Last::Quit {
+            self.quit().await;
+        }
+    }
+
+    /// Ends the session, and gives `slot` back once the peer's end is known.
+    pub async fn end_for_certain(mut self, last: Last, slot: Token) {
+        if last == Last::Quit {
+            self.quit().await;
+        }
+        match self.stream.close_for_certain(END_WAIT_MAX).await {
+            Ok(()) => slot.finish(),
+            // Dropped, it is in use for a while longer.
+            Err(stream) => stream.abort(),
+        }
+    }
+
+    async fn quit(&mut self) {
+        self.out.clear();
+        self.client.quit(&mut self.out);
+        // The peer may be gone already.
+        let _ = self.flush().await;
+    }
+}
+
+fn broken(error: &io::Error) -> Broken {
+    Broken::Connection(lost_reply(error))
+}
+
+fn no_answer(error: &io::Error) -> Reply {
+    Reply::with_text(421, status::NO_ANSWER, format!("Cannot connect: {error}"))
+}
+
+fn lost_reply(error: &io::Error) -> Reply {
+    let text = match error.kind() {
+        io::ErrorKind::TimedOut => "The connection timed out".to_owned(),
+        io::ErrorKind::UnexpectedEof => "The connection was closed by the peer".to_owned(),
+        _ => format!("The connection was lost: {error}"),
+    };
+    Reply::with_text(421, status::BAD_CONNECTION, text)
+}
+
+/// A refusal of the session says nothing about a message: it is tried again (RFC 5321 §4.2.4.2).
+fn as_transient(reply: Reply) -> Reply {
+    if reply.is_transient() {
+        return reply;
+    }
+    let status = EnhancedStatusCode::new(4, 3, 0);
+    Reply::with_text(421, status, format!("The session was refused: {reply}"))
+}
+
+/// Messages that share a write: what is in doubt when the connection breaks stays few.
+const GROUP_MESSAGES_MAX: usize = 5;
+/// Content after which no further message joins them.
+const GROUP_BYTES: u64 = 128 * 1024;
