@@ -1,0 +1,106 @@
+//! Names of mailboxes, and their special uses.
+
+use super::utf7;
+
+/// The name of a mailbox as people read it: UTF-8, INBOX in capitals.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MailboxName(Box<str>);
+
+impl MailboxName {
+    /// The name a client means: modified UTF-7, or UTF-8 from a client that has enabled it or does
+    /// not care. `None` when it is neither, or has control characters.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let name = decode_name(text)?;
+        if name.chars().any(char::is_control) {
+            return None;
+        }
+        let is_inbox = name.eq_ignore_ascii_case("INBOX");
+        Some(Self(if is_inbox { "INBOX".into() } else { name.into() }))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_inbox(&self) -> bool {
+        &*self.0 == "INBOX"
+    }
+}
+
+/// A name or a pattern of names in either encoding.
+pub(super) fn decode_name(text: &[u8]) -> Option<String> {
+    match text.is_ascii() {
+        true => utf7::decode(text),
+        false => std::str::from_utf8(text).ok().map(str::to_owned),
+    }
+}
+
+/// What a mailbox is for (RFC 6154).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpecialUse {
+    All,
+    Archive,
+    Drafts,
+    Flagged,
+    Important,
+    Junk,
+    Sent,
+    Trash,
+}
+
+impl SpecialUse {
+    /// The use of an attribute like `\Sent`, in any case.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        ALL.into_iter().find(|it| name.eq_ignore_ascii_case(it.as_str().as_bytes()))
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "\\All",
+            Self::Archive => "\\Archive",
+            Self::Drafts => "\\Drafts",
+            Self::Flagged => "\\Flagged",
+            Self::Important => "\\Important",
+            Self::Junk => "\\Junk",
+            Self::Sent => "\\Sent",
+            Self::Trash => "\\Trash",
+        }
+    }
+}
+
+const ALL: [SpecialUse; 8] = [
+    SpecialUse::All,
+    SpecialUse::Archive,
+    SpecialUse::Drafts,
+    SpecialUse::Flagged,
+    SpecialUse::Important,
+    SpecialUse::Junk,
+    SpecialUse::Sent,
+    SpecialUse::Trash,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_in_both_encodings() {
+        let check = |text: &[u8], expected: Option<&str>| {
+            assert_eq!(MailboxName::parse(text).as_ref().map(MailboxName::as_str), expected);
+        };
+        check(b"inBox", Some("INBOX"));
+        check(b"Entw&APw-rfe", Some("Entwürfe"));
+        check("Entwürfe".as_bytes(), Some("Entwürfe"));
+        check(b"a&b", None);
+        check(b"&AAk-", None);
+        check(b"\xff", None);
+    }
+
+    #[test]
+    fn special_uses_go_both_ways() {
+        for special_use in ALL {
+            assert_eq!(SpecialUse::from_name(special_use.as_str().as_bytes()), Some(special_use));
+        }
+        assert_eq!(SpecialUse::from_name(b"Sent"), None);
+    }
+}
