@@ -68,6 +68,12 @@ pub const MX_HOSTS_MAX: usize = 10;
 /// Addresses of one MX host that are tried, and of all hosts of a domain.
 pub const MX_HOST_ADDRESSES_MAX: usize = 6;
 pub const MX_ADDRESSES_MAX: usize = 30;
+/// Octets of one IMAP command with its literals but without messages; clients send long sets whole.
+pub const IMAP_COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// The same before authentication.
+pub const IMAP_COMMAND_BYTES_EARLY_MAX: usize = 8 * 1024;
+/// Search keys inside one another.
+pub const IMAP_SEARCH_DEPTH_MAX: usize = 64;
 
 // ---- journal and queue ----
 
