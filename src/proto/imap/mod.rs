@@ -1,4 +1,7 @@
 //! IMAP (RFC 9051, RFC 3501) on the server's side.
+//!
+//! Start reading at `reader::Reader::next`: octets of a client in, typed commands out. What a
+//! server says is written by `response`, `envelope`, `structure`, and the types themselves.
 
 pub mod append;
 pub mod command;
@@ -9,6 +12,8 @@ pub mod fetch;
 pub mod flag;
 pub mod list;
 pub mod mailbox;
+pub mod reader;
+pub mod response;
 pub mod search;
 pub mod select;
 pub mod set;
