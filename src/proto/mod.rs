@@ -1,7 +1,7 @@
 //! Protocols as pure machines: octets and `now` in, events and octets out.
 //!
-//! **Owns** the grammar and the state of SMTP and LMTP on both ends, trace fields, DSNs, what a
-//! next hop's reply means, DNS messages, and the parts of a message as IMAP shows them.
+//! **Owns** the grammar and the state of SMTP and LMTP on both ends, and of a server's IMAP and
+//! POP3; trace fields, DSNs, what a next hop's reply means, DNS messages, the parts of a message.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
@@ -13,5 +13,6 @@ pub mod dsn;
 pub mod imap;
 pub mod message;
 pub mod mime;
+pub mod pop3;
 pub mod smtp;
 pub mod xtext;
