@@ -95,6 +95,8 @@ pub const LEASE_RECORDS_WAITING_MAX: usize = 1024;
 pub const SUSPENSIONS_MAX: usize = 4096;
 /// Spans of time for which a line remembers why it waited; older ones run together.
 pub const WAIT_SPANS_MAX: usize = 64;
+/// Closed lines whose past is kept for those that come after them; more are all forgotten.
+pub const LINE_HISTORIES_MAX: usize = 4096;
 
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.

@@ -96,7 +96,9 @@ impl Delivery {
             let connected = site.is_connected();
             return Offer::Busy(if connected { WaitCause::Turn } else { WaitCause::Connecting });
         }
-        let permits = match inner.opening_permits(site) {
+        let permits = inner.opening_permits(site);
+        site.set_denied(permits.is_err());
+        let permits = match permits {
             Ok(permits) => permits,
             Err(cause) => return Offer::Busy(cause),
         };

@@ -31,7 +31,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, NextHop};
-use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream};
+use crate::limits::LINE_HISTORIES_MAX;
+use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
 use crate::metrics::Metrics;
 use crate::queue::{Announcement, Attempt, FlowId, LineId, Message, Queue, Task};
 use crate::routing::Routes;
@@ -184,19 +185,15 @@ impl Delivery {
     /// milliseconds). The sum is the time between them.
     pub fn causes(&self, domain: &str, stream: &Stream, from_ms: u64, to_ms: u64) -> CauseTimes {
         // The history is by the monotonic clock: a wall clock that is set does not bend it.
-        let (unix_ms, now_ms) = (clock::unix_ms(), clock::monotonic_ms());
-        let monotonic = |at_ms: u64| (at_ms + now_ms).saturating_sub(unix_ms);
-        let before_start = (to_ms - from_ms.min(to_ms))
-            .saturating_sub(monotonic(to_ms) - monotonic(from_ms).min(monotonic(to_ms)));
-        let mut times = match self.inner.line_of(domain, stream) {
-            Some(line) => line.causes(monotonic(from_ms), monotonic(to_ms)),
-            None => {
-                let mut times = CauseTimes::default();
-                times[0] = monotonic(to_ms).saturating_sub(monotonic(from_ms));
-                times
-            }
-        };
-        times[crate::mail::WaitCause::Turn.index()] += before_start;
+        let start_ms = clock::unix_ms().saturating_sub(clock::monotonic_ms());
+        let monotonic = |at_ms: u64| at_ms.saturating_sub(start_ms);
+        let line = self.inner.line_of(domain, stream);
+        let mut times = line.map_or(CauseTimes::default(), |line| {
+            line.causes(monotonic(from_ms), monotonic(to_ms))
+        });
+        // What was before this process, or before the line, is not known any more.
+        let known_ms: u64 = times.iter().sum();
+        times[WaitCause::Turn.index()] += to_ms.saturating_sub(from_ms) - known_ms;
         times
     }
 
@@ -344,7 +341,11 @@ impl Inner {
         }
         self.lines.borrow_mut().remove(&line.id);
         self.line_ids.borrow_mut().remove(&line.key);
-        self.histories.borrow_mut().insert(line.key.clone(), line.history());
+        let mut histories = self.histories.borrow_mut();
+        if histories.len() >= LINE_HISTORIES_MAX {
+            histories.clear();
+        }
+        histories.insert(line.key.clone(), line.history());
     }
 
     fn site(&self, key: SiteKey) -> Rc<Site> {

@@ -44,6 +44,8 @@ struct State {
     enough_until_ms: u64,
     /// There was work and no lease for it.
     starved: bool,
+    /// A connection was wanted and there was no lease for it.
+    denied: bool,
     /// How long a message takes on a connection, smoothed.
     message_time: Duration,
     /// Monotonic milliseconds at which a message last ended, or a connection was opened.
@@ -69,6 +71,7 @@ impl Site {
                 suspended_until_ms: 0,
                 enough_until_ms: 0,
                 starved: false,
+                denied: false,
                 message_time: MESSAGE_TIME_FIRST,
                 last_progress_ms: 0,
             }),
@@ -126,7 +129,7 @@ impl Site {
             return false;
         }
         let is_moving = state.connections > state.opening && now_ms < taken_ms + MOVING_MS;
-        let may_open = state.connections == 0 && state.opening == 0;
+        let may_open = state.connections == 0 && !state.denied;
         state.idle > 0 || is_moving || may_open
     }
 
@@ -168,17 +171,14 @@ impl Site {
         self.state.borrow_mut().concurrency.on_failure(config);
     }
 
-    /// A connection could not be opened, and there is no other. Leaves the site alone for a while
-    /// and returns that while, and what it is taken for.
-    pub fn on_unreachable(&self, config: &config::Config) -> (Duration, Verdict) {
+    /// A connection could not be opened, and there is no other: the site is left alone for a while.
+    pub fn on_unreachable(&self, config: &config::Config) {
         let mut state = self.state.borrow_mut();
-        let verdict = state.concurrency.on_unreachable(&config.delivery);
-        let wait = match verdict {
+        let wait = match state.concurrency.on_unreachable(&config.delivery) {
             Verdict::Failing => FAILING_WAIT,
             Verdict::Dead { probes } => probe_wait(probes, clock::random_u64(), config),
         };
         state.suspended_until_ms = clock::coarse_ms() + wait.as_millis() as u64;
-        (wait, verdict)
     }
 
     /// Monotonic milliseconds until which the site is left alone after failures, if it is.
@@ -231,6 +231,10 @@ impl Site {
 
     pub fn set_starved(&self, starved: bool) {
         self.state.borrow_mut().starved = starved;
+    }
+
+    pub fn set_denied(&self, denied: bool) {
+        self.state.borrow_mut().denied = denied;
     }
 
     pub fn is_starved(&self) -> bool {

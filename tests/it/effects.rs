@@ -90,6 +90,38 @@ fn a_source_that_is_suspended_leaves_its_mail_to_the_others() {
 }
 
 #[test]
+fn a_tenant_that_is_suspended_holds_nobody_else_back() {
+    let (next_hop, refuses, count) = refusing("451 4.7.0 enough of you");
+    let rule = "action = \"suspend\"\nfor = \"3s\"\nscope = \"site+tenant\"";
+    let more = "[shards]\ncount = 1\n[reception.headers]\ntenant = \"X-Tenant\"\n";
+    let scene = start(&next_hop, rule, more);
+    let server = &scene.server;
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let mut send = |tenant: &str| {
+        let content = format!("X-Tenant: {tenant}\r\n\r\n");
+        let reply = client.message(tenant, &["r@to.test"], content.as_bytes());
+        assert!(reply.starts_with("250"), "{reply}");
+    };
+    send("acme@from.test");
+    wait_until("it is suspended", || server.metric("ringpost_delivery_suspended") == 1.0);
+    let asked = count.load(Ordering::SeqCst);
+    refuses.store(false, Ordering::SeqCst);
+    for _ in 0..3 {
+        send("acme@from.test");
+        send("other@from.test");
+    }
+    wait_until("it is over", || {
+        let early = next_hop.got().iter().filter(|it| it.from.starts_with("acme")).count();
+        let is_over = server.metric("ringpost_delivery_suspended") == 0.0;
+        assert!(is_over || early == 0, "{early} of acme before");
+        is_over
+    });
+    next_hop.wait_for(7);
+    assert_eq!(count.load(Ordering::SeqCst), asked);
+}
+
+#[test]
 fn a_dead_site_fails_what_waits_and_what_comes() {
     let (next_hop, _, count) = refusing("521 5.3.2 enough of you");
     let scene = start(&next_hop, "action = \"dead\"", "[shards]\ncount = 2\n");

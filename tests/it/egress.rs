@@ -96,3 +96,18 @@ fn mail_whose_every_source_is_unusable_waits_and_goes_when_one_is_named_anew() {
     let got = next_hop.wait_for(3);
     assert_eq!(by_client(&got)["127.0.0.4"], 3);
 }
+
+#[test]
+fn a_source_at_its_limit_leaves_its_share_to_the_others() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let config = format!(
+        "{SOURCES}{ONE_SHARD}[[pool]]\nname = \"p\"\nsources = [\"a*9\", \"b\"]\n\
+         [[egress]]\npool = \"p\"\n\
+         [[limit]]\nmatch = \"*\"\nsource = \"a\"\nmessages_per_day = 10\n"
+    );
+    let server = Server::start(next_hop.address, &config);
+    send(&server, 100, "to.test");
+    let got = next_hop.wait_for(100);
+    let from_a = by_client(&got).get("127.0.0.2").copied().unwrap_or(0);
+    assert!(from_a <= 10, "{from_a} from a");
+}
