@@ -1,7 +1,8 @@
 //! From a client to the next hop.
 
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::{
     Behaviour, Client, NextHop, Server, canonical, eml_files, free_address, stuffed, testdata,
@@ -140,6 +141,52 @@ fn mail_for_a_next_hop_that_is_down_waits_for_it_and_over_a_restart() {
     to.dedup();
     assert_eq!(to.len(), 20, "each once");
     wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
+}
+
+#[test]
+fn a_retry_goes_to_those_who_are_left_over_a_restart_too() {
+    let takes_all = Arc::new(AtomicBool::new(false));
+    let of_hop = takes_all.clone();
+    let next_hop = NextHop::start(Behaviour {
+        on_rcpt: Box::new(move |recipient, _| {
+            if recipient == "no@to.test" {
+                return Some("550 5.1.1 no such mailbox".into());
+            }
+            let waits = recipient == "later@to.test" && !of_hop.load(Ordering::SeqCst);
+            waits.then(|| "450 4.2.1 not yet".into())
+        }),
+        ..Behaviour::default()
+    });
+    let mut server = Server::start(
+        next_hop.address,
+        "[queue]\nretry_wait_min = \"300ms\"\nretry_wait_max = \"400ms\"\n",
+    );
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let to = ["yes@to.test", "later@to.test", "no@to.test"];
+    let reply = client.message("sender@from.test", &to, b"x: y\r\n\r\n");
+    let id = reply.rsplit(' ').next().expect("an id").to_owned();
+    // The first attempt, and the report on who Failed in it.
+    next_hop.wait_for(2);
+    wait_until("a second attempt", || server.log().matches("outcome=delayed").count() >= 2);
+    let config = server.config_path();
+    let show = ["queue", "show", &id, "--config", config.to_str().expect("a path")];
+    let shown = Command::new(env!("CARGO_BIN_EXE_ringpost")).args(show).output();
+    let shown = shown.expect("ringpost runs");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for part in ["yes@to.test", "relayed", "550 5.1.1", "450 4.2.1 not yet"] {
+        assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+    drop(client);
+    server.kill();
+    takes_all.store(true, Ordering::SeqCst);
+    server.start_again();
+    let got = next_hop.wait_for(3);
+    let to: Vec<&[String]> = got.iter().map(|it| &*it.to).collect();
+    let once = |address: &str| to.iter().filter(|to| **to == [address.to_owned()]).count() == 1;
+    assert!(once("yes@to.test") && once("later@to.test") && once("sender@from.test"), "{to:?}");
+    wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
+    assert!(server.stop().success(), "{}", server.stderr());
 }
 
 #[test]
