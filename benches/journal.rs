@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use ringpost::journal::core::{Core, Effect, Start, StartSlot};
+use ringpost::journal::core::{Core, Effect, Start};
 use ringpost::journal::format::StoreId;
-use ringpost::journal::recovery::{SegmentSource, recover};
+use ringpost::journal::recovery::{Ground, Replay, Replayed, SegmentSource, recover};
 use ringpost::journal::{Append, Record, kind};
 use ringpost::runtime::aligned::AlignedBuffer;
 
@@ -25,17 +25,8 @@ struct Loop {
 
 impl Loop {
     fn new() -> Self {
-        let slot = StartSlot { capacity: SEGMENT_BYTES as u64, epoch: 0, counts: false };
-        let core = Core::new(Start {
-            store: STORE,
-            shard: 0,
-            slots: vec![slot; 4],
-            last_seq: 0,
-            next_seq: 1,
-            next_epoch: 1,
-            next_message_id: 1,
-            slots_max: 4,
-        });
+        let ground = Ground::blank(&[SEGMENT_BYTES as u64; SLOTS]);
+        let core = Core::new(Start { store: STORE, shard: 0, ground, slots_max: SLOTS });
         Self { core, image: None, in_frame: 0 }
     }
 
@@ -46,15 +37,21 @@ impl Loop {
         let record = |kind, payload| Record { kind, flags: 0, id, aux: 0, payload };
         let records = [record(kind::ENVELOPE, &envelope), record(kind::CONTENT, &content)];
         let appended = self.core.append(&records, Append::Message, id).expect("there is room");
-        self.core.pin(appended.first);
+        self.core.pin(appended.first, appended.first.record_bytes.into());
         self.core.append(&[record(kind::RETIRED, &[])], Append::Settle, id).expect("there is room");
         self.in_frame += 1;
         if self.in_frame == MESSAGES_PER_FRAME {
             self.in_frame = 0;
             self.core.submit();
             self.perform();
+            if self.core.checkpoint_is_due() {
+                self.core.begin_checkpoint(id).expect("there is room");
+                self.core.end_checkpoint(id).expect("there is room");
+                self.core.submit();
+                self.perform();
+            }
         }
-        self.core.unpin(appended.first);
+        self.core.unpin(appended.first, appended.first.record_bytes.into());
     }
 
     fn perform(&mut self) {
@@ -72,6 +69,19 @@ impl Loop {
                 self.core.on_durable(tag, buffer);
             }
         }
+    }
+}
+
+/// Counts records.
+struct Count(u64);
+
+impl Replay for Count {
+    fn visit(&mut self, _record: Replayed<'_>) {
+        self.0 += 1;
+    }
+
+    fn restart(&mut self) {
+        self.0 = 0;
     }
 }
 
@@ -122,10 +132,10 @@ fn recovery(criterion: &mut Criterion) {
         let mut memory = Memory(messages.image.take().expect("kept above"));
         group.bench_function(BenchmarkId::from_parameter(content_bytes), |bencher| {
             bencher.iter(|| {
-                let mut records = 0;
-                let found = recover(&STORE, &mut memory, &mut |_| records += 1);
+                let mut records = Count(0);
+                let found = recover(&STORE, &mut memory, &mut records);
                 assert!(found.is_ok());
-                records
+                records.0
             });
         });
     }
@@ -135,6 +145,7 @@ fn recovery(criterion: &mut Criterion) {
 const STORE: StoreId = StoreId([7; 16]);
 /// The size of a segment as configured by default.
 const SEGMENT_BYTES: usize = 64 * 1024 * 1024;
+const SLOTS: usize = 16;
 const ENVELOPE_BYTES: usize = 300;
 const MESSAGES_PER_FRAME: usize = 8;
 

@@ -82,10 +82,13 @@ pub const IMAP_SEARCH_DEPTH_MAX: usize = 64;
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Longest frame, header and padding included.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// What compaction puts into one frame, one large record more at the most: it delays nobody.
+pub const SURVIVORS_FRAME_BYTES_MAX: usize = 256 * 1024;
 /// Frames being written at once; the next one fills meanwhile.
 pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
-/// Free segments kept ready; new mail leaves the last of them to outcomes.
-pub const SPARE_SLOTS_MIN: usize = 3;
+/// Free segments kept ready; new mail leaves all but one of them to outcomes, compaction and
+/// checkpoints.
+pub const SPARE_SLOTS_MIN: usize = 5;
 
 // ---- delivery ----
 

@@ -169,8 +169,8 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
         let paths: [&[_]; 2] = [&["delivery", "probe_wait_min"], &["delivery", "probe_wait_max"]];
         return Err(wrong(&paths, message));
     }
-    if config.journal.bytes_max < 4 * config.journal.segment_bytes {
-        let message = "journal.bytes_max: less than four times segment_bytes; raise it";
+    if config.journal.bytes_max < 8 * config.journal.segment_bytes {
+        let message = "journal.bytes_max: less than eight times segment_bytes; raise it";
         return Err(wrong(&[&["journal", "bytes_max"], &["journal", "segment_bytes"]], message));
     }
     if config.reception.message_bytes_max > config.journal.bytes_max / 4 {
@@ -266,7 +266,7 @@ fn read_headers(table: &Table<'_, '_>, headers: &mut Headers) -> Checked<()> {
 fn read_journal(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     let journal = &mut config.journal;
     table.size("segment_bytes", &mut journal.segment_bytes, 4 << 20, 128 << 20)?;
-    table.size("bytes_max", &mut journal.bytes_max, 16 << 20, 1 << 50)?;
+    table.size("bytes_max", &mut journal.bytes_max, 32 << 20, 1 << 50)?;
     table.size("min_free_bytes", &mut journal.min_free_bytes, 0, 1 << 50)?;
     table.choice("durability", &mut journal.durability, DURABILITIES)
 }
@@ -399,13 +399,13 @@ mod tests {
             "listener.class: found",
         );
         check("[queue]\ndouble_bounce = \"root\"", 2, "queue.double_bounce: found \"root\"");
-        check("[journal]\nbytes_max = \"64MiB\"", 2, "four times segment_bytes");
-        check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "four times");
+        check("[journal]\nbytes_max = \"64MiB\"", 2, "eight times segment_bytes");
+        check("[journal]\nsegment_bytes = \"128MiB\"\nbytes_max = \"256MiB\"", 3, "eight times");
         check("[reception]\nmessage_bytes_max = \"1TiB\"", 2, "above a quarter of journal");
         // Only one key of the two is in the file: that is the one to look at.
         check("[queue]\n\nretry_wait_max = \"1m\"", 3, "queue.retry_wait_min: above");
         check(
-            "[journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"16MiB\"",
+            "[journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"32MiB\"",
             3,
             "reception.message_bytes_max: above",
         );

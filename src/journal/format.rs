@@ -81,6 +81,16 @@ pub struct SegmentHeader {
     pub next_message_id: u64,
     /// The two newest complete checkpoints, the newest first.
     pub checkpoints: [Option<CheckpointName>; 2],
+    /// The segment of this generation before this one, if that is of the same run.
+    pub before: Option<Before>,
+}
+
+/// Where the frames of a segment end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    pub epoch: u64,
+    /// The block after its last frame.
+    pub end_block: u32,
 }
 
 /// From one start of a journal to the next.
@@ -132,6 +142,8 @@ impl SegmentHeader {
             older.begin_seq,
             older.begin_epoch,
             u64::from(older.begin_block),
+            self.before.map_or(0, |before| before.epoch),
+            self.before.map_or(0, |before| before.end_block.into()),
         ];
         for (index, field) in fields.into_iter().enumerate() {
             block[32 + 8 * index..40 + 8 * index].copy_from_slice(&field.to_le_bytes());
@@ -191,8 +203,16 @@ impl SegmentHeader {
             oldest_live_epoch: field(6)?,
             next_message_id: field(7)?,
             checkpoints: [checkpoint(8)?, checkpoint(11)?],
+            before: Some(Before { epoch: field(14)?, end_block: u32_at(block, 32 + 8 * 15)? })
+                .filter(|before| before.epoch > 0),
         };
         Some(HeaderRead::Header(header))
+    }
+
+    /// Where the frames of the segment of `epoch` end, in bytes, if this header tells.
+    pub fn end_of(&self, epoch: u64) -> Option<u64> {
+        let before = self.before.filter(|before| before.epoch == epoch);
+        before.map(|before| u64::from(before.end_block) * BLOCK_BYTES as u64)
     }
 }
 
@@ -400,6 +420,7 @@ mod tests {
             oldest_live_epoch: 4,
             next_message_id: 77,
             checkpoints: [Some(name(900)), Some(name(700))],
+            before: Some(Before { epoch: 8, end_block: 1_234 }),
         }
     }
 

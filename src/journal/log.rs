@@ -8,10 +8,11 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::core::{
-    Append, AppendError, Appended, Core, Counters, Effect, Location, Space, Ticket, WriteTag,
+    Append, AppendError, Appended, Core, Counters, Effect, Location, Ticket, WriteTag,
 };
 use super::format::{BLOCK_BYTES, Record, RecordRef};
 use super::open::Maker;
+use super::space::Space;
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::Inbox;
 use crate::runtime::log_ring::{Command, Completion, LogRing};
@@ -108,7 +109,7 @@ impl Journal {
         if appended.is_ok() {
             match class {
                 Append::Message => inner.submit.notify_one(),
-                Append::Settle => inner.patient.notify_one(),
+                Append::Settle | Append::Checkpoint => inner.patient.notify_one(),
             }
         }
         appended
@@ -126,6 +127,68 @@ impl Journal {
                 result => return result,
             }
         }
+    }
+
+    /// Copies `records` of live messages to the segment of survivors, in a frame of their own that
+    /// goes off at once. Never suspends; with `Later`, await `room` and decide anew what is alive.
+    pub fn append_moved(&self, records: &[Record<'_>]) -> Result<Appended, AppendError> {
+        let appended = self.inner.core.borrow_mut().append_moved(records, clock::unix_ms());
+        self.inner.perform();
+        appended
+    }
+
+    /// Whether a checkpoint is worth its while.
+    pub fn checkpoint_is_due(&self) -> bool {
+        self.inner.core.borrow().checkpoint_is_due()
+    }
+
+    /// Log that the next start would have to read beside the newest checkpoint, in bytes.
+    pub fn log_bytes_behind_checkpoint(&self) -> u64 {
+        self.inner.core.borrow().log_bytes_behind_checkpoint()
+    }
+
+    /// Appends BEGIN of a checkpoint. Before the first ITEMS, the caller must know of every message
+    /// whose frame is not after the one returned.
+    pub fn begin_checkpoint(&self) -> Result<Ticket, AppendError> {
+        self.checkpoint_step(|core, now_ms| core.begin_checkpoint(now_ms))
+    }
+
+    /// Appends one ITEMS: what holds at its place in the log, in words of the caller's.
+    pub fn append_items(&self, payload: &[u8]) -> Result<Ticket, AppendError> {
+        self.checkpoint_step(|core, now_ms| core.append_items(payload, now_ms))
+    }
+
+    /// Appends END. The checkpoint is complete when that is durable.
+    pub fn end_checkpoint(&self) -> Result<Ticket, AppendError> {
+        self.checkpoint_step(|core, now_ms| core.end_checkpoint(now_ms))
+    }
+
+    fn checkpoint_step(
+        &self,
+        step: impl FnOnce(&mut Core, u64) -> Result<Ticket, AppendError>,
+    ) -> Result<Ticket, AppendError> {
+        let ticket = step(&mut self.inner.core.borrow_mut(), clock::unix_ms());
+        self.inner.perform();
+        if ticket.is_ok() {
+            self.inner.patient.notify_one();
+        }
+        ticket
+    }
+
+    /// The slot that compaction should empty next, if any.
+    pub fn victim(&self) -> Option<u16> {
+        self.inner.core.borrow().victim(clock::coarse_ms())
+    }
+
+    /// What is live in the slot could not be moved: it is no victim for `wait`.
+    pub fn spare(&self, slot: u16, wait: Duration) {
+        let until_ms = clock::coarse_ms() + wait.as_millis() as u64;
+        self.inner.core.borrow_mut().spare(slot, until_ms);
+    }
+
+    /// Pinned things in a slot.
+    pub fn live_count(&self, slot: u16) -> u32 {
+        self.inner.core.borrow().live_count(slot)
     }
 
     /// Suspends until the frame of `ticket` and every earlier one are durable. A journal that
@@ -167,12 +230,17 @@ impl Journal {
         Ok((record_in(&buffer, start, first)?, record_in(&buffer, start, second)?))
     }
 
-    /// The blocks from `first` to the end of `last`, and their offset in the segment.
+    /// The blocks from `first` to the end of `last`, and their offset in the segment. Waits for
+    /// their frame to be durable.
     async fn read_blocks(
         &self,
         first: Location,
         last: Location,
     ) -> Result<(Rc<AlignedBuffer>, u64), ReadError> {
+        let awaited = self.inner.core.borrow().awaited(first);
+        if let Some(ticket) = awaited {
+            self.durable(ticket).await;
+        }
         assert!(self.inner.core.borrow().is_used(first), "only what is pinned is read");
         let start = first.offset() - first.offset() % BLOCK_BYTES as u64;
         let end = last.offset() + u64::from(last.record_bytes);
@@ -189,17 +257,24 @@ impl Journal {
         Ok((Rc::new(buffer), start))
     }
 
-    pub fn pin(&self, location: Location) {
-        self.inner.core.borrow_mut().pin(location);
+    /// One more live thing of `bytes` at `location`: its segment stays.
+    pub fn pin(&self, location: Location, bytes: u64) {
+        self.inner.core.borrow_mut().pin(location, bytes);
     }
 
     /// Pins what recovery found; false when it is not there.
-    pub fn pin_recovered(&self, location: Location) -> bool {
-        self.inner.core.borrow_mut().pin_recovered(location)
+    pub fn pin_recovered(&self, location: Location, bytes: u64) -> bool {
+        self.inner.core.borrow_mut().pin_recovered(location, bytes)
     }
 
-    pub fn unpin(&self, location: Location) {
-        self.inner.core.borrow_mut().unpin(location);
+    /// Whether `pin_recovered` would find it.
+    pub fn is_there(&self, location: Location) -> bool {
+        self.inner.core.borrow().may_hold(location)
+    }
+
+    /// One less; only once the record that freed it is durable, and nobody reads it.
+    pub fn unpin(&self, location: Location, bytes: u64) {
+        self.inner.core.borrow_mut().unpin(location, bytes);
     }
 
     /// Frees what nobody pinned after recovery, and lets the pool grow.
@@ -216,15 +291,22 @@ impl Journal {
         self.inner.core.borrow().counters
     }
 
-    /// Sends everything off, waits until it is durable, and ends the log thread.
+    /// Sends everything off, waits until it is durable, sees to it that the next start finds the
+    /// newest checkpoint, and ends the log thread.
     pub async fn close(&self) {
+        self.settled().await;
+        self.inner.core.borrow_mut().name_checkpoints();
+        self.settled().await;
+        self.inner.stopped.set(true);
+        self.inner.order(Command::Stop);
+    }
+
+    async fn settled(&self) {
         while !self.inner.core.borrow().is_settled() {
             self.inner.core.borrow_mut().submit();
             self.inner.perform();
             timer::sleep(CLOSE_POLL).await;
         }
-        self.inner.stopped.set(true);
-        self.inner.order(Command::Stop);
     }
 
     async fn run_completions(self, mut completions: Inbox<Completion>) {
@@ -274,7 +356,7 @@ impl Journal {
         while !self.inner.stopped.get() {
             timer::sleep(UPKEEP_PERIOD).await;
             self.inner.take_made_slots();
-            self.inner.core.borrow_mut().seal_if_idle(clock::unix_ms());
+            self.inner.core.borrow_mut().upkeep(clock::unix_ms());
             self.inner.perform();
         }
     }

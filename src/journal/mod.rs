@@ -8,14 +8,18 @@
 //! failed write ends the process.
 //! **Start reading** at `Journal`, then `core::Core` for the rules.
 
+pub mod checkpoint;
 pub mod core;
 pub mod format;
 mod log;
 mod open;
 pub mod recovery;
+mod scan;
+pub mod space;
 
-pub use core::{Append, AppendError, Appended, Counters, Level, Location, Space, Ticket};
-pub use format::{Record, kind};
+pub use core::{Append, AppendError, Appended, Counters, Location, Ticket};
+pub use format::{Record, flag, kind};
 pub use log::{Journal, ReadError, RecordBuffer};
 pub use open::{JournalConfig, OpenError};
-pub use recovery::{Recovery, Replayed};
+pub use recovery::{Recovery, Replay, Replayed};
+pub use space::{Level, Space};

@@ -7,11 +7,12 @@ use std::ops::DerefMut;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use super::core::{Core, Space, Start};
+use super::core::{Core, Start};
 use super::format::{SEGMENT_HEADER_BYTES, StoreId};
 use super::log::Journal;
-use super::recovery::{Ground, RecoverError, Recovery, Replayed, SegmentSource, recover};
-use crate::limits::FRAME_BYTES_MAX;
+use super::recovery::{RecoverError, Recovery, Replay, SegmentSource, recover};
+use super::space::Space;
+use crate::limits::{FRAME_BYTES_MAX, SPARE_SLOTS_MIN};
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::inbox;
 use crate::runtime::log_ring::{Command, Durability, LogRing, ORDERS_MAX};
@@ -89,12 +90,12 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 impl Journal {
-    /// Locks the shard's directory, replays what counts into `visit`, and starts.
+    /// Locks the shard's directory, gives what counts to `replay`, and starts.
     ///
     /// Blocks; call it on the shard's executor before it accepts anything.
     pub fn open(
         config: &JournalConfig,
-        visit: &mut dyn FnMut(Replayed<'_>),
+        replay: &mut dyn Replay,
     ) -> Result<(Journal, Recovery), OpenError> {
         let directory = config.data_dir.join(format!("shard-{:02}", config.shard));
         let io_error = |error| OpenError::Io { path: directory.clone(), error };
@@ -127,7 +128,7 @@ impl Journal {
             }
             segments.files.push((file, capacity));
         }
-        let recovered = recover(&store, &mut segments, visit).map_err(|error| match error {
+        let recovered = recover(&store, &mut segments, replay).map_err(|error| match error {
             RecoverError::Io(error) => io_error(error),
             RecoverError::OtherVersion { slot, version } => {
                 OpenError::Version { path: directory.join(&names[slot]), version }
@@ -139,10 +140,8 @@ impl Journal {
             file.sync_data().map_err(io_error)?;
         }
         let maker = Maker::start(config, directory.clone(), names.len(), lock).map_err(io_error)?;
-        let mut core = Core::new(start_of(config, store, ground, maker.slots_max));
-        for rot in &recovery.rot {
-            core.quarantine(rot.slot);
-        }
+        let core =
+            Core::new(Start { store, shard: config.shard, ground, slots_max: maker.slots_max });
         let (completion_sender, completions) = inbox(ORDERS_MAX);
         let name = format!("log-{}", config.shard);
         let ring = LogRing::start(&name, config.log_core, config.durability, completion_sender)
@@ -156,19 +155,6 @@ impl Journal {
             }
         }
         Ok((Journal::start(core, ring, completions, maker), recovery))
-    }
-}
-
-fn start_of(config: &JournalConfig, store: StoreId, ground: Ground, slots_max: usize) -> Start {
-    Start {
-        store,
-        shard: config.shard,
-        slots: ground.slots,
-        last_seq: ground.last_seq,
-        next_seq: ground.next_seq,
-        next_epoch: ground.next_epoch,
-        next_message_id: ground.next_message_id,
-        slots_max,
     }
 }
 
@@ -380,14 +366,16 @@ fn make(
     Ok(Made { file_index: slot as u16, file, capacity: segment_bytes })
 }
 
-/// Segments that the first start waits for: one to write, one in reserve.
-const FIRST_SEGMENTS: usize = 2;
+/// Segments that the first start waits for: with so many a shard works for ever, should others take
+/// all that is left of the disk.
+const FIRST_SEGMENTS: usize = SLOTS_MIN;
 /// Their size.
-const FIRST_SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+const FIRST_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// A header, and room for a frame at the least.
 const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 2 * FRAME_BYTES_MAX) as u64;
 /// What a `Location` can name.
 const SEGMENT_BYTES_MAX: u64 = 65_535 * 4096;
-/// One to write, one spare, one in reserve.
-const SLOTS_MIN: usize = 4;
+/// The reserve, and some to write.
+const SLOTS_MIN: usize = 8;
+const _: () = assert!(SLOTS_MIN > SPARE_SLOTS_MIN);
 const LOOK_PERIOD_MS: u64 = 1_000;

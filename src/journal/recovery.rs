@@ -3,15 +3,21 @@
 //! A frame counts when every frame before it counts. Where one is missing or damaged, the rest is
 //! a torn tail that nobody was told of, and is dropped; unless a later frame says that it was
 //! durable: then it is rot, reported and skipped, and what follows still counts.
+//!
+//! What stands before the newest complete checkpoint is not read; what follows is read once.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 
-use super::core::{Location, StartSlot};
+use super::checkpoint::{Begin, Tally};
+use super::core::Location;
 use super::format::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderRead, RECORD_HEADER_BYTES, RecordRef,
-    SEGMENT_HEADER_BYTES, SegmentHeader, StoreId,
+    BLOCK_BYTES, CheckpointName, FRAME_HEADER_BYTES, FrameHeader, Generation, HeaderRead,
+    RECORD_HEADER_BYTES, RecordRef, SEGMENT_HEADER_BYTES, SegmentHeader, StoreId, kind,
 };
+use super::scan::{Found, Lane, Runs, Segment, Suspect};
+use super::space::StartSlot;
 use crate::limits::FRAME_BYTES_MAX;
 
 /// Segments as recovery reads them.
@@ -20,11 +26,19 @@ pub trait SegmentSource {
     fn capacities(&self) -> Vec<u64>;
     /// Reads a whole number of blocks.
     fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// Memory that `read` accepts.
+    /// Memory that `read` accepts, at any block of it.
     fn buffer(&self, bytes: usize) -> Box<dyn std::ops::DerefMut<Target = [u8]>>;
 }
 
-/// One record that counts.
+/// What the records of a journal are given to.
+pub trait Replay {
+    /// Takes in the next record that counts.
+    fn visit(&mut self, record: Replayed<'_>);
+    /// Forgets everything: the checkpoint that it began with is not whole, and all comes anew.
+    fn restart(&mut self);
+}
+
+/// One record that counts. BEGIN, END and SEAL are the journal's own and are not shown.
 pub struct Replayed<'a> {
     pub kind: u8,
     pub flags: u8,
@@ -32,6 +46,9 @@ pub struct Replayed<'a> {
     pub aux: u32,
     pub payload: &'a [u8],
     pub location: Location,
+    /// Records about the same message may be missing: both checkpoints are lost, and what stood
+    /// in segments that came free since is not known.
+    pub is_doubtful: bool,
 }
 
 /// What was found.
@@ -46,6 +63,10 @@ pub struct Recovery {
     pub rot: Vec<Rot>,
     /// The wall clock of the last frame.
     pub last_clock_ms: u64,
+    /// Checkpoints that headers name and that are not whole.
+    pub bad_checkpoints: usize,
+    /// None of them is: what is settled may have come back as doubtful.
+    pub is_degraded: bool,
 }
 
 /// Damage to acknowledged data. It stays on disk.
@@ -60,20 +81,45 @@ pub struct Rot {
 }
 
 /// The ground a journal starts from.
+#[derive(Clone, Debug)]
 pub struct Ground {
     pub slots: Vec<StartSlot>,
+    /// The last frame that counts.
     pub last_seq: u64,
+    /// Above every seq, epoch and id ever seen.
     pub next_seq: u64,
     pub next_epoch: u64,
     pub next_message_id: u64,
+    /// What the next headers name, the better first, and how many of these are complete.
+    pub checkpoints: [Option<CheckpointName>; 2],
+    pub checkpoints_complete: usize,
+    /// Slots that are kept for ever.
+    pub quarantined: Vec<u16>,
+    /// Log behind the checkpoint that recovery began with.
+    pub replayed_bytes: u64,
 }
 
-/// A frame whose header and payload hold, by its place.
-struct Found {
-    slot: usize,
-    epoch: u64,
-    offset: u64,
-    header: FrameHeader,
+impl Ground {
+    /// That of a store whose slots were never used.
+    pub fn blank(capacities: &[u64]) -> Self {
+        let slots = capacities.iter().map(|capacity| StartSlot {
+            capacity: *capacity,
+            epoch: 0,
+            counts: false,
+            last_seq: 0,
+        });
+        Self {
+            slots: slots.collect(),
+            last_seq: 0,
+            next_seq: 1,
+            next_epoch: 1,
+            next_message_id: 1,
+            checkpoints: [None; 2],
+            checkpoints_complete: 0,
+            quarantined: Vec::new(),
+            replayed_bytes: 0,
+        }
+    }
 }
 
 /// Why there was no recovery. Nothing was changed.
@@ -93,194 +139,440 @@ impl From<io::Error> for RecoverError {
     }
 }
 
-/// Reads every segment and gives each record that counts to `visit`, in seq order.
+/// Reads what counts and gives each record to `replay`, in seq order: from the newest complete
+/// checkpoint on, else from the one before, else everything there is.
 pub fn recover(
     store: &StoreId,
     source: &mut dyn SegmentSource,
-    visit: &mut dyn FnMut(Replayed<'_>),
+    replay: &mut dyn Replay,
 ) -> Result<(Ground, Recovery), RecoverError> {
-    let capacities = source.capacities();
-    let mut headers = Vec::new();
-    let mut block = source.buffer(SEGMENT_HEADER_BYTES);
-    for slot in 0..capacities.len() {
-        source.read(slot, 0, &mut block)?;
-        match SegmentHeader::read(store, &block) {
+    let mut ground = Ground::blank(&source.capacities());
+    let segments = read_headers(store, source, &mut ground)?;
+    let runs = Runs::of(&segments);
+    let of = |generation| {
+        let segments = segments.iter().filter(|it| it.header.generation == generation);
+        segments.cloned().collect::<Vec<Segment>>()
+    };
+    let lanes = [of(Generation::First), of(Generation::Survivors)];
+    let names = segments.last().map_or([None; 2], |newest| newest.header.checkpoints);
+    let mut recovery = Recovery { segments: segments.len(), ..Recovery::default() };
+    for (index, name) in names.iter().enumerate() {
+        let Some(name) = name else { continue };
+        if let Some((begin, slot)) = read_begin(store, source, &lanes[0], name)? {
+            let start = Start::checkpoint(&lanes, name, &begin, slot);
+            let mut pass = Pass::new(store, source, replay, &runs, &lanes, recovery.clone());
+            pass.run(&start)?;
+            if pass.is_complete(name.begin_seq) {
+                let others: Vec<CheckpointName> =
+                    names[index + 1..].iter().copied().flatten().collect();
+                let recovery = pass.end(&mut ground, &others);
+                return Ok((ground, recovery));
+            }
+            replay.restart();
+        }
+        recovery.bad_checkpoints += 1;
+    }
+    // Nothing came free before there were two checkpoints.
+    let floor_seq = match names {
+        [Some(one), Some(other)] => one.begin_seq.min(other.begin_seq),
+        _ => 0,
+    };
+    recovery.is_degraded = floor_seq > 0;
+    let start = Start::everything(&lanes, floor_seq);
+    let mut pass = Pass::new(store, source, replay, &runs, &lanes, recovery);
+    pass.run(&start)?;
+    let recovery = pass.end(&mut ground, &[]);
+    if recovery.is_degraded {
+        // Until there is a better one, each start is to know that something came free.
+        (ground.checkpoints, ground.checkpoints_complete) = (names, 0);
+    }
+    Ok((ground, recovery))
+}
+
+/// The live segments in the order of their epochs.
+fn read_headers(
+    store: &StoreId,
+    source: &mut dyn SegmentSource,
+    ground: &mut Ground,
+) -> Result<Vec<Segment>, RecoverError> {
+    let mut segments = Vec::new();
+    let mut region = source.buffer(SEGMENT_HEADER_BYTES);
+    for slot in 0..ground.slots.len() {
+        source.read(slot, 0, &mut region)?;
+        let capacity = ground.slots[slot].capacity;
+        match SegmentHeader::read(store, &region) {
             HeaderRead::Free => {}
-            HeaderRead::Header(header) => headers.push((header, slot)),
+            HeaderRead::Header(header) => {
+                segments.push(Segment { slot, capacity, header, last_seq: u64::MAX, end: None });
+            }
             HeaderRead::OtherVersion(version) => {
                 return Err(RecoverError::OtherVersion { slot, version });
             }
         }
     }
-    headers.sort_unstable_by_key(|(header, _)| header.epoch);
-    let oldest_live = headers.last().map_or(0, |(header, _)| header.oldest_live_epoch);
-    let next_epoch = headers.last().map_or(0, |(header, _)| header.epoch) + 1;
-    let mut slots: Vec<StartSlot> =
-        capacities.iter().map(|it| StartSlot { capacity: *it, epoch: 0, counts: false }).collect();
-    for (header, slot) in &headers {
-        slots[*slot].epoch = header.epoch;
-        slots[*slot].counts = header.epoch >= oldest_live;
+    segments.sort_unstable_by_key(|segment| segment.header.epoch);
+    for segment in &segments {
+        ground.slots[segment.slot].epoch = segment.header.epoch;
+        ground.next_epoch = ground.next_epoch.max(segment.header.epoch.saturating_add(1));
+        ground.next_message_id = ground.next_message_id.max(segment.header.next_message_id);
+        let seen_seq = segment.header.run.cut_seq.max(segment.header.first_seq.saturating_sub(1));
+        ground.next_seq = ground.next_seq.max(seen_seq.saturating_add(1));
     }
-    let live = headers.iter().filter(|(header, _)| header.epoch >= oldest_live);
-    let live: Vec<(SegmentHeader, usize)> = live.cloned().collect();
-
-    let mut found = Vec::new();
-    let mut next_message_id = 1;
-    let mut seen_seq = 0;
-    for (header, slot) in &live {
-        next_message_id = next_message_id.max(header.next_message_id);
-        seen_seq = seen_seq.max(header.run.cut_seq).max(header.first_seq.saturating_sub(1));
-        find_frames(store, source, *slot, capacities[*slot], header, &mut found)?;
+    let oldest_live = segments.last().map_or(0, |newest| newest.header.oldest_live_epoch);
+    segments.retain(|segment| segment.header.epoch >= oldest_live);
+    for index in 0..segments.len() {
+        let (before, later) = segments.split_at_mut(index + 1);
+        let segment = &mut before[index];
+        let generation = segment.header.generation;
+        let next = later.iter().find(|later| later.header.generation == generation);
+        if let Some(next) = next {
+            segment.last_seq = next.header.first_seq.saturating_sub(1);
+            segment.end = next.header.end_of(segment.header.epoch);
+        }
+        ground.slots[segment.slot].counts = true;
     }
-    for frame in &found {
-        seen_seq = seen_seq.max(frame.header.seq);
-    }
-    let spans = spans_of(&live);
-    let found_count = found.len();
-    found.retain(|frame| {
-        let span = spans.iter().find(|span| span.epoch == frame.epoch);
-        span.is_some_and(|span| span.seqs.contains(&frame.header.seq))
-    });
-    found.sort_by_key(|frame| frame.header.seq);
-
-    let cut_count = (found_count - found.len()) as u64;
-    let mut recovery =
-        Recovery { segments: live.len(), dropped_frames: cut_count, ..Recovery::default() };
-    let mut counted = count_frames(&spans, &found, &mut recovery);
-    let mut replay = Replay { store, source, visit, next_message_id, recovery: &mut recovery };
-    replay.run(&found, &mut counted)?;
-    let next_message_id = replay.next_message_id.saturating_add(unread_ids(&recovery.rot));
-    let last_seq = counted.last_seq;
-    let ground = Ground {
-        slots,
-        last_seq,
-        next_seq: seen_seq.max(last_seq) + 1,
-        next_epoch,
-        next_message_id,
-    };
-    Ok((ground, recovery))
+    Ok(segments)
 }
 
-/// Every whole frame of one segment, wherever it stands: a damaged one hides no later one.
-fn find_frames(
+/// The BEGIN that a header names, and its slot; `None` when it is not there as it should be.
+fn read_begin(
     store: &StoreId,
     source: &mut dyn SegmentSource,
-    slot: usize,
-    capacity: u64,
-    segment: &SegmentHeader,
-    found: &mut Vec<Found>,
+    segments: &[Segment],
+    name: &CheckpointName,
+) -> io::Result<Option<(Begin, usize)>> {
+    let segment = segments.iter().find(|it| it.header.epoch == name.begin_epoch);
+    let offset = u64::from(name.begin_block) * BLOCK_BYTES as u64;
+    let Some(segment) = segment.filter(|it| offset + BLOCK_BYTES as u64 <= it.capacity) else {
+        return Ok(None);
+    };
+    let bytes = (segment.capacity - offset).min(FRAME_BYTES_MAX as u64) as usize;
+    let bytes = bytes - bytes % BLOCK_BYTES;
+    let mut buffer = source.buffer(bytes);
+    source.read(segment.slot, offset, &mut buffer[..bytes])?;
+    let header = FrameHeader::read(store, name.begin_epoch, &buffer[..bytes]);
+    let header = header.filter(|it| it.seq == name.begin_seq && it.block == name.begin_block);
+    let frame = header.and_then(|header| {
+        let frame = buffer.get(..header.frame_bytes as usize)?;
+        header.holds(&frame[FRAME_HEADER_BYTES..]).then_some((header, frame))
+    });
+    let Some((header, frame)) = frame else { return Ok(None) };
+    let mut begin = None;
+    visit_records(&header, frame, &mut |record, _| {
+        if record.kind == kind::BEGIN {
+            begin = Begin::from_bytes(record.payload);
+        }
+    })?;
+    Ok(begin.map(|begin| (begin, segment.slot)))
+}
+
+/// Gives each record of a whole frame to `visit`, with its offset in the frame.
+fn visit_records(
+    header: &FrameHeader,
+    frame: &[u8],
+    visit: &mut dyn FnMut(RecordRef<'_>, usize),
 ) -> io::Result<()> {
-    let mut window = source.buffer(WINDOW_BYTES);
-    let mut window_at = 0;
-    let mut window_end = 0;
-    let mut offset = SEGMENT_HEADER_BYTES as u64;
-    let mut blank_blocks = 0;
-    while offset + BLOCK_BYTES as u64 <= capacity && blank_blocks < BLANK_BLOCKS_MAX {
-        let read_from = |at: u64, window: &mut [u8], source: &mut dyn SegmentSource| {
-            let bytes = (capacity - at).min(WINDOW_BYTES as u64) as usize;
-            let bytes = bytes - bytes % BLOCK_BYTES;
-            source.read(slot, at, &mut window[..bytes]).map(|()| at + bytes as u64)
+    let mut at = FRAME_HEADER_BYTES;
+    for _ in 0..header.record_count {
+        let Some((record, taken)) =
+            frame.get(at..).and_then(|it| RecordRef::read(header.epoch, it))
+        else {
+            return Err(io::Error::other("a record contradicts the frame around it"));
         };
-        if offset + BLOCK_BYTES as u64 > window_end || offset < window_at {
-            window_at = offset;
-            window_end = read_from(offset, &mut window, source)?;
-        }
-        let at = (offset - window_at) as usize;
-        let header = FrameHeader::read(store, segment.epoch, &window[at..at + FRAME_HEADER_BYTES]);
-        let Some(header) = header else {
-            offset += BLOCK_BYTES as u64;
-            blank_blocks += 1;
-            continue;
-        };
-        if offset + header.padded_bytes() as u64 > window_end {
-            window_at = offset;
-            window_end = read_from(offset, &mut window, source)?;
-        }
-        let at = (offset - window_at) as usize;
-        let payload = window
-            .get(at + FRAME_HEADER_BYTES..at + header.frame_bytes as usize)
-            .filter(|_| offset + u64::from(header.frame_bytes) <= window_end);
-        let in_place = u64::from(header.block) * BLOCK_BYTES as u64 == offset;
-        if in_place && payload.is_some_and(|payload| header.holds(payload)) {
-            blank_blocks = 0;
-            found.push(Found { slot, epoch: segment.epoch, offset, header });
-            offset += header.padded_bytes() as u64;
-        } else {
-            offset += BLOCK_BYTES as u64;
-            blank_blocks += 1;
-        }
+        visit(record, at);
+        at += taken;
     }
     Ok(())
 }
 
-/// The seqs that count in one segment.
-struct Span {
-    slot: usize,
-    epoch: u64,
-    seqs: RangeInclusive<u64>,
+/// Where a pass begins, in each lane: the first segment, and the offset in it.
+struct Start {
+    indexes: [usize; 2],
+    offsets: [u64; 2],
+    /// Frames before it are not needed.
+    first_seq: u64,
+    /// From here on no frame may be missing.
+    floor_seq: u64,
 }
 
-/// From the first seq of each segment up to that of the next of its run, or to where a later run
-/// cuts it off. What lies in no span was dropped by an earlier recovery, or never was.
-fn spans_of(live: &[(SegmentHeader, usize)]) -> Vec<Span> {
-    let span = |(index, (header, slot)): (usize, &(SegmentHeader, usize))| {
-        let later = live[index + 1..].iter().map(|(later, _)| {
-            if later.run.first_epoch > header.epoch {
-                later.run.cut_seq
-            } else {
-                later.first_seq.saturating_sub(1)
-            }
+impl Start {
+    fn checkpoint(
+        lanes: &[Vec<Segment>; 2],
+        name: &CheckpointName,
+        begin: &Begin,
+        slot: usize,
+    ) -> Self {
+        let first = lanes[0].iter().position(|segment| segment.slot == slot);
+        let survivors = lanes[1].iter().position(|segment| {
+            let epoch = segment.header.epoch;
+            epoch >= begin.survivors_epoch && segment.last_seq >= name.begin_seq
         });
-        let seqs = header.first_seq..=later.min().unwrap_or(u64::MAX);
-        Span { slot: *slot, epoch: header.epoch, seqs }
-    };
-    live.iter().enumerate().map(span).collect()
-}
-
-/// Which of the found frames count.
-struct Counted {
-    /// Index one past the last frame that counts.
-    end: usize,
-    last_seq: u64,
-}
-
-/// Walks the frames in seq order up to the torn tail, and reports the rot before it.
-fn count_frames(spans: &[Span], found: &[Found], recovery: &mut Recovery) -> Counted {
-    let mut last_seq = spans.first().map_or(0, |span| span.seqs.start().saturating_sub(1));
-    let mut end = 0;
-    while end < found.len() {
-        let seq = found[end].header.seq;
-        let missing = missing_between(spans, last_seq, seq);
-        if let Some((_, first_missing)) = missing.first() {
-            let first_missing = *first_missing.start();
-            let durable = found[end..].iter().any(|it| it.header.durable_upto >= first_missing);
-            if !durable {
-                break;
-            }
-            for (span, seqs) in missing {
-                let (first_seq, last_seq) = seqs.into_inner();
-                let before = found[..end].iter().rfind(|it| it.epoch == span.epoch);
-                let offset = before.map_or(SEGMENT_HEADER_BYTES as u64, |it| {
-                    it.offset + it.header.padded_bytes() as u64
-                });
-                recovery.rot.push(Rot { slot: span.slot, offset, first_seq, last_seq });
-            }
+        let survivors = survivors.unwrap_or(lanes[1].len());
+        let is_noted = lanes[1]
+            .get(survivors)
+            .is_some_and(|segment| segment.header.epoch == begin.survivors_epoch);
+        let block = if is_noted { begin.survivors_block } else { 0 };
+        Self {
+            indexes: [first.unwrap_or(0), survivors],
+            offsets: [name.begin_block, block].map(|it| u64::from(it) * BLOCK_BYTES as u64),
+            first_seq: name.begin_seq,
+            floor_seq: name.begin_seq,
         }
-        last_seq = seq;
-        end += 1;
     }
-    recovery.dropped_frames += (found.len() - end) as u64;
-    Counted { end, last_seq }
+
+    fn everything(lanes: &[Vec<Segment>; 2], floor_seq: u64) -> Self {
+        let segments = lanes.iter().flatten();
+        let first_seq = segments.map(|segment| segment.header.first_seq).min().unwrap_or(1);
+        let floor_seq = floor_seq.max(first_seq);
+        Self { indexes: [0; 2], offsets: [0; 2], first_seq: 0, floor_seq }
+    }
 }
 
-/// The seqs that should stand between two others, by the segment they should stand in.
-fn missing_between(spans: &[Span], before: u64, after: u64) -> Vec<(&Span, RangeInclusive<u64>)> {
-    let missing = spans.iter().map(|span| {
-        let first = (*span.seqs.start()).max(before + 1);
-        let last = (*span.seqs.end()).min(after - 1);
-        (span, first..=last)
+/// One way through the frames.
+struct Pass<'a> {
+    source: &'a mut dyn SegmentSource,
+    replay: &'a mut dyn Replay,
+    store: &'a StoreId,
+    runs: &'a Runs,
+    segments: &'a [Vec<Segment>; 2],
+    recovery: Recovery,
+    last_seq: u64,
+    seen_seq: u64,
+    next_message_id: u64,
+    floor_seq: u64,
+    replayed_bytes: u64,
+    /// The checkpoint that BEGIN has begun last.
+    tally: Option<(Tally, CheckpointName)>,
+    /// Those whose END agrees, in order.
+    complete: Vec<CheckpointName>,
+    /// By slot, for segments that were read: their last seq that counts, 0 for none.
+    last_seqs: BTreeMap<usize, u64>,
+    quarantined: Vec<u16>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        store: &'a StoreId,
+        source: &'a mut dyn SegmentSource,
+        replay: &'a mut dyn Replay,
+        runs: &'a Runs,
+        segments: &'a [Vec<Segment>; 2],
+        recovery: Recovery,
+    ) -> Self {
+        Self {
+            source,
+            replay,
+            store,
+            runs,
+            segments,
+            recovery,
+            last_seq: 0,
+            seen_seq: 0,
+            next_message_id: 0,
+            floor_seq: 0,
+            replayed_bytes: 0,
+            tally: None,
+            complete: Vec::new(),
+            last_seqs: BTreeMap::new(),
+            quarantined: Vec::new(),
+        }
+    }
+
+    /// Walks the frames of both lanes in seq order up to the torn tail.
+    fn run(&mut self, start: &Start) -> io::Result<()> {
+        self.floor_seq = start.floor_seq;
+        self.last_seq = start.floor_seq.saturating_sub(1);
+        let (store, runs, segments) = (self.store, self.runs, self.segments);
+        let mut lanes = [0, 1].map(|lane| {
+            let of_lane = segments[lane].get(start.indexes[lane]..).unwrap_or_default();
+            let offset = start.offsets[lane];
+            for (index, segment) in of_lane.iter().enumerate() {
+                let is_whole = index > 0 || offset == 0;
+                let passed_over = if is_whole { 0 } else { start.first_seq };
+                self.last_seqs.insert(segment.slot, passed_over);
+            }
+            Lane::new(store, runs, of_lane, offset, start.first_seq, &*self.source)
+        });
+        for lane in &mut lanes {
+            lane.advance(self.source)?;
+        }
+        let mut durable_max = None;
+        let mut is_tail = false;
+        while let Some(index) = next_lane(&lanes) {
+            let found = *lanes[index].current().expect("it has the next frame");
+            let seq = found.header.seq;
+            let missing = if is_tail { Vec::new() } else { runs.between(self.last_seq, seq) };
+            if let Some(first_missing) = missing.first() {
+                let durable_max = match durable_max {
+                    Some(durable_max) => durable_max,
+                    None => *durable_max.insert(highest_durable(&lanes, self.source)?),
+                };
+                if durable_max >= *first_missing.start() {
+                    missing.into_iter().for_each(|seqs| self.report_rot(&lanes, seqs));
+                } else {
+                    is_tail = true;
+                }
+            }
+            self.take_in(&found, lanes[index].bytes(), !is_tail)?;
+            lanes[index].advance(self.source)?;
+        }
+        for lane in &lanes {
+            self.recovery.dropped_frames += lane.cut_count;
+            self.seen_seq = self.seen_seq.max(lane.seen_seq);
+        }
+        Ok(())
+    }
+
+    fn report_rot(&mut self, lanes: &[Lane<'_>; 2], missing: RangeInclusive<u64>) {
+        // By the segments of the first generation: what is missing in two of them is two rots.
+        let mut from = *missing.start();
+        let last = *missing.end();
+        while from <= last {
+            let home = self.segments[0].iter().rfind(|it| it.header.first_seq <= from);
+            let upto = home.map_or(last, |home| home.last_seq.max(from).min(last));
+            let seqs = from..=upto;
+            let suspects = lanes.iter().flat_map(|lane| lane.suspects(&seqs));
+            let mut suspects: Vec<Suspect> = suspects.collect();
+            if suspects.iter().any(|suspect| suspect.is_certain) {
+                suspects.retain(|suspect| suspect.is_certain);
+            }
+            if suspects.is_empty()
+                && let Some(home) = home.or(self.segments.iter().flatten().next())
+            {
+                let offset = SEGMENT_HEADER_BYTES as u64;
+                suspects.push(Suspect { slot: home.slot, offset, is_certain: false });
+            }
+            let rot = suspects.into_iter().map(|suspect| Rot {
+                slot: suspect.slot,
+                offset: suspect.offset,
+                first_seq: from,
+                last_seq: upto,
+            });
+            self.recovery.rot.extend(rot);
+            from = upto.saturating_add(1);
+        }
+    }
+
+    /// Hands out the records of a frame that counts. The ids of the others are only noted, so that
+    /// they are never used again.
+    fn take_in(&mut self, found: &Found, frame: &[u8], counts: bool) -> io::Result<()> {
+        self.seen_seq = self.seen_seq.max(found.header.seq);
+        self.replayed_bytes += found.header.padded_bytes() as u64;
+        if counts {
+            self.last_seq = found.header.seq;
+            self.last_seqs.insert(found.slot, found.header.seq);
+            self.recovery.frames += 1;
+            self.recovery.records += u64::from(found.header.record_count);
+            self.recovery.last_clock_ms = found.header.clock_ms;
+        } else {
+            self.recovery.dropped_frames += 1;
+        }
+        visit_records(&found.header, frame, &mut |record, at| {
+            self.next_message_id = self.next_message_id.max(record.id.saturating_add(1));
+            if counts {
+                self.take_in_record(found, record, at);
+            }
+        })
+    }
+
+    fn take_in_record(&mut self, found: &Found, record: RecordRef<'_>, at: usize) {
+        let seq = found.header.seq;
+        match record.kind {
+            kind::SEAL => return,
+            kind::BEGIN => {
+                let name = CheckpointName {
+                    begin_seq: seq,
+                    begin_epoch: found.epoch,
+                    begin_block: found.header.block,
+                };
+                self.tally = Some((Tally::new(seq), name));
+                let begin = Begin::from_bytes(record.payload).unwrap_or_default();
+                self.quarantined.extend(begin.quarantined);
+                return;
+            }
+            kind::END => {
+                if let Some((tally, name)) = self.tally.take()
+                    && tally.end() == record.payload
+                {
+                    self.complete.push(name);
+                }
+                return;
+            }
+            kind::ITEMS => {
+                if let Some((tally, _)) = &mut self.tally {
+                    tally.add(record.payload);
+                }
+            }
+            _ => {}
+        }
+        self.replay.visit(Replayed {
+            kind: record.kind,
+            flags: record.flags,
+            id: record.id,
+            aux: record.aux,
+            payload: record.payload,
+            location: Location {
+                slot: found.slot as u16,
+                block: found.header.block as u16,
+                epoch_low: found.epoch as u32,
+                in_frame: at as u32,
+                record_bytes: (RECORD_HEADER_BYTES + record.payload.len()) as u32,
+            },
+            is_doubtful: self.recovery.is_degraded && seq < self.floor_seq,
+        });
+    }
+
+    fn is_complete(&self, begin_seq: u64) -> bool {
+        self.complete.iter().any(|name| name.begin_seq == begin_seq)
+    }
+
+    /// What a journal starts from after this pass. `older` are checkpoints before the one it began
+    /// with.
+    fn end(self, ground: &mut Ground, older: &[CheckpointName]) -> Recovery {
+        ground.last_seq = self.last_seq;
+        ground.next_seq = ground.next_seq.max(self.seen_seq.max(self.last_seq).saturating_add(1));
+        let unread = unread_ids(&self.recovery.rot);
+        let next_message_id = ground.next_message_id.max(self.next_message_id);
+        ground.next_message_id = next_message_id.saturating_add(unread);
+        ground.replayed_bytes = self.replayed_bytes;
+        // A later start must come upon the damage again, or find it listed.
+        let rot_seq = self.recovery.rot.iter().map(|rot| rot.first_seq).min().unwrap_or(u64::MAX);
+        let complete = self.complete.iter().rev().filter(|it| it.begin_seq <= rot_seq);
+        let mut newest_first = complete.chain(older).copied();
+        ground.checkpoints = [newest_first.next(), newest_first.next()];
+        ground.checkpoints_complete = ground.checkpoints.iter().flatten().count();
+        ground.quarantined = self.quarantined;
+        ground.quarantined.extend(self.recovery.rot.iter().map(|rot| rot.slot as u16));
+        for segment in self.segments.iter().flatten() {
+            let last_seq = self.last_seqs.get(&segment.slot).copied();
+            let last_seq = last_seq.unwrap_or(segment.last_seq.min(self.last_seq));
+            ground.slots[segment.slot].last_seq = last_seq;
+        }
+        self.recovery
+    }
+}
+
+/// The lane with the lowest seq, while there are frames.
+fn next_lane(lanes: &[Lane<'_>; 2]) -> Option<usize> {
+    let seqs = lanes.iter().enumerate().filter_map(|(index, lane)| {
+        let found = lane.current()?;
+        Some((found.header.seq, index))
     });
-    missing.filter(|(_, seqs)| !seqs.is_empty()).collect()
+    seqs.min().map(|(_, index)| index)
+}
+
+/// The highest seq that a frame from here on names as durable.
+fn highest_durable(lanes: &[Lane<'_>; 2], source: &mut dyn SegmentSource) -> io::Result<u64> {
+    let mut durable = 0;
+    for lane in lanes {
+        let mut lane = lane.fork(source);
+        lane.advance(source)?;
+        while let Some(found) = lane.current() {
+            durable = durable.max(found.header.durable_upto);
+            lane.advance(source)?;
+        }
+    }
+    Ok(durable)
 }
 
 /// How many ids may stand in acknowledged frames that cannot be read: they are passed over.
@@ -288,70 +580,6 @@ fn unread_ids(rot: &[Rot]) -> u64 {
     let ids_per_frame = (FRAME_BYTES_MAX / RECORD_HEADER_BYTES) as u64;
     rot.iter().map(|rot| (rot.last_seq - rot.first_seq + 1).saturating_mul(ids_per_frame)).sum()
 }
-
-struct Replay<'a> {
-    store: &'a StoreId,
-    source: &'a mut dyn SegmentSource,
-    visit: &'a mut dyn FnMut(Replayed<'_>),
-    next_message_id: u64,
-    recovery: &'a mut Recovery,
-}
-
-impl Replay<'_> {
-    /// Reads the frames again, in order, and hands out the records of those that count. The ids of
-    /// the others are only noted, so that they are never used again.
-    fn run(&mut self, found: &[Found], counted: &mut Counted) -> io::Result<()> {
-        let mut buffer = self.source.buffer(FRAME_BYTES_MAX);
-        for (index, frame) in found.iter().enumerate() {
-            let padded = frame.header.padded_bytes();
-            self.source.read(frame.slot, frame.offset, &mut buffer[..padded])?;
-            let read = FrameHeader::read(self.store, frame.epoch, &buffer);
-            let payload = &buffer[FRAME_HEADER_BYTES..frame.header.frame_bytes as usize];
-            if read.is_none_or(|header| header != frame.header || !header.holds(payload)) {
-                return Err(io::Error::other("a frame changed while it was read"));
-            }
-            let counts = index < counted.end;
-            if counts {
-                self.recovery.frames += 1;
-                self.recovery.last_clock_ms = frame.header.clock_ms;
-            }
-            let mut at = FRAME_HEADER_BYTES;
-            for _ in 0..frame.header.record_count {
-                let bytes = &buffer[at..frame.header.frame_bytes as usize];
-                let Some((record, taken)) = RecordRef::read(frame.epoch, bytes) else {
-                    return Err(io::Error::other("a record contradicts the frame around it"));
-                };
-                self.next_message_id = self.next_message_id.max(record.id.saturating_add(1));
-                if counts {
-                    self.recovery.records += 1;
-                    let location = Location {
-                        slot: frame.slot as u16,
-                        block: (frame.offset / BLOCK_BYTES as u64) as u16,
-                        epoch_low: frame.epoch as u32,
-                        in_frame: at as u32,
-                        record_bytes: (RECORD_HEADER_BYTES + record.payload.len()) as u32,
-                    };
-                    (self.visit)(Replayed {
-                        kind: record.kind,
-                        flags: record.flags,
-                        id: record.id,
-                        aux: record.aux,
-                        payload: record.payload,
-                        location,
-                    });
-                }
-                at += taken;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What recovery reads at once.
-const WINDOW_BYTES: usize = 4 * FRAME_BYTES_MAX;
-/// Blocks without a frame after which the rest of a segment is blank: more than two frames in
-/// flight can have left behind torn.
-const BLANK_BLOCKS_MAX: usize = 4 * FRAME_BYTES_MAX / BLOCK_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -370,6 +598,20 @@ mod tests {
     }
 
     struct Buffer(Vec<u8>);
+
+    /// The ids of the records that count.
+    #[derive(Default)]
+    struct Seqs(Vec<u64>);
+
+    impl Replay for Seqs {
+        fn visit(&mut self, record: Replayed<'_>) {
+            self.0.push(record.id);
+        }
+
+        fn restart(&mut self) {
+            self.0.clear();
+        }
+    }
 
     impl std::ops::Deref for Buffer {
         type Target = [u8];
@@ -425,6 +667,7 @@ mod tests {
                 oldest_live_epoch: 1,
                 next_message_id: 1,
                 checkpoints: [None; 2],
+                before: None,
             };
             header.write(&STORE, &mut slot[..SEGMENT_HEADER_BYTES]);
             for (index, (seq, durable_upto, whole)) in frames.iter().enumerate() {
@@ -451,10 +694,10 @@ mod tests {
 
         /// The seqs that count, and what else was found.
         fn recover(&mut self) -> (Vec<u64>, Ground, Recovery) {
-            let mut seqs = Vec::new();
-            let recovered = recover(&STORE, self, &mut |record| seqs.push(record.id));
+            let mut seqs = Seqs::default();
+            let recovered = recover(&STORE, self, &mut seqs);
             let (ground, recovery) = recovered.expect("memory can be read");
-            (seqs, ground, recovery)
+            (seqs.0, ground, recovery)
         }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use hashbrown::HashTable;
 
 use super::codec::TaskRecord;
-use super::outline::{COST_MAX, Outline, Standing, TaskOutline};
+use super::outline::{COST_MAX, Outline, Standing, TaskOutline, pinned_bytes};
 use super::place::{Millis, Place};
 use super::schedule::{self, Chain, FlowId, Links, NONE, Schedule, Step, Waiting};
 use super::slab::Slab;
@@ -121,6 +121,8 @@ struct Age {
 /// What a removed message kept on disk.
 pub(super) struct Removed {
     pub envelope: Location,
+    /// Length of content that stands beside it; 0 for chunks.
+    pub content_bytes: u32,
     pub chunks: Option<Rc<Vec<Location>>>,
 }
 
@@ -243,7 +245,8 @@ impl Index {
             self.kept_bytes -= kept.bytes();
         }
         let chunks = if entry.has_chunks { self.chunks.remove(&slot) } else { None };
-        Removed { envelope: entry.location(), chunks }
+        let content_bytes = entry.content_bytes;
+        Removed { envelope: entry.location(), content_bytes, chunks }
     }
 
     /// The slot of a message.
@@ -292,7 +295,6 @@ impl Index {
     }
 
     /// A message and its open tasks in plain values.
-    #[cfg_attr(not(test), expect(dead_code, reason = "checkpoints are to be written from it"))]
     pub fn outline(&self, slot: u32) -> Outline<'_> {
         let entry = &self.messages[slot];
         let flow = self.tasks[entry.first_task].flow;
@@ -315,6 +317,17 @@ impl Index {
             sender: Cow::Borrowed(self.schedule.sender(flow)),
             tasks: tasks.collect(),
         }
+    }
+
+    /// Everything that keeps a segment for a message, and how many bytes of it.
+    pub fn places_of(&self, slot: u32) -> impl Iterator<Item = (Location, u64)> {
+        let entry = &self.messages[slot];
+        let envelope = entry.location();
+        let envelope = (envelope, pinned_bytes(envelope, entry.content_bytes));
+        let chunks = self.chunks(slot).into_iter().flat_map(|chunks| chunks.iter().copied());
+        let states = self.tasks_of(slot).filter_map(|task| self.tasks[task].record.get());
+        let others = chunks.chain(states).map(|place| (place, pinned_bytes(place, 0)));
+        std::iter::once(envelope).chain(others)
     }
 
     /// Slots of a message's open tasks, in order of their numbers.
@@ -398,6 +411,26 @@ impl Index {
             let fresh = self.fresh.remove(&slot).expect("looked at above");
             self.fresh_bytes -= fresh.record.heap_bytes();
         }
+    }
+
+    /// A message stands elsewhere from now on. `chunks` is empty where its content stands beside
+    /// the envelope. What is kept of a chunked one names the old places, and goes.
+    pub fn relocate(&mut self, slot: u32, envelope: Location, chunks: Vec<Location>) {
+        let entry = &mut self.messages[slot];
+        entry.envelope = envelope.into();
+        assert_eq!(entry.has_chunks, !chunks.is_empty());
+        if !chunks.is_empty() {
+            self.chunks.insert(slot, Rc::new(chunks));
+            if std::mem::take(&mut entry.is_kept) {
+                let kept = self.kept.remove(&slot).expect("what is kept is in the table");
+                self.kept_bytes -= kept.bytes();
+            }
+        }
+    }
+
+    /// The last STATE of a task stands elsewhere from now on.
+    pub fn relocate_state(&mut self, slot: u32, record: Location) {
+        self.tasks[slot].record = record.into();
     }
 
     /// Makes a task ready now.

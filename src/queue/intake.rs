@@ -4,12 +4,13 @@ use std::rc::Rc;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::checkpoint::Commit;
 use super::codec;
 use super::index::Index;
-use super::outline::Outline;
+use super::outline::{Outline, pinned_bytes};
 use super::store::{Content, Inner, Kept, Octets, Queue};
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::mail::{Envelope, QueueId, Reply, status};
 use crate::runtime::clock;
 
@@ -22,6 +23,8 @@ pub enum Refusal {
     Draining,
     /// Envelope and header prefix exceed a frame.
     TooLarge,
+    /// Messages that are being received hold too many segments.
+    TooManyDrafts,
 }
 
 impl Refusal {
@@ -34,6 +37,11 @@ impl Refusal {
             Refusal::Draining => {
                 Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Service shutting down")
             }
+            Refusal::TooManyDrafts => Reply::new(
+                421,
+                status::SYSTEM_NOT_ACCEPTING,
+                "Too many large messages at once, try again later",
+            ),
             Refusal::TooLarge => {
                 Reply::new(452, status::TOO_MANY_RECIPIENTS, "Too many recipients for one message")
             }
@@ -148,6 +156,9 @@ impl Draft {
         };
         let mut payload = Vec::with_capacity(256 + envelope.header_prefix.len());
         codec::write_envelope(&envelope, chunks, &mut payload);
+        if payload.len() > ENVELOPE_BYTES_MAX {
+            return Err(Refusal::TooLarge);
+        }
         let envelope_payload = [payload.as_slice()];
         let content_payload = [self.buffer.as_slice()];
         let records = [
@@ -169,7 +180,9 @@ impl Draft {
         let records = if chunks.is_empty() { &records[..] } else { &records[..1] };
         let appended = inner.journal.append_when_possible(records, Append::Message).await?;
         let location = appended.first;
-        inner.journal.pin(location);
+        let content_bytes = if chunks.is_empty() { self.buffer.len() as u32 } else { 0 };
+        inner.journal.pin(location, pinned_bytes(location, content_bytes));
+        let commit = Commit::new(inner, appended.ticket);
         inner.journal.durable(appended.ticket).await;
 
         let buffer = std::mem::take(&mut self.buffer);
@@ -179,12 +192,17 @@ impl Draft {
         } else {
             Content::Chunked { chunks: Rc::new(chunks.clone()) }
         };
+        chunks.iter().for_each(|chunk| inner.count_draft_chunk(chunk.slot, -1));
         inner.enter(self.id, location, chunks, Kept { envelope: Rc::new(envelope), content });
+        drop(commit);
         Ok(inner.queue_id(self.id))
     }
 
     async fn spill(&mut self) -> Result<(), Refusal> {
         let journal = &self.queue.inner.journal;
+        if self.queue.inner.drafts_pin_too_much() {
+            return Err(Refusal::TooManyDrafts);
+        }
         let spilled = self.spilled.get_or_insert_default();
         // One chunk under way and one that fills: the memory of a message is bounded by two.
         if let Some(last) = spilled.last {
@@ -201,7 +219,8 @@ impl Draft {
             payload: &payload,
         };
         let appended = journal.append_when_possible(&[chunk], Append::Message).await?;
-        journal.pin(appended.first);
+        journal.pin(appended.first, pinned_bytes(appended.first, 0));
+        self.queue.inner.count_draft_chunk(appended.first.slot, 1);
         spilled.last = Some(appended.ticket);
         spilled.chunks.push(appended.first);
         self.buffer.clear();
@@ -212,12 +231,29 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         for chunk in self.spilled.iter().flat_map(|spilled| &spilled.chunks) {
-            self.queue.inner.journal.unpin(*chunk);
+            self.queue.inner.journal.unpin(*chunk, pinned_bytes(*chunk, 0));
+            self.queue.inner.count_draft_chunk(chunk.slot, -1);
         }
     }
 }
 
 impl Inner {
+    /// A chunk of an open draft stands in the slot, or no longer does.
+    fn count_draft_chunk(&self, slot: u16, change: i32) {
+        let mut chunks = self.draft_chunks.borrow_mut();
+        let count = chunks.entry(slot).or_default();
+        *count = count.saturating_add_signed(change);
+        if *count == 0 {
+            chunks.remove(&slot);
+        }
+    }
+
+    /// Whether open drafts hold all the segments they may: no compaction can free these.
+    fn drafts_pin_too_much(&self) -> bool {
+        let slots_max = self.journal.space().slots_max;
+        self.draft_chunks.borrow().len() > (slots_max / DRAFT_SLOTS_PART).max(DRAFT_SLOTS_MIN)
+    }
+
     /// Enters a durable message into the index: ready for its first attempt, or waiting for its
     /// release.
     pub(super) fn enter(&self, id: u64, location: Location, chunks: Vec<Location>, kept: Kept) {
@@ -242,3 +278,9 @@ impl Inner {
         self.announced.notify_one();
     }
 }
+
+/// Longest ENVELOPE: with its place in a checkpoint, and with a part of others, it fits a frame.
+const ENVELOPE_BYTES_MAX: usize = FRAME_BYTES_MAX - 160 * 1024;
+/// Open drafts may hold one in so many segments, and some in any case.
+const DRAFT_SLOTS_PART: usize = 8;
+const DRAFT_SLOTS_MIN: usize = 3;

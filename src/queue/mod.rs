@@ -7,9 +7,12 @@
 //! in one final state, and that Failed and its DSN commit in one frame.
 //! **Start reading** at `intake::Draft`, the only entrance, then `outcome`, the only way out.
 
+mod checkpoint;
 pub mod codec;
+mod compaction;
 mod index;
 mod intake;
+pub mod items;
 mod notification;
 mod outcome;
 mod outline;

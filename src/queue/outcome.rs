@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::codec::{self, Group, RecipientState, TaskRecord};
 use super::index::{Removed, Task};
 use super::notification::{self, Notification, Occasion, Plan};
-use super::outline::Standing;
+use super::outline::{Standing, pinned_bytes};
 use super::schedule::retry_wait;
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::LogFormat;
@@ -233,7 +233,8 @@ impl Inner {
         };
         let Recorded { ticket, state_at, notification_at } = appended;
         let born = notification.zip(notification_at).map(|(notification, location)| {
-            self.journal.pin(location);
+            self.journal.pin(location, pinned_bytes(location, notification.content.len() as u32));
+            self.expect_commit(ticket);
             Born { id: notification.id, location, kept: notification.into_kept() }
         });
         let lines = self.log_lines(&ending);
@@ -267,7 +268,7 @@ impl Inner {
         location: Location,
         settlement: &mut Settlement,
     ) {
-        self.journal.pin(location);
+        self.journal.pin(location, pinned_bytes(location, 0));
         let mut index = self.index.borrow_mut();
         settlement.replaced = index.set_standing(task.slot, &Standing::of(&record, location));
         index.set_fresh(task.slot, settlement.ticket, record);
@@ -460,7 +461,7 @@ impl Inner {
                 self.index.borrow_mut().forget_fresh(slot, settlement.ticket);
             }
             if let Some(location) = settlement.replaced {
-                self.journal.unpin(location);
+                self.journal.unpin(location, pinned_bytes(location, 0));
             }
             if let Some(removed) = settlement.retired {
                 self.unpin(&removed);
@@ -468,6 +469,7 @@ impl Inner {
             }
             if let Some(born) = settlement.notification {
                 self.enter(born.id, born.location, Vec::new(), born.kept);
+                self.commit_is_known(settlement.ticket);
             }
             self.log.append(settlement.lines);
         }

@@ -132,6 +132,11 @@ fn destination_domains(envelope: &Envelope) -> Vec<(Cow<'_, str>, usize)> {
     domains
 }
 
+/// What a record keeps of its segment, with `content_bytes` of content beside it.
+pub(super) fn pinned_bytes(place: Location, content_bytes: u32) -> u64 {
+    u64::from(place.record_bytes) + u64::from(content_bytes)
+}
+
 /// Positions of the recipients that a task to `domain` carries.
 pub(super) fn recipients_of(envelope: &Envelope, domain: &str) -> Vec<u16> {
     let recipients = envelope.recipients.iter().enumerate();

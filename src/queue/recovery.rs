@@ -1,9 +1,12 @@
 //! From the records of a journal back to the index.
 
+use std::collections::BTreeSet;
+
 use super::codec;
 use super::index::{Index, TaskState};
-use super::outline::{Outline, Standing};
-use crate::journal::{Journal, Location, Replayed, kind};
+use super::items;
+use super::outline::{Outline, Standing, pinned_bytes};
+use crate::journal::{Journal, Location, Replay, Replayed, flag, kind};
 
 /// What replay has gathered so far. Give every record of the journal to `visit`, in order.
 #[derive(Default)]
@@ -11,20 +14,29 @@ pub struct Recovered {
     index: Index,
     /// Messages whose ENVELOPE or STATE makes no sense though its checksum holds, and where.
     malformed: Vec<(u64, Location)>,
+    /// Messages that may be settled: the records that would tell may be gone.
+    doubtful: BTreeSet<u64>,
 }
 
-impl Recovered {
-    /// Takes one record in. STATE is absolute, so any suffix in order gives the same end.
-    pub fn visit(&mut self, record: Replayed<'_>) {
+impl Replay for Recovered {
+    /// Takes one record in. STATE and what a checkpoint says are absolute, so any suffix in order
+    /// gives the same end.
+    fn visit(&mut self, record: Replayed<'_>) {
         let id = record.id;
         let known = self.index.find(id);
+        let is_moved = record.flags & flag::MOVED != 0;
         match record.kind {
-            kind::ENVELOPE if known.is_none() => match codec::read_envelope(record.payload) {
-                Ok((envelope, chunks)) => {
-                    self.index.insert(Outline::of_fresh(id, record.location, chunks, &envelope));
+            kind::ENVELOPE => {
+                // Of a copy whose message is not known yet, or never will be, a checkpoint tells.
+                let is_wanted = known.is_some() == is_moved || record.is_doubtful;
+                if is_wanted && (known.is_none() || is_moved) {
+                    self.apply_envelope(known, &record);
                 }
-                Err(codec::Malformed) => self.malformed.push((id, record.location)),
-            },
+            }
+            kind::ITEMS => {
+                let applied = self.apply_items(record.payload);
+                self.malformed.extend(applied.err().map(|codec::Malformed| (id, record.location)));
+            }
             kind::STATE => {
                 let Some(message) = known else { return };
                 match codec::read_state(record.payload) {
@@ -42,6 +54,12 @@ impl Recovered {
         }
     }
 
+    fn restart(&mut self) {
+        *self = Recovered::default();
+    }
+}
+
+impl Recovered {
     pub fn message_count(&self) -> usize {
         self.index.message_count()
     }
@@ -49,6 +67,51 @@ impl Recovered {
     /// Records of unsettled messages that could not be understood: the operator is told.
     pub fn malformed_count(&self) -> usize {
         self.malformed.len()
+    }
+
+    /// Messages that are held because they may be settled.
+    pub fn doubtful_count(&self) -> usize {
+        self.doubtful.len()
+    }
+
+    /// Records that make no sense, and their messages.
+    pub(super) fn malformed(&self) -> &[(u64, Location)] {
+        &self.malformed
+    }
+
+    fn apply_envelope(&mut self, known: Option<u32>, record: &Replayed<'_>) {
+        let (id, location) = (record.id, record.location);
+        let Ok((envelope, chunks)) = codec::read_envelope(record.payload) else {
+            self.malformed.push((id, location));
+            return;
+        };
+        match known {
+            Some(message) => {
+                if self.index.chunks(message).is_some() != chunks.is_empty() {
+                    self.index.relocate(message, location, chunks);
+                } else {
+                    self.malformed.push((id, location));
+                }
+            }
+            None => {
+                self.index.insert(Outline::of_fresh(id, location, chunks, &envelope));
+                if record.is_doubtful {
+                    self.doubtful.insert(id);
+                }
+            }
+        }
+    }
+
+    fn apply_items(&mut self, payload: &[u8]) -> Result<(), codec::Malformed> {
+        let items = items::Read::new(payload)?;
+        self.malformed.extend(&items.places);
+        items.visit(|outline| {
+            if let Some(message) = self.index.find(outline.id) {
+                close(&mut self.index, message);
+            }
+            self.doubtful.remove(&outline.id);
+            self.index.insert(outline);
+        })
     }
 
     fn apply_state(&mut self, message: u32, number: u32, state: &codec::TaskRecord, at: Location) {
@@ -73,20 +136,24 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
     let mut index = recovered.index;
     for (_, location) in &recovered.malformed {
         // What is not understood is kept.
-        journal.pin_recovered(*location);
+        journal.pin_recovered(*location, pinned_bytes(*location, 0));
     }
     let (mut lost, mut unknown) = (Vec::new(), Vec::new());
     index.visit_messages(0, u32::MAX, |slot, entry| {
-        let envelope = entry.location();
-        let chunks = index.chunks(slot).into_iter().flat_map(|chunks| chunks.iter());
-        let places = std::iter::once(&envelope).chain(chunks);
-        if places.filter(|place| !journal.pin_recovered(**place)).count() > 0 {
-            lost.push(slot);
-        }
-        unknown.extend(index.tasks_of(slot).filter(|task| {
+        let states = index.tasks_of(slot).filter(|task| {
             let record = index.task(*task).standing().record;
-            record.is_some_and(|record| !journal.pin_recovered(record))
-        }));
+            record.is_some_and(|record| !journal.is_there(record))
+        });
+        unknown.extend(states);
+        for (place, bytes) in index.places_of(slot) {
+            if !journal.pin_recovered(place, bytes)
+                && index
+                    .tasks_of(slot)
+                    .all(|task| index.task(task).standing().record != Some(place))
+            {
+                lost.push((slot, entry.id));
+            }
+        }
     });
     for task in unknown {
         // Who was settled cannot be told any more: rather twice than never.
@@ -94,8 +161,18 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
         index.claim_slot(task);
         index.set_standing(task, &standing);
     }
-    for message in lost {
-        let id = index.message(message).id;
+    for id in recovered.doubtful {
+        let Some(message) = index.find(id) else { continue };
+        let tasks: Vec<u32> = index.tasks_of(message).collect();
+        for task in tasks {
+            let standing =
+                Standing { is_held: true, possible_duplicate: true, ..index.task(task).standing() };
+            index.claim_slot(task);
+            index.set_standing(task, &standing);
+        }
+    }
+    lost.dedup();
+    for (message, id) in lost {
         eprintln!("ringpost: message {id}: its content is no longer on disk");
         close(&mut index, message);
     }
@@ -215,7 +292,19 @@ mod tests {
         Location { slot: 0, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
 
     fn visit(recovered: &mut Recovered, kind: u8, id: u64, aux: u32, payload: &[u8]) {
-        recovered.visit(Replayed { kind, flags: 0, id, aux, payload, location: AT });
+        visit_flagged(recovered, kind, 0, id, aux, payload);
+    }
+
+    fn visit_flagged(
+        recovered: &mut Recovered,
+        kind: u8,
+        flags: u8,
+        id: u64,
+        aux: u32,
+        payload: &[u8],
+    ) {
+        let is_doubtful = false;
+        recovered.visit(Replayed { kind, flags, id, aux, payload, location: AT, is_doubtful });
     }
 
     fn envelope(chunk_count: usize) -> Vec<u8> {
@@ -272,6 +361,39 @@ mod tests {
         assert_eq!((task.number, attempts, due_ms, record), (1, 2, 9, Some(AT)));
         visit(&mut recovered, kind::STATE, 1, 1, &state(relayed, 1));
         assert_eq!(recovered.message_count(), 0);
+    }
+
+    #[test]
+    fn a_checkpoint_and_what_follows_give_the_index_that_was() {
+        let mut before = Recovered::default();
+        visit(&mut before, kind::ENVELOPE, 1, 0, &envelope(0));
+        visit(&mut before, kind::ENVELOPE, 2, 0, &envelope(3));
+        visit(&mut before, kind::STATE, 2, 1, &state(codec::RecipientState::Delayed, 1));
+        let mut items = items::Items::default();
+        let index = &before.index;
+        index.visit_messages(0, u32::MAX, |slot, _| items.add(&index.outline(slot)));
+        let payload = items.into_payload();
+
+        let mut after = Recovered::default();
+        // A copy whose message is not known yet says nothing; the item names it.
+        visit_flagged(&mut after, kind::ENVELOPE, flag::MOVED, 1, 0, &envelope(0));
+        visit_flagged(&mut after, kind::STATE, flag::MOVED, 2, 1, &[]);
+        assert_eq!((after.message_count(), after.malformed_count()), (0, 0));
+        visit(&mut after, kind::ITEMS, 0, 0, &payload);
+        visit(&mut after, kind::ITEMS, 0, 0, &payload);
+        assert_eq!((after.message_count(), after.malformed_count()), (2, 0));
+        for id in [1, 2] {
+            let [one, other] =
+                [&before, &after].map(|it| it.index.outline(it.index.find(id).expect("queued")));
+            assert_eq!(one, other);
+        }
+        visit_flagged(&mut after, kind::ENVELOPE, flag::MOVED, 2, 0, &envelope(2));
+        let message = after.index.find(2).expect("queued");
+        assert_eq!(after.index.chunks(message).expect("chunked").len(), 2, "the copy's chunks");
+        visit(&mut after, kind::RETIRED, 1, 0, b"");
+        assert_eq!(after.message_count(), 1);
+        visit(&mut after, kind::ITEMS, 0, 0, &payload[..payload.len() - 1]);
+        assert_eq!(after.malformed_count(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The queue of one shard: index, journal, and the tasks that keep them in step.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use super::codec;
 use super::codec::{Group, TaskRecord};
 use super::index::{Counts, Index, Removed, Task, TaskState};
 use super::outcome::Settlement;
-use super::outline::recipients_of;
+use super::outline::{pinned_bytes, recipients_of};
 use super::pace::Pace;
 use super::recovery::{self, Recovered};
 use super::schedule::{Announcement, Flow, FlowId, LineId};
 use crate::config::Config;
 use crate::event::LogSink;
-use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer};
+use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer, Ticket};
 use crate::mail::{Envelope, QueueId};
 use crate::metrics::Metrics;
 use crate::runtime::sync::Notify;
@@ -47,6 +47,13 @@ pub(super) struct Inner {
     pub settlement_added: Notify,
     /// Of the reports made here.
     pub pace: RefCell<Pace>,
+    /// Frames with messages that the index does not know yet, in order, and how many.
+    pub commits: RefCell<VecDeque<(Ticket, u32)>>,
+    pub checkpointing: Cell<bool>,
+    /// Records that make no sense, and are kept.
+    pub malformed: Vec<(u64, Location)>,
+    /// Chunks of open drafts, by slot.
+    pub draft_chunks: RefCell<HashMap<u16, u32>>,
 }
 
 /// A message and what of it one task carries, as delivery gets it.
@@ -171,6 +178,7 @@ impl Queue {
         metrics: Rc<Metrics>,
         log: LogSink,
     ) -> Queue {
+        let malformed = recovered.malformed().to_vec();
         let index = recovery::into_index(recovered, clock::unix_ms(), &journal);
         let queue = Queue {
             inner: Rc::new(Inner {
@@ -187,11 +195,17 @@ impl Queue {
                 settlements: RefCell::default(),
                 settlement_added: Notify::default(),
                 pace: RefCell::new(Pace::new(clock::random_u64())),
+                commits: RefCell::default(),
+                checkpointing: Cell::new(false),
+                malformed,
+                draft_chunks: RefCell::default(),
             }),
         };
         queue.inner.update_gauges();
         task::spawn_vital(queue.clone().run_clock());
         task::spawn_vital(queue.clone().run_settlements());
+        task::spawn_vital(queue.clone().run_checkpoints());
+        task::spawn_vital(queue.clone().run_compaction());
         queue
     }
 
@@ -460,9 +474,10 @@ impl Inner {
 
     /// Unpins everything a settled message kept on disk.
     pub fn unpin(&self, removed: &Removed) {
-        self.journal.unpin(removed.envelope);
+        let bytes = pinned_bytes(removed.envelope, removed.content_bytes);
+        self.journal.unpin(removed.envelope, bytes);
         for chunk in removed.chunks.iter().flat_map(|chunks| chunks.iter()) {
-            self.journal.unpin(*chunk);
+            self.journal.unpin(*chunk, pinned_bytes(*chunk, 0));
         }
     }
 
@@ -516,10 +531,10 @@ impl Inner {
     }
 
     /// Reads a record whose place may be given up meanwhile.
-    async fn read_pinned(&self, location: Location) -> Result<RecordBuffer, LoadError> {
-        self.journal.pin(location);
+    pub async fn read_pinned(&self, location: Location) -> Result<RecordBuffer, LoadError> {
+        self.journal.pin(location, 0);
         let result = self.journal.read(location).await;
-        self.journal.unpin(location);
+        self.journal.unpin(location, 0);
         result.map_err(LoadError::Journal)
     }
 

@@ -54,7 +54,7 @@ pub(super) async fn run(start: Start) {
     let Neighbours { shard, senders } = neighbours;
     let mut recovered = Recovered::default();
     let journal_config = journal_config(&config, shard);
-    let result = Journal::open(&journal_config, &mut |record| recovered.visit(record));
+    let result = Journal::open(&journal_config, &mut recovered);
     let (journal, recovery) = match result {
         Ok(result) => result,
         Err(error) => {
@@ -194,6 +194,7 @@ impl Shard {
         let connections_gone = self.delivery.drained(end).await;
         self.queue.drain();
         self.queue.flushed().await;
+        self.queue.checkpoint_at_stop().await;
         self.journal.close().await;
         if !(sessions_gone && connections_gone) {
             eprintln!("ringpost: shard {}: cut sessions that were still open", self.shard);

@@ -87,7 +87,7 @@ fn what_was_answered_250_arrives_however_often_the_server_is_killed() {
 fn a_full_journal_refuses_new_mail_and_takes_it_again_when_there_is_room() {
     let address = crate::harness::free_address();
     let extra = "[queue]\nretry_wait_min = \"200ms\"\nretry_wait_max = \"400ms\"\n\
-                 [journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"16MiB\"\n\
+                 [journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"32MiB\"\n\
                  min_free_bytes = \"0B\"\n[reception]\nmessage_bytes_max = \"4MiB\"\n\
                  [shards]\ncount = 1\n";
     let server = Server::start(address, extra);

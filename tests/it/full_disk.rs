@@ -74,19 +74,19 @@ fn fills_and_resumes(disk: &Disk) {
 
 #[test]
 fn a_full_ext4_refuses_mail_and_takes_it_again_once_the_next_hop_does() {
-    let Some(disk) = Disk::ext4(64, Ext4::Usual) else { return };
+    let Some(disk) = Disk::ext4(128, Ext4::Usual) else { return };
     fills_and_resumes(&disk);
 }
 
 #[test]
 fn a_full_tmpfs_refuses_mail_and_takes_it_again_once_the_next_hop_does() {
-    let Some(disk) = Disk::tmpfs(64) else { return };
+    let Some(disk) = Disk::tmpfs(128) else { return };
     fills_and_resumes(&disk);
 }
 
 #[test]
 fn a_disk_that_others_fill_refuses_mail_until_they_make_room() {
-    let Some(disk) = Disk::ext4(96, Ext4::Usual) else { return };
+    let Some(disk) = Disk::ext4(128, Ext4::Usual) else { return };
     let address = free_address();
     let data_dir = disk.path().join("data");
     let mut server = Server::stopped(data_dir.clone(), address, &extra("0B"));
@@ -109,7 +109,7 @@ fn a_disk_that_others_fill_refuses_mail_until_they_make_room() {
 
 #[test]
 fn a_server_on_a_full_disk_stops_in_order_and_starts_again() {
-    let Some(disk) = Disk::ext4(64, Ext4::Usual) else { return };
+    let Some(disk) = Disk::ext4(128, Ext4::Usual) else { return };
     let address = free_address();
     let mut server = Server::stopped(disk.path().join("data"), address, &extra("0B"));
     server.start_again();
@@ -126,7 +126,7 @@ fn a_server_on_a_full_disk_stops_in_order_and_starts_again() {
 
 #[test]
 fn a_first_start_on_a_full_disk_says_so_and_succeeds_later() {
-    let Some(disk) = Disk::ext4(32, Ext4::Usual) else { return };
+    let Some(disk) = Disk::ext4(96, Ext4::Usual) else { return };
     let next_hop = NextHop::start(Behaviour::default());
     let data_dir = disk.path().join("data");
     let mut server = Server::stopped(data_dir.clone(), next_hop.address, &extra("0B"));

@@ -24,7 +24,7 @@ use rng::Rng;
 use truth::{Found, Replay, Truth, ensure};
 
 /// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ran {
     digest: u64,
     recoveries: u64,
@@ -32,6 +32,9 @@ struct Ran {
     /// Segments that were taken into use beyond the first time each slot was.
     reused: u64,
     dropped_frames: u64,
+    /// Checkpoints that were completed, and records that compaction moved.
+    checkpoints: u64,
+    moved: u64,
 }
 
 /// One store from its first start to its last recovery.
@@ -39,16 +42,16 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
     let rng = &mut Rng::new(seed);
     let shape = Shape {
         segment_bytes: SEGMENT_BYTES_MIN + rng.below(3) * 256 * 1024,
-        slots_max: rng.between(4, 10),
+        slots_max: rng.between(7, 12),
         bug,
     };
     let disk = &mut Disk::default();
-    for _ in 0..rng.between(1, 4) {
+    for _ in 0..rng.between(1, 7) {
         disk.add_slot(shape.segment_bytes);
     }
     let truth = &mut Truth::default();
     let mut digest = DefaultHasher::new();
-    let mut ran = Ran { digest: 0, recoveries: 0, frames: 0, reused: 0, dropped_frames: 0 };
+    let mut ran = Ran::default();
     let lives = rng.between(3, 7);
     for life in 0..=lives {
         let (ground, found, dropped) = start(disk, truth, rng, &mut ran)?;
@@ -57,13 +60,15 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
         let mut process =
             Process::new(shape, ground, found.into_iter().collect(), &[], disk, truth, rng);
         // Short lives die around their first segment header.
-        let steps = if process.rng.percent(35) { 20 } else { 250 };
+        let steps = if process.rng.percent(35) { 20 } else { 700 };
         let steps = process.rng.between(1, steps);
         if life == lives {
             process.drain(steps)?;
         } else if process.run(steps)? && process.rng.percent(50) {
             process.hurry()?;
         }
+        ran.checkpoints += process.core.counters.checkpoints;
+        ran.moved += process.moved;
         let end = if process.rng.percent(70) { End::PowerLoss } else { End::Stop };
         process.end(end);
         (rng.next(), truth.acknowledged_seq, truth.frames.len()).hash(&mut digest);
@@ -89,7 +94,7 @@ fn start(
             disk.reads_until_error = Some(rng.below(8));
         }
         let mut replay = Replay::new(truth);
-        let recovered = recover(&STORE, disk, &mut |record| replay.visit(record));
+        let recovered = recover(&STORE, disk, &mut replay);
         let (ground, recovery) = match recovered {
             Ok(recovered) => recovered,
             Err(RecoverError::Io(error)) if error.to_string().contains("told to fail") => continue,
@@ -97,7 +102,8 @@ fn start(
         };
         disk.reads_until_error = None;
         ensure(recovery.rot.is_empty(), || format!("rot where there is none: {recovery:?}"))?;
-        replay.judge(disk, ground.next_message_id)?;
+        ensure(recovery.bad_checkpoints == 0, || format!("a bad checkpoint: {recovery:?}"))?;
+        replay.judge(disk, &ground)?;
         let found = std::mem::take(&mut replay.found);
         truth.judge_ground(&ground, disk)?;
         for slot in 0..disk.slot_count() {
@@ -145,7 +151,7 @@ fn what_was_acknowledged_survives_whatever_the_disk_does() {
     }
     let seeds = from_env("RINGPOST_SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);
-    let totals = [const { AtomicU64::new(0) }; 4];
+    let totals = [const { AtomicU64::new(0) }; 6];
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
@@ -154,7 +160,9 @@ fn what_was_acknowledged_survives_whatever_the_disk_does() {
                         && seed < seeds
                     {
                         let ran = check(seed);
-                        let parts = [ran.recoveries, ran.frames, ran.reused, ran.dropped_frames];
+                        let Ran { recoveries, frames, reused, dropped_frames, .. } = ran;
+                        let parts = [recoveries, frames, reused, dropped_frames];
+                        let parts = parts.into_iter().chain([ran.checkpoints, ran.moved]);
                         for (total, part) in totals.iter().zip(parts) {
                             total.fetch_add(part, Ordering::Relaxed);
                         }
@@ -168,14 +176,17 @@ fn what_was_acknowledged_survives_whatever_the_disk_does() {
             }
         }
     });
-    let [recoveries, frames, reused, dropped] = totals.map(AtomicU64::into_inner);
+    let [recoveries, frames, reused, dropped, checkpoints, moved] =
+        totals.map(AtomicU64::into_inner);
     println!(
         "{seeds} seeds: {recoveries} recoveries, {frames} frames, {reused} segments reused, \
-         {dropped} frames dropped"
+         {dropped} frames dropped, {checkpoints} checkpoints, {moved} records moved"
     );
     assert!(recoveries >= 4 * seeds);
     assert!(reused >= seeds, "segments are reused");
     assert!(dropped >= seeds / 10, "tails are torn");
+    assert!(checkpoints >= 2 * seeds, "checkpoints are made");
+    assert!(moved >= seeds, "segments are compacted");
 }
 
 #[test]
@@ -216,6 +227,26 @@ fn a_frame_in_a_segment_without_a_durable_header_is_caught() {
 #[test]
 fn space_reused_before_its_retirement_is_durable_is_caught() {
     caught(Bug::UnpinsEarly);
+}
+
+#[test]
+fn a_checkpoint_begun_before_its_commits_are_known_is_caught() {
+    caught(Bug::ListsEarly);
+}
+
+#[test]
+fn a_checkpoint_that_lists_half_is_caught() {
+    caught(Bug::ListsHalf);
+}
+
+#[test]
+fn letting_the_old_place_go_before_the_copy_is_durable_is_caught() {
+    caught(Bug::MovesEarly);
+}
+
+#[test]
+fn a_frame_written_over_another_is_caught() {
+    caught(Bug::WritesTwice);
 }
 
 #[test]

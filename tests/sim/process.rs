@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use ringpost::journal::core::{Core, Effect, Start, WriteTag};
 use ringpost::journal::format::StoreId;
 use ringpost::journal::recovery::{Ground, Rot};
-use ringpost::journal::{Append, AppendError, Appended, Level, Location, Record, Ticket, kind};
+use ringpost::journal::{
+    Append, AppendError, Appended, Level, Location, Record, Ticket, flag, kind,
+};
 use ringpost::limits::{FRAME_BYTES_MAX, FRAMES_IN_FLIGHT_MAX};
 use ringpost::runtime::aligned::AlignedBuffer;
 
@@ -25,12 +27,20 @@ pub enum Bug {
     ReportsTogether,
     /// A segment header is reported durable before it is written (I4).
     HeaderEarly,
-    /// What a message pins is let go when its RETIRED is appended, not when it is durable (I6, I7).
+    /// What a message pins is let go before its RETIRED is even appended (I6, I7).
     UnpinsEarly,
     /// A failed sync is taken for a good one (I8).
     IgnoresFailedSync,
     /// A completed write is reported without a sync.
     SkipsSync,
+    /// The items of a checkpoint begin before the commits ahead of it are in the index (I7).
+    ListsEarly,
+    /// A checkpoint is ended with items missing (I7).
+    ListsHalf,
+    /// What is to be moved is let go before there is a copy (I6).
+    MovesEarly,
+    /// Some frame goes where the one before it stands (I10).
+    WritesTwice,
 }
 
 /// How a life ends.
@@ -70,8 +80,29 @@ pub struct Process<'a> {
     drafts: Vec<(u64, Vec<Location>)>,
     commits: VecDeque<(Ticket, u64, Found)>,
     states: VecDeque<(Ticket, u64)>,
-    settlements: VecDeque<(Ticket, u64, Option<Found>)>,
+    settlements: VecDeque<(Ticket, u64, Pins)>,
+    /// Places that are let go once a frame is durable: of an earlier state, or of what was moved.
+    replaced: VecDeque<(Ticket, Location, u64)>,
+    listing: Option<Listing>,
+    pub moved: u64,
+    /// Messages of which everything, or what stands in a slot, was let go before its time.
+    early: BTreeMap<u64, Option<u16>>,
 }
+
+/// What holds segments, and how many bytes of them.
+type Pins = Vec<(Location, u64)>;
+
+/// A checkpoint under way.
+struct Listing {
+    begin: Ticket,
+    /// Messages up to this id have been listed.
+    after_id: u64,
+    items: usize,
+    ended: bool,
+}
+
+/// A record to be appended: kind, id, number, payload.
+type Plain = (u8, u64, u32, Vec<u8>);
 
 struct Order {
     tag: WriteTag,
@@ -104,19 +135,10 @@ impl<'a> Process<'a> {
         truth: &'a mut Truth,
         rng: &'a mut Rng,
     ) -> Self {
-        let mut core = Core::new(Start {
-            store: STORE,
-            shard: 0,
-            slots: ground.slots,
-            last_seq: ground.last_seq,
-            next_seq: ground.next_seq,
-            next_epoch: ground.next_epoch,
-            next_message_id: ground.next_message_id,
-            slots_max: shape.slots_max.max(disk.slot_count()),
-        });
-        rot.iter().for_each(|rot| core.quarantine(rot.slot));
-        for (_, found) in &found {
-            found.pins().for_each(|location| core.pin(location));
+        let slots_max = shape.slots_max.max(disk.slot_count());
+        let mut core = Core::new(Start { store: STORE, shard: 0, ground, slots_max });
+        for (place, bytes) in found.iter().flat_map(|(_, found)| found.pins()) {
+            assert!(core.pin_recovered(place, bytes), "{place:?} is gone");
         }
         core.begin();
         Self {
@@ -138,6 +160,10 @@ impl<'a> Process<'a> {
             commits: VecDeque::new(),
             states: VecDeque::new(),
             settlements: VecDeque::new(),
+            replaced: VecDeque::new(),
+            listing: None,
+            moved: 0,
+            early: BTreeMap::new(),
         }
     }
 
@@ -154,15 +180,17 @@ impl<'a> Process<'a> {
     /// One thing happens. Returns false when the process has stopped.
     fn step(&mut self) -> Result<bool, String> {
         self.now_ms += self.rng.below(300) as u64;
-        let crowded = self.core.space().level >= Level::Slow || self.live.len() > 40;
+        let crowded = self.core.space().level >= Level::Refuse || self.live.len() > 40;
         match self.rng.below(100) {
             0..20 if !crowded => self.whole_message()?,
             20..30 if !crowded => self.draft()?,
             30..36 => self.state()?,
-            36..52 => self.retire()?,
+            36..46 => self.retire()?,
             0..30 => self.retire()?,
+            46..50 => self.checkpoint()?,
+            50..52 => self.compact()?,
             52..58 => self.core.submit(),
-            58..62 => self.core.seal_if_idle(self.now_ms),
+            58..62 => self.core.upkeep(self.now_ms),
             62 => self.read_back()?,
             63 => {
                 self.disk_full = self.rng.percent(40);
@@ -206,7 +234,7 @@ impl<'a> Process<'a> {
             self.core.submit();
             self.finish_orders()?;
             self.now_ms += 2_000;
-            self.core.seal_if_idle(self.now_ms);
+            self.core.upkeep(self.now_ms);
         }
         self.finish_orders()
     }
@@ -224,33 +252,38 @@ impl<'a> Process<'a> {
     /// Goes on for `steps` with a disk that fails nothing, then settles everything and sees to it
     /// that the space comes back.
     pub fn drain(&mut self, steps: usize) -> Checked {
-        let had_room = self.core.space().slots_free >= 2;
+        let space = self.core.space();
+        let had_room = space.slots_free + (space.slots_max - space.slots) > 3;
         self.disk_fails = false;
         self.disk_full = self.rng.percent(30);
         self.run(steps)?;
         self.draining = true;
         for (_, chunks) in std::mem::take(&mut self.drafts) {
-            chunks.into_iter().for_each(|location| self.core.unpin(location));
+            self.let_go(&chunks);
         }
         for step in 0..DRAIN_STEPS_MAX {
             if step == DRAIN_STEPS_MAX / 2 && !had_room {
-                // Every start takes a segment, and only the oldest come free: lives that settle
-                // nothing use the reserve up. Then the operator gives more room.
+                // Every start takes a segment: lives that end before they have freed anything use
+                // the reserve up. Then the operator gives more room.
                 self.disk_full = false;
-                self.core.set_slots_max(self.disk.slot_count() + 2);
+                self.core.set_slots_max(self.disk.slot_count() + 4);
             }
             self.retire()?;
+            self.checkpoint()?;
+            self.compact()?;
             self.core.submit();
             self.make_slot();
             self.finish_orders()?;
             let waits = !self.commits.is_empty() || !self.settlements.is_empty();
-            if self.live.is_empty() && !waits && self.core.is_settled() {
+            if self.live.is_empty() && !waits && self.listing.is_none() && self.core.is_settled() {
                 let space = self.core.space();
-                let back = space.slots_free + 1 >= space.slots;
-                return ensure(back, || format!("space does not come back: {space:?}"));
+                if space.level < Level::Refuse || space.slots_free + 3 >= space.slots {
+                    return Ok(());
+                }
             }
+            self.core.upkeep(self.now_ms);
         }
-        Err(format!("{} messages find no room to settle: {:?}", self.live.len(), self.core.space()))
+        Err(format!("{} messages find no room: {:?}", self.live.len(), self.core.space()))
     }
 
     /// Stops here: what was under way gets as far as it gets.
@@ -283,24 +316,40 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn append(
-        &mut self,
-        records: &[(u8, u64, u32, Payload)],
-        class: Append,
-    ) -> Result<Option<Appended>, String> {
-        let marks: Vec<[u8; 8]> =
-            records.iter().map(|(.., payload)| payload.mark.to_le_bytes()).collect();
-        let pieces: Vec<[&[u8]; 2]> = records
-            .iter()
-            .zip(&marks)
-            .map(|((.., payload), mark)| [mark.as_slice(), payload.noise()])
-            .collect();
+    fn append(&mut self, records: &[Plain], class: Append) -> Result<Option<Appended>, String> {
+        let pieces: Vec<[&[u8]; 1]> =
+            records.iter().map(|(.., payload)| [payload.as_slice()]).collect();
         let records: Vec<Record<'_>> = records
             .iter()
             .zip(&pieces)
             .map(|(&(kind, id, aux, _), payload)| Record { kind, flags: 0, id, aux, payload })
             .collect();
-        let appended = match self.core.append(&records, class, self.now_ms) {
+        let appended = self.core.append(&records, class, self.now_ms);
+        self.appended(appended, &records)
+    }
+
+    /// Like `append`, to the segment of survivors.
+    fn append_moved(&mut self, records: &[Plain]) -> Result<Option<Appended>, String> {
+        let pieces: Vec<[&[u8]; 1]> =
+            records.iter().map(|(.., payload)| [payload.as_slice()]).collect();
+        let records = records.iter().zip(&pieces).map(|(&(kind, id, aux, _), payload)| Record {
+            kind,
+            flags: flag::MOVED,
+            id,
+            aux,
+            payload,
+        });
+        let records: Vec<Record<'_>> = records.collect();
+        let appended = self.core.append_moved(&records, self.now_ms);
+        self.appended(appended, &records)
+    }
+
+    fn appended(
+        &mut self,
+        appended: Result<Appended, AppendError>,
+        records: &[Record<'_>],
+    ) -> Result<Option<Appended>, String> {
+        let appended = match appended {
             Ok(appended) => Some(appended),
             Err(AppendError::Later | AppendError::NoSpace) => None,
             Err(AppendError::TooLarge) => return Err("a record too large".to_owned()),
@@ -311,6 +360,18 @@ impl<'a> Process<'a> {
         }
         self.perform()?;
         Ok(appended)
+    }
+
+    fn pin(&mut self, found: &Found) {
+        found.pins().for_each(|(place, bytes)| self.core.pin(place, bytes));
+    }
+
+    fn unpin(&mut self, found: &Found) {
+        found.pins().for_each(|(place, bytes)| self.core.unpin(place, bytes));
+    }
+
+    fn let_go(&mut self, chunks: &[Location]) {
+        chunks.iter().for_each(|chunk| self.core.unpin(*chunk, chunk.record_bytes.into()));
     }
 
     fn new_message(&mut self) -> Result<u64, String> {
@@ -333,9 +394,11 @@ impl<'a> Process<'a> {
         let content = self.payload(content_bytes_max);
         let message = self.message(id);
         (message.envelope, message.content) = (Some(envelope), Some(content));
-        let records = [(kind::ENVELOPE, id, 0, envelope), (kind::CONTENT, id, 0, content)];
+        let records = [
+            (kind::ENVELOPE, id, 0, envelope.envelope(&[])),
+            (kind::CONTENT, id, 0, content.whole()),
+        ];
         if let Some(appended) = self.append(&records, Append::Message)? {
-            self.core.pin(appended.first);
             let content = Some(appended.first.following(8 + content.bytes));
             self.await_commit(id, appended, content, Vec::new());
         }
@@ -349,8 +412,9 @@ impl<'a> Process<'a> {
         content: Option<Location>,
         chunks: Vec<Location>,
     ) {
-        let found = Found { envelope: appended.first, content, chunks, states: 0 };
-        self.commits.push_back((appended.ticket, id, found));
+        let found = Found::new(appended.first, content, Vec::new());
+        self.pin(&found);
+        self.commits.push_back((appended.ticket, id, Found { chunks, ..found }));
     }
 
     /// A long message comes in a chunk at a time, is committed, or is given up.
@@ -363,21 +427,20 @@ impl<'a> Process<'a> {
         let (id, count) = (self.drafts[index].0, self.drafts[index].1.len());
         if count > 0 && self.rng.percent(8) {
             let (_, chunks) = self.drafts.swap_remove(index);
-            chunks.into_iter().for_each(|location| self.core.unpin(location));
+            self.let_go(&chunks);
         } else if count > 0 && (count == 5 || self.rng.percent(35)) {
             let envelope = self.payload(1_500);
             self.message(id).envelope = Some(envelope);
-            let records = [(kind::ENVELOPE, id, 0, envelope)];
+            let records = [(kind::ENVELOPE, id, 0, envelope.envelope(&self.drafts[index].1))];
             if let Some(appended) = self.append(&records, Append::Message)? {
-                self.core.pin(appended.first);
                 let (_, chunks) = self.drafts.swap_remove(index);
                 self.await_commit(id, appended, None, chunks);
             }
         } else {
             let chunk = self.payload(PAYLOAD_BYTES_MAX);
-            let records = [(kind::CONTENT, id, count as u32, chunk)];
+            let records = [(kind::CONTENT, id, count as u32, chunk.whole())];
             if let Some(appended) = self.append(&records, Append::Message)? {
-                self.core.pin(appended.first);
+                self.core.pin(appended.first, appended.first.record_bytes.into());
                 self.message(id).chunks.push(chunk);
                 self.drafts[index].1.push(appended.first);
             }
@@ -391,10 +454,22 @@ impl<'a> Process<'a> {
         }
         let index = self.rng.below(self.live.len());
         let id = self.live[index].0;
+        if self.early.contains_key(&id) {
+            return Ok(());
+        }
         let state = self.payload(300);
-        if let Some(appended) = self.append(&[(kind::STATE, id, 0, state)], Append::Settle)? {
+        if let Some(appended) =
+            self.append(&[(kind::STATE, id, 0, state.whole())], Append::Settle)?
+        {
             self.message(id).states.push(state);
             self.states.push_back((appended.ticket, id));
+            let found = &mut self.live[index].1;
+            found.states += 1;
+            let before = found.state.replace(appended.first);
+            self.core.pin(appended.first, appended.first.record_bytes.into());
+            if let Some(before) = before {
+                self.replaced.push_back((appended.ticket, before, before.record_bytes.into()));
+            }
         }
         Ok(())
     }
@@ -406,6 +481,12 @@ impl<'a> Process<'a> {
         }
         let index = if self.rng.percent(60) { 0 } else { self.rng.below(self.live.len()) };
         let id = self.live[index].0;
+        if self.shape.bug == Bug::UnpinsEarly && !self.early.contains_key(&id) {
+            let found = self.live[index].1.clone();
+            self.unpin(&found);
+            self.early.insert(id, None);
+            return Ok(());
+        }
         let retired = self.payload(1);
         let mut notification = None;
         let appended = if !self.draining && self.rng.percent(15) {
@@ -414,32 +495,145 @@ impl<'a> Process<'a> {
             let message = self.message(new);
             (message.envelope, message.content) = (Some(envelope), Some(content));
             let records = [
-                (kind::ENVELOPE, new, 0, envelope),
-                (kind::CONTENT, new, 0, content),
-                (kind::RETIRED, id, 0, retired),
+                (kind::ENVELOPE, new, 0, envelope.envelope(&[])),
+                (kind::CONTENT, new, 0, content.whole()),
+                (kind::RETIRED, id, 0, retired.whole()),
             ];
             let appended = self.append(&records, Append::Settle)?;
             notification = appended.map(|appended| (new, appended, content));
             appended
         } else {
-            self.append(&[(kind::RETIRED, id, 0, retired)], Append::Settle)?
+            self.append(&[(kind::RETIRED, id, 0, retired.whole())], Append::Settle)?
         };
         let Some(appended) = appended else { return Ok(()) };
         if let Some((new, appended, content)) = notification {
-            self.core.pin(appended.first);
             let content = Some(appended.first.following(8 + content.bytes));
             self.await_commit(new, appended, content, Vec::new());
         }
         let (_, found) = self.live.remove(index);
-        self.message(id).retired = Retired::Appended;
-        let held = if self.shape.bug == Bug::UnpinsEarly {
-            found.pins().for_each(|location| self.core.unpin(location));
-            None
-        } else {
-            Some(found)
+        self.message(id).retired = Retired::Appended(appended.ticket.0);
+        let held: Pins = match self.early.remove(&id) {
+            Some(None) => Vec::new(),
+            Some(Some(slot)) => found.pins().filter(|(place, _)| place.slot != slot).collect(),
+            None => found.pins().collect(),
         };
         self.settlements.push_back((appended.ticket, id, held));
         Ok(())
+    }
+
+    /// A checkpoint gets a step further, or begins when it is due and at times when it is not.
+    fn checkpoint(&mut self) -> Checked {
+        let Some(mut listing) = self.listing.take() else {
+            let wanted = self.core.checkpoint_is_due() || (!self.draining && self.rng.percent(20));
+            // An END that is not durable yet keeps the next one waiting.
+            if wanted
+                && !self.core.checkpoint_runs()
+                && let Ok(begin) = self.core.begin_checkpoint(self.now_ms)
+            {
+                self.listing = Some(Listing { begin, after_id: 0, items: 0, ended: false });
+                let at_once = if self.shape.bug == Bug::ListsEarly { 20 } else { 0 };
+                for _ in 0..at_once {
+                    self.checkpoint()?;
+                }
+            }
+            return self.perform();
+        };
+        let known = self.commits.front().is_none_or(|(ticket, ..)| *ticket > listing.begin);
+        let id_max = self.live.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let half = self.shape.bug == Bug::ListsHalf && listing.items * 2 > self.live.len();
+        if listing.after_id < id_max && !half {
+            if known || self.shape.bug == Bug::ListsEarly {
+                let count = self.rng.between(1, 12);
+                let mut ids: Vec<(u64, &Found)> =
+                    self.live.iter().map(|(id, found)| (*id, found)).collect();
+                ids.retain(|(id, _)| *id > listing.after_id);
+                ids.sort_unstable_by_key(|(id, _)| *id);
+                ids.truncate(count);
+                let mut payload = Vec::new();
+                ids.iter().for_each(|(id, found)| found.put(*id, &mut payload));
+                if self.core.append_items(&payload, self.now_ms).is_ok() {
+                    listing.after_id = ids.last().map_or(id_max, |(id, _)| *id);
+                    listing.items += ids.len();
+                }
+            }
+        } else if known || self.shape.bug == Bug::ListsEarly {
+            listing.ended = self.core.end_checkpoint(self.now_ms).is_ok();
+        }
+        if !listing.ended {
+            self.listing = Some(listing);
+        }
+        self.perform()
+    }
+
+    /// Moves some of what is live away from a segment that is mostly dead.
+    fn compact(&mut self) -> Checked {
+        let Some(slot) = self.core.victim(self.now_ms) else { return Ok(()) };
+        for _ in 0..self.rng.between(1, 6) {
+            let mut live = self.live.iter();
+            let movable =
+                |(id, found): &(u64, Found)| found.is_in(slot) && !self.early.contains_key(id);
+            let Some(index) = live.position(movable) else {
+                // What is left belongs to drafts, or is on its way.
+                self.core.spare(slot, self.now_ms + 5_000);
+                return Ok(());
+            };
+            if !self.move_away(index, slot)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves one thing of a message. Returns false when there is no room for it now.
+    fn move_away(&mut self, index: usize, slot: u16) -> Result<bool, String> {
+        let (id, found) = self.live[index].clone();
+        if self.shape.bug == Bug::MovesEarly {
+            let here = found.pins().filter(|(place, _)| place.slot == slot);
+            here.for_each(|(place, bytes)| self.core.unpin(place, bytes));
+            self.early.insert(id, Some(slot));
+            return Ok(true);
+        }
+        let message = &self.truth.messages[&id];
+        let (envelope, content) = (message.envelope.ok_or("no envelope")?, message.content);
+        let last_state = found.states.checked_sub(1).map(|last| message.states[last]);
+        let mut to = found.clone();
+        let appended = if found.state.is_some_and(|state| state.slot == slot) {
+            let state = last_state.ok_or("no state")?;
+            let appended = self.append_moved(&[(kind::STATE, id, 0, state.whole())])?;
+            to.state = appended.map(|appended| appended.first);
+            appended
+        } else {
+            // A chunk goes first, then the envelope that names its copy; or the envelope alone,
+            // with the content beside it.
+            let chunk = found.chunks.iter().position(|chunk| chunk.slot == slot);
+            let mut room = true;
+            if let Some(number) = chunk {
+                let payload = message.chunks[number].whole();
+                let appended = self.append_moved(&[(kind::CONTENT, id, number as u32, payload)])?;
+                room = appended.is_some();
+                if let Some(appended) = appended {
+                    to.chunks[number] = appended.first;
+                }
+            }
+            let mut records = vec![(kind::ENVELOPE, id, 0, envelope.envelope(&to.chunks))];
+            records.extend(content.map(|content| (kind::CONTENT, id, 0, content.whole())));
+            let appended = if room { self.append_moved(&records)? } else { None };
+            if let Some(appended) = appended {
+                to.envelope = appended.first;
+                to.content = content.map(|content| appended.first.following(8 + content.bytes));
+            }
+            appended
+        };
+        let Some(appended) = appended else { return Ok(false) };
+        self.moved += 1;
+        for ((place, bytes), (now, _)) in found.pins().zip(to.pins()) {
+            if place != now {
+                self.core.pin(now, bytes);
+                self.replaced.push_back((appended.ticket, place, bytes));
+            }
+        }
+        self.live[index].1 = to;
+        Ok(true)
     }
 
     fn read_back(&mut self) -> Checked {
@@ -447,6 +641,10 @@ impl<'a> Process<'a> {
             return Ok(());
         }
         let (id, found) = &self.live[self.rng.below(self.live.len())];
+        // What is on its way cannot be read yet.
+        if found.pins().any(|(place, _)| self.core.awaited(place).is_some()) {
+            return Ok(());
+        }
         found.reads_back(&self.truth.messages[id], self.disk)
     }
 
@@ -508,6 +706,10 @@ impl<'a> Process<'a> {
                     self.core.on_durable(tag, AlignedBuffer::new(1));
                 }
             }
+        }
+        let mut offset = offset;
+        if self.shape.bug == Bug::WritesTwice && self.rng.percent(3) && offset > 2 * 4096 {
+            offset -= 4096;
         }
         self.orders.push(Order { tag, slot, offset, buffer, bytes, syncing: None, reported });
         let frames = self.orders.iter().filter(|it| matches!(it.tag, WriteTag::Frame { .. }));
@@ -588,11 +790,12 @@ impl<'a> Process<'a> {
         while let Some((_, id)) = self.states.pop_front_if(|it| it.0 <= durable) {
             self.message(id).states_acknowledged += 1;
         }
-        while let Some((_, id, found)) = self.settlements.pop_front_if(|it| it.0 <= durable) {
+        while let Some((_, id, held)) = self.settlements.pop_front_if(|it| it.0 <= durable) {
             self.message(id).retired = Retired::Durable;
-            for location in found.iter().flat_map(Found::pins) {
-                self.core.unpin(location);
-            }
+            held.into_iter().for_each(|(place, bytes)| self.core.unpin(place, bytes));
+        }
+        while let Some((_, place, bytes)) = self.replaced.pop_front_if(|it| it.0 <= durable) {
+            self.core.unpin(place, bytes);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use ringpost::journal::format::{FRAME_HEADER_BYTES, FrameHeader, RecordRef};
 use ringpost::journal::recovery::Ground;
-use ringpost::journal::{Location, Replayed, kind};
+use ringpost::journal::{Location, Replayed, flag, kind};
 
 use crate::disk::Disk;
 use crate::process::STORE;
@@ -28,6 +28,37 @@ impl Payload {
             && payload[..8] == self.mark.to_le_bytes()
             && payload[8..] == *self.noise()
     }
+
+    pub fn whole(&self) -> Vec<u8> {
+        [&self.mark.to_le_bytes(), self.noise()].concat()
+    }
+
+    /// As the payload of an ENVELOPE: the mark, the places of the chunks, and the noise.
+    pub fn envelope(&self, chunks: &[Location]) -> Vec<u8> {
+        let mut payload = self.mark.to_le_bytes().to_vec();
+        put_places(chunks, &mut payload);
+        payload.extend_from_slice(self.noise());
+        payload
+    }
+
+    /// The chunks of an ENVELOPE, if `payload` is one of this.
+    pub fn chunks_of(&self, payload: &[u8]) -> Option<Vec<Location>> {
+        let rest = payload.strip_prefix(&self.mark.to_le_bytes())?;
+        let (chunks, rest) = take_places(rest)?;
+        (rest == self.noise()).then_some(chunks)
+    }
+}
+
+fn put_places(places: &[Location], out: &mut Vec<u8>) {
+    out.push(places.len() as u8);
+    places.iter().for_each(|place| out.extend_from_slice(&place.to_bytes()));
+}
+
+fn take_places(bytes: &[u8]) -> Option<(Vec<Location>, &[u8])> {
+    let (count, rest) = bytes.split_first()?;
+    let (places, rest) = rest.split_at_checked(usize::from(*count) * Location::BYTES)?;
+    let places = places.as_chunks().0.iter().map(|place| Location::from_bytes(*place));
+    Some((places.collect(), rest))
 }
 
 /// Where the noise of a payload may start, with `PAYLOAD_BYTES_MAX` behind it.
@@ -46,8 +77,8 @@ fn noise() -> &'static [u8] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retired {
     No,
-    /// The record was appended; nobody was told that it is durable.
-    Appended,
+    /// The record was appended, into the frame of this seq; nobody was told that it is durable.
+    Appended(u64),
     Durable,
 }
 
@@ -151,25 +182,71 @@ impl Frame {
     }
 }
 
-/// A message as a recovery found it.
-#[derive(Clone, Debug)]
+/// A message as the index keeps it, and as a recovery finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub envelope: Location,
     pub content: Option<Location>,
     pub chunks: Vec<Location>,
     /// How many of the states it was given had come, the last of them included.
     pub states: usize,
+    /// Where the last of them stands.
+    pub state: Option<Location>,
+}
+
+impl Found {
+    pub fn new(envelope: Location, content: Option<Location>, chunks: Vec<Location>) -> Self {
+        Self { envelope, content, chunks, states: 0, state: None }
+    }
+
+    /// One item of a checkpoint.
+    pub fn put(&self, id: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&id.to_le_bytes());
+        out.extend_from_slice(&(self.states as u64).to_le_bytes());
+        let content: Vec<Location> = self.content.into_iter().collect();
+        let state: Vec<Location> = self.state.into_iter().collect();
+        for places in [&[self.envelope], content.as_slice(), &self.chunks, &state] {
+            put_places(places, out);
+        }
+    }
+
+    fn take(bytes: &[u8]) -> Option<(u64, Self, &[u8])> {
+        let (id, rest) = bytes.split_first_chunk()?;
+        let (states, rest) = rest.split_first_chunk()?;
+        let (envelope, rest) = take_places(rest)?;
+        let (content, rest) = take_places(rest)?;
+        let (chunks, rest) = take_places(rest)?;
+        let (state, rest) = take_places(rest)?;
+        let states = u64::from_le_bytes(*states) as usize;
+        let (content, state) = (content.first().copied(), state.first().copied());
+        let found = Self { envelope: *envelope.first()?, content, chunks, states, state };
+        Some((u64::from_le_bytes(*id), found, rest))
+    }
 }
 
 /// Takes in what recovery replays, and compares it with what was written.
 pub struct Replay<'a> {
     truth: &'a Truth,
     pub found: BTreeMap<u64, Found>,
-    chunks: BTreeMap<u64, Vec<Location>>,
-    retired: BTreeSet<u64>,
+    /// Seqs of the frames that were shown.
+    pub seqs: BTreeSet<u64>,
     pub last_seq: u64,
+    /// Messages that may be settled: some record about them may be missing.
+    pub doubtful: BTreeSet<u64>,
     id_max: u64,
     pub violation: Option<String>,
+}
+
+impl ringpost::journal::Replay for Replay<'_> {
+    fn visit(&mut self, record: Replayed<'_>) {
+        if let Err(violation) = self.try_visit(&record) {
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    fn restart(&mut self) {
+        *self = Replay::new(self.truth);
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -177,17 +254,11 @@ impl<'a> Replay<'a> {
         Self {
             truth,
             found: BTreeMap::new(),
-            chunks: BTreeMap::new(),
-            retired: BTreeSet::new(),
+            seqs: BTreeSet::new(),
             last_seq: 0,
+            doubtful: BTreeSet::new(),
             id_max: 0,
             violation: None,
-        }
-    }
-
-    pub fn visit(&mut self, record: Replayed<'_>) {
-        if let Err(violation) = self.try_visit(&record) {
-            self.violation.get_or_insert(violation);
         }
     }
 
@@ -200,53 +271,67 @@ impl<'a> Replay<'a> {
             format!("frame {} came after frame {}", frame.seq, self.last_seq)
         })?;
         self.last_seq = frame.seq;
+        self.seqs.insert(frame.seq);
         self.id_max = self.id_max.max(id);
-        if record.kind == kind::SEAL {
-            return Ok(());
+        if record.kind == kind::ITEMS {
+            let mut rest = record.payload;
+            while let Some((id, found, more)) = Found::take(rest) {
+                self.found.insert(id, found);
+                rest = more;
+            }
+            return ensure(rest.is_empty(), || "an item makes no sense".to_owned());
         }
         let message = self.truth.messages.get(&id);
         let message = message.ok_or_else(|| format!("nobody wrote message {id}"))?;
         let differs = |what: &str| format!("{what} of message {id} is not what was written");
+        let is_moved = record.flags & flag::MOVED != 0;
         match record.kind {
             kind::CONTENT if message.content.is_none() => {
-                let chunks = self.chunks.entry(id).or_default();
                 let chunk = message.chunks.get(record.aux as usize);
                 ensure(chunk.is_some_and(|it| it.is(record.payload)), || differs("a chunk"))?;
-                // The first chunks of a settled message may have been reused already.
-                if chunks.len() == record.aux as usize {
-                    chunks.push(location);
-                }
             }
             kind::CONTENT => {
-                let found = self.found.get_mut(&id);
-                let found = found.ok_or_else(|| differs("content without its envelope"))?;
-                ensure(found.content.is_none(), || differs("second content"))?;
-                let beside = found.envelope.following(record.payload.len()) == location;
-                ensure(beside, || differs("place of content"))?;
                 ensure(message.content.is_some_and(|it| it.is(record.payload)), || {
                     differs("content")
                 })?;
-                found.content = Some(location);
+                // Before its item has come, a copy says nothing.
+                if let Some(found) = self.found.get_mut(&id)
+                    && found.envelope.following(record.payload.len()) == location
+                {
+                    ensure(found.content.is_none(), || differs("second content"))?;
+                    found.content = Some(location);
+                } else {
+                    ensure(is_moved, || differs("place of content"))?;
+                }
             }
             kind::ENVELOPE => {
-                let whole = message.envelope.is_some_and(|it| it.is(record.payload));
-                ensure(whole, || differs("the envelope"))?;
-                let chunks = self.chunks.remove(&id).unwrap_or_default();
-                let found = Found { envelope: location, content: None, chunks, states: 0 };
-                let before = self.found.insert(id, found);
-                ensure(before.is_none(), || differs("second envelope"))?;
+                let chunks = message.envelope.and_then(|it| it.chunks_of(record.payload));
+                let chunks = chunks.ok_or_else(|| differs("the envelope"))?;
+                if record.is_doubtful {
+                    self.doubtful.insert(id);
+                }
+                match self.found.get_mut(&id) {
+                    Some(found) => {
+                        ensure(is_moved, || differs("second envelope"))?;
+                        (found.envelope, found.content, found.chunks) = (location, None, chunks);
+                    }
+                    None if is_moved && !record.is_doubtful => {}
+                    None => {
+                        self.found.insert(id, Found::new(location, None, chunks));
+                    }
+                }
             }
             kind::STATE => {
                 if let Some(found) = self.found.get_mut(&id) {
                     let index = message.states.iter().position(|it| it.is(record.payload));
                     let index = index.ok_or_else(|| differs("a state"))?;
-                    ensure(index >= found.states, || differs("order of states"))?;
-                    found.states = index + 1;
+                    let in_order = if is_moved { index + 1 } else { index };
+                    ensure(in_order >= found.states, || differs("order of states"))?;
+                    (found.states, found.state) = (index + 1, Some(location));
                 }
             }
             kind::RETIRED => {
                 self.found.remove(&id);
-                self.retired.insert(id);
             }
             other => return Err(format!("a record of kind {other}")),
         }
@@ -254,7 +339,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Whether what was found is what must be there.
-    pub fn judge(&self, disk: &Disk, next_message_id: u64) -> Result<(), String> {
+    pub fn judge(&self, disk: &Disk, ground: &Ground) -> Result<(), String> {
         if let Some(violation) = &self.violation {
             return Err(violation.clone());
         }
@@ -263,24 +348,25 @@ impl<'a> Replay<'a> {
                 let may_be_absent = !message.acknowledged
                     || message.gone
                     || message.retired == Retired::Durable
-                    || (message.retired == Retired::Appended && self.retired.contains(id));
+                    || matches!(message.retired, Retired::Appended(seq) if seq <= ground.last_seq);
                 ensure(may_be_absent, || format!("acknowledged message {id} is lost"))?;
                 continue;
             };
-            ensure(!message.gone, || format!("message {id} came back"))?;
-            ensure(message.retired != Retired::Durable, || {
+            let may_come_back = self.doubtful.contains(id);
+            ensure(!message.gone || may_come_back, || format!("message {id} came back"))?;
+            ensure(message.retired != Retired::Durable || may_come_back, || {
                 format!("retired message {id} came back")
             })?;
             let has_content = message.content.is_some() == found.content.is_some();
             let has_chunks = message.chunks.len() == found.chunks.len();
             ensure(has_content && has_chunks, || format!("message {id} is not whole"))?;
-            ensure(found.states >= message.states_acknowledged, || {
+            ensure(found.states >= message.states_acknowledged || may_come_back, || {
                 format!("message {id} lost an acknowledged state")
             })?;
             found.reads_back(message, disk)?;
         }
-        ensure(self.id_max < next_message_id, || {
-            format!("id {} would be used again from {next_message_id}", self.id_max)
+        ensure(self.id_max < ground.next_message_id, || {
+            format!("id {} would be used again from {}", self.id_max, ground.next_message_id)
         })
     }
 }
@@ -288,19 +374,35 @@ impl<'a> Replay<'a> {
 impl Found {
     /// Every record stands where its location says.
     pub fn reads_back(&self, message: &Message, disk: &Disk) -> Result<(), String> {
-        read_back(disk, self.envelope, kind::ENVELOPE, message.envelope)?;
-        if let Some(content) = self.content {
-            read_back(disk, content, kind::CONTENT, message.content)?;
-        }
-        for (location, chunk) in self.chunks.iter().zip(&message.chunks) {
-            read_back(disk, *location, kind::CONTENT, Some(*chunk))?;
+        let envelope = message.envelope.ok_or("no envelope")?;
+        read_back(disk, self.envelope, kind::ENVELOPE, |payload| {
+            envelope.chunks_of(payload).as_ref() == Some(&self.chunks)
+        })?;
+        let last_state = self.states.checked_sub(1).and_then(|last| message.states.get(last));
+        let beside = [(self.content, message.content, kind::CONTENT)];
+        let chunks = self.chunks.iter().zip(&message.chunks);
+        let chunks = chunks.map(|(at, chunk)| (Some(*at), Some(*chunk), kind::CONTENT));
+        let state = [(self.state, last_state.copied(), kind::STATE)];
+        for (location, payload, kind) in beside.into_iter().chain(chunks).chain(state) {
+            ensure(location.is_some() == payload.is_some(), || "a place is missing".to_owned())?;
+            if let (Some(location), Some(expected)) = (location, payload) {
+                read_back(disk, location, kind, |payload| expected.is(payload))?;
+            }
         }
         Ok(())
     }
 
-    /// What holds its segments.
-    pub fn pins(&self) -> impl Iterator<Item = Location> {
-        std::iter::once(self.envelope).chain(self.chunks.iter().copied())
+    /// What holds its segments, and how many bytes.
+    pub fn pins(&self) -> impl Iterator<Item = (Location, u64)> {
+        let beside = self.content.map_or(0, |content| u64::from(content.record_bytes));
+        let others = self.chunks.iter().chain(&self.state);
+        let others = others.map(|place| (*place, u64::from(place.record_bytes)));
+        let envelope = (self.envelope, u64::from(self.envelope.record_bytes) + beside);
+        std::iter::once(envelope).chain(others)
+    }
+
+    pub fn is_in(&self, slot: u16) -> bool {
+        self.pins().any(|(place, _)| place.slot == slot)
     }
 }
 
@@ -308,14 +410,12 @@ fn read_back(
     disk: &Disk,
     location: Location,
     kind: u8,
-    expected: Option<Payload>,
+    is_expected: impl FnOnce(&[u8]) -> bool,
 ) -> Result<(), String> {
     let mut bytes = vec![0; location.record_bytes as usize];
     disk.read_at(usize::from(location.slot), location.offset() as usize, &mut bytes);
     let read = RecordRef::read(u64::from(location.epoch_low), &bytes);
-    let same = read.is_some_and(|(record, _)| {
-        record.kind == kind && expected.is_some_and(|it| it.is(record.payload))
-    });
+    let same = read.is_some_and(|(record, _)| record.kind == kind && is_expected(record.payload));
     ensure(same, || format!("{location:?} does not read back"))
 }
 
