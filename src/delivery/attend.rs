@@ -39,6 +39,7 @@ impl Delivery {
         if inner.draining.get() || !line.has_work(&inner.queue) {
             return;
         }
+        line.used_ms.set(clock::coarse_ms());
         let (mut busy, mut idle) = (None, None);
         for member in line.members_by_turn() {
             match self.offer(line, &member.site) {

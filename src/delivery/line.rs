@@ -25,6 +25,8 @@ pub(super) struct Line {
     pub key: LineKey,
     /// Not empty.
     pub members: Vec<Member>,
+    /// Monotonic milliseconds at which it last had mail.
+    pub used_ms: Cell<u64>,
     /// Somebody puts its tasks back or fails them.
     pub being_emptied: Cell<bool>,
     history: Rc<RefCell<History>>,
@@ -55,7 +57,15 @@ impl Line {
         assert!(!members.is_empty());
         let new = || Rc::new(RefCell::new(History::new(clock::coarse_ms())));
         let history = history.unwrap_or_else(new);
-        Self { id, key, members, being_emptied: Cell::new(false), history }
+        let used_ms = Cell::new(clock::coarse_ms());
+        Self { id, key, members, used_ms, being_emptied: Cell::new(false), history }
+    }
+
+    /// Whether it has had no mail for long, and nobody is busy with any of it.
+    pub fn is_unused(&self, queue: &Queue, now_ms: u64) -> bool {
+        let is_idle = self.members.iter().all(|member| member.site.connection_count() == 0);
+        let is_old = now_ms >= self.used_ms.get() + UNUSED_MS;
+        is_old && is_idle && !self.has_work(queue) && !self.being_emptied.get()
     }
 
     pub fn has_work(&self, queue: &Queue) -> bool {
@@ -118,6 +128,8 @@ impl Line {
     }
 }
 
+/// A line without mail is forgotten after this.
+const UNUSED_MS: u64 = 600_000;
 const PASS_SCALE: u64 = 1_000_000;
 /// How far a member may run ahead of the others: so many messages where weights are one.
 const SLACK: u64 = 4 * PASS_SCALE;

@@ -251,6 +251,7 @@ impl Delivery {
     async fn run_upkeep(self) {
         let inner = &self.inner;
         let mut last_ms = clock::coarse_ms();
+        let mut pass = 0_u64;
         while !inner.draining.get() {
             timer::sleep(UPKEEP_PERIOD).await;
             let now_ms = clock::coarse_ms();
@@ -271,6 +272,10 @@ impl Delivery {
                 }
             }
             last_ms = now_ms;
+            pass += 1;
+            if pass.is_multiple_of(SWEEP_PASSES) {
+                inner.sweep(now_ms);
+            }
         }
     }
 
@@ -348,6 +353,16 @@ impl Inner {
         histories.insert(line.key.clone(), line.history());
     }
 
+    /// Forgets lines that have had no mail for long, and sites that nothing is to be known of.
+    fn sweep(&self, now_ms: u64) {
+        let lines: Vec<Rc<Line>> = self.lines.borrow().values().cloned().collect();
+        for line in lines.iter().filter(|line| line.is_unused(&self.queue, now_ms)) {
+            self.close_line(line);
+        }
+        self.sites.borrow_mut().retain(|_, site| !site.is_unused(now_ms));
+        self.leases.sweep();
+    }
+
     fn site(&self, key: SiteKey) -> Rc<Site> {
         let mut sites = self.sites.borrow_mut();
         let new = || {
@@ -407,5 +422,7 @@ impl Inner {
     }
 }
 
+/// Rounds of upkeep between two looks for what is unused: every ten seconds or so.
+const SWEEP_PASSES: u64 = 200;
 /// How often lines with waiting work are looked after.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(50);

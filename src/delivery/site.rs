@@ -78,6 +78,12 @@ impl Site {
         }
     }
 
+    /// Whether no line pulls from it, and it may be forgotten.
+    pub fn is_unused(&self, now_ms: u64) -> bool {
+        let is_free = self.state.borrow().connections == 0;
+        is_free && self.lines.borrow().is_empty() && self.suspended_until(now_ms).is_none()
+    }
+
     pub fn join(&self, line: Rc<Line>) {
         self.lines.borrow_mut().push(line);
     }

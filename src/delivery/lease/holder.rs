@@ -29,6 +29,11 @@ pub enum Urgency {
 }
 
 impl Holder {
+    /// Whether the owner knows of it.
+    pub fn has_asked(&self) -> bool {
+        self.told.seq > 0
+    }
+
     /// In hand and unused.
     pub fn unused(&self, kind: Kind) -> u64 {
         let account = &self.accounts[kind as usize];

@@ -239,6 +239,13 @@ impl Leases {
         held.entry(key).or_insert_with(new).clone()
     }
 
+    /// Forgets sites that nobody sends to and that never had a lease: what the owner counts of the
+    /// others goes on.
+    pub fn sweep(&self) {
+        let mut held = self.inner.held.borrow_mut();
+        held.retain(|_, lease| Rc::strong_count(lease) > 1 || lease.holder.borrow().has_asked());
+    }
+
     /// Takes a lease into use, and sees to it that `wish` more are in hand soon. `None` where none
     /// is in hand; `next_news` tells when that changes.
     pub fn take(&self, lease: &Rc<SiteLease>, kind: Kind, wish: u32) -> Option<Token> {
