@@ -8,6 +8,7 @@ use ringpost::proto::imap::structure::{Extension, write_body};
 use ringpost::proto::mime::date::parse_date;
 use ringpost::proto::mime::field::{FieldName, Fields};
 use ringpost::proto::mime::scan::{Scanner, scan};
+use ringpost::proto::mime::transfer::Decoder;
 
 fuzz_target!(|input: &[u8]| {
     let [cut, content @ ..] = input else { return };
@@ -37,4 +38,17 @@ fuzz_target!(|input: &[u8]| {
     }
     write_envelope(&structure, 0, &mut out);
     assert!(!out.contains(&0));
+
+    for name in ["base64", "quoted-printable"] {
+        let decoded = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+            let mut decoder = Decoder::from_name(name.as_bytes()).expect("an encoding");
+            let mut out = Vec::new();
+            pieces.for_each(|piece| decoder.decode(piece, &mut out));
+            decoder.finish(&mut out);
+            out
+        };
+        let whole = decoded(&mut [content].into_iter());
+        assert!(whole.len() <= content.len());
+        assert_eq!(decoded(&mut content.chunks(1)), whole);
+    }
 });

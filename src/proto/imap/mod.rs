@@ -15,6 +15,7 @@ pub mod mailbox;
 pub mod reader;
 pub mod response;
 pub mod search;
+pub mod section;
 pub mod select;
 pub mod set;
 pub mod store;

@@ -11,6 +11,7 @@ mod lexer;
 pub mod media_type;
 pub mod scan;
 pub mod structure;
+pub mod transfer;
 
 #[cfg(test)]
 mod tests;
