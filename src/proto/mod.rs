@@ -14,5 +14,6 @@ pub mod imap;
 pub mod message;
 pub mod mime;
 pub mod pop3;
+pub mod sasl;
 pub mod smtp;
 pub mod xtext;
