@@ -220,6 +220,21 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
             );
         }
     }
+    for (shard, opened) in shards.opened().iter().enumerate() {
+        if opened.recovery.is_degraded {
+            eprintln!(
+                "ringpost: shard {shard}: DEGRADED START: both checkpoints are unreadable; {} \
+                 messages that may be delivered already are held: look at them with `ringpost \
+                 queue`, then release or bounce them",
+                opened.doubtful_count,
+            );
+        } else if opened.recovery.bad_checkpoints > 0 {
+            eprintln!(
+                "ringpost: shard {shard}: the newest checkpoint is unreadable, the start went by \
+                 the one before; keep an eye on the disk",
+            );
+        }
+    }
     let listeners: Vec<String> =
         config.listeners.iter().map(|listener| listener.address.to_string()).collect();
     let durability = match config.journal.durability {

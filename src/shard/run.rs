@@ -29,6 +29,8 @@ pub(super) struct Neighbours {
 pub struct Opened {
     pub message_count: usize,
     pub malformed_count: usize,
+    /// Messages that are held because they may be settled.
+    pub doubtful_count: usize,
     pub recovery: Recovery,
 }
 
@@ -66,6 +68,7 @@ pub(super) async fn run(start: Start) {
     let report = Opened {
         message_count: recovered.message_count(),
         malformed_count: recovered.malformed_count(),
+        doubtful_count: recovered.doubtful_count(),
         recovery,
     };
     let metrics = Rc::new(Metrics::default());

@@ -94,6 +94,11 @@ impl Disk {
         }
     }
 
+    /// Puts other bytes on the medium.
+    pub fn overwrite(&mut self, slot: usize, offset: usize, bytes: &[u8]) {
+        write(&mut self.slots[slot].medium, offset, bytes);
+    }
+
     /// Flips bits on the medium.
     pub fn rot(&mut self, slot: usize, offset: usize, mask: u8) {
         self.slots[slot].medium[offset] ^= mask;

@@ -23,20 +23,30 @@ fn recover_frames(
     (ground, recovery, replay.seqs, replay.found.into_iter().collect())
 }
 
+/// Bits flip, or the frame never reached its place: something older is there, or another frame.
 fn damage(disk: &mut Disk, frame: Frame, rng: &mut Rng) {
     let mut bytes = vec![0; FRAME_HEADER_BYTES];
     disk.read_at(frame.slot, frame.offset, &mut bytes);
     let header = FrameHeader::read(&STORE, frame.epoch, &bytes).expect("a whole frame");
-    for _ in 0..rng.between(1, 4) {
-        let at = rng.below(header.frame_bytes as usize);
-        // Twice the same flip is none.
-        disk.rot(frame.slot, frame.offset + at, 1 << rng.below(8));
-        let mut whole = vec![0; header.frame_bytes as usize];
+    let frame_bytes = header.frame_bytes as usize;
+    let kind = rng.below(4);
+    loop {
+        let mut whole = vec![0; frame_bytes];
         disk.read_at(frame.slot, frame.offset, &mut whole);
         if FrameHeader::read(&STORE, frame.epoch, &whole)
             .is_none_or(|header| !header.holds(&whole[FRAME_HEADER_BYTES..]))
         {
             return;
+        }
+        match kind {
+            0 => disk.overwrite(frame.slot, frame.offset, &vec![0; frame_bytes]),
+            1 => {
+                // The frame of another place, the one with the segment's header at the least.
+                disk.read_at(frame.slot, 0, &mut whole);
+                disk.overwrite(frame.slot, frame.offset, &whole);
+            }
+            // Twice the same flip is none.
+            _ => disk.rot(frame.slot, frame.offset + rng.below(frame_bytes), 1 << rng.below(8)),
         }
     }
 }
@@ -95,4 +105,41 @@ fn a_damaged_frame_is_reported_and_its_slot_is_kept() {
     for seed in 0..100 {
         run(seed);
     }
+}
+
+/// Both checkpoints of a quiet store go bad. Returns whether the start was degraded.
+fn lose_checkpoints(seed: u64) -> bool {
+    let rng = &mut Rng::new(seed);
+    let shape =
+        Shape { segment_bytes: SEGMENT_BYTES_MIN, slots_max: rng.between(8, 12), bug: Bug::None };
+    let disk = &mut Disk::default();
+    (0..6).for_each(|_| disk.add_slot(shape.segment_bytes));
+    let truth = &mut Truth::default();
+    let (ground, ..) = recover_frames(disk, truth);
+    let mut process = Process::new(shape, ground, Vec::new(), &[], disk, truth, rng);
+    let steps = process.rng.between(300, 900);
+    process.settle(steps).expect("a sound disk");
+    process.end(End::PowerLoss);
+
+    let (ground, ..) = recover_frames(disk, truth);
+    for name in ground.checkpoints.iter().flatten() {
+        let frame = truth.frames[&(name.begin_epoch as u32, name.begin_block as u16)];
+        // With the frame of a message the message would be lost.
+        if frame.id_max > 0 {
+            return false;
+        }
+        damage(disk, frame, rng);
+    }
+    let mut replay = Replay::new(truth);
+    let (ground, recovery) = recover(&STORE, disk, &mut replay).expect("the disk can be read");
+    replay.judge(disk, &ground).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+    assert!(recovery.is_degraded || replay.doubtful.is_empty(), "seed {seed}");
+    assert!(!recovery.is_degraded || ground.checkpoints_complete == 0, "seed {seed}");
+    recovery.is_degraded
+}
+
+#[test]
+fn with_both_checkpoints_lost_nothing_live_is() {
+    let degraded = (0..150).filter(|seed| lose_checkpoints(*seed)).count();
+    assert!(degraded >= 5, "only {degraded} starts were degraded");
 }
