@@ -89,6 +89,10 @@ pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
 /// Free segments kept ready; new mail leaves all but one of them to outcomes, compaction and
 /// checkpoints.
 pub const SPARE_SLOTS_MIN: usize = 5;
+/// Names that a survey of the queue tells apart on a shard.
+pub const SURVEY_ROWS_MAX: usize = 100_000;
+/// Standing orders to suspend mail: each flow is compared with all of them.
+pub const STANDING_ORDERS_MAX: usize = 1000;
 
 // ---- delivery ----
 

@@ -1,4 +1,4 @@
-//! The program's command line: serve, check, queue, reload, doctor.
+//! The program's command line: serve, check, queue, explain, reload, doctor.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
@@ -6,10 +6,14 @@
 //! **Start reading** at `run`, then `serve::serve`.
 
 mod check;
+mod client;
 mod doctor;
 mod exit;
+mod explain;
+mod orders;
 mod queue;
 mod serve;
+mod survey;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -38,8 +42,10 @@ enum Command {
     /// Shows what is queued in a running server.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Says where mail goes, what holds for it, and where the time of a queued message went.
+    Explain(explain::Options),
     /// Makes a running server read its configuration and open its log anew, as SIGHUP does.
-    Reload(queue::Place),
+    Reload(client::Place),
     /// Looks at this machine: io_uring, limits, cores, disk, ports, clock.
     Doctor(doctor::Options),
 }
@@ -76,7 +82,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(source) => serve::serve(source),
         Command::Check(source) => check::check(&source),
         Command::Queue(command) => queue::run(&command),
-        Command::Reload(place) => queue::reload(&place),
+        Command::Explain(options) => explain::run(&options),
+        Command::Reload(place) => client::reload(&place),
         Command::Doctor(options) => doctor::run(&options),
     };
     match result {

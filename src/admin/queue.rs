@@ -1,17 +1,15 @@
-//! `ringpost queue` and `ringpost reload`: speak to a running server over its control socket.
+//! `ringpost queue`: looks into the queue of a running server, and steers it.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand};
+use clap::{Subcommand, ValueEnum};
 
-use super::Source;
-use super::exit::{Exit, Failure};
+use super::client::{Place, age, ask, json_line, print, printable, size, unix_ms};
+use super::exit::Failure;
+use super::orders::{self, Resume, Steering, Suspend};
+use super::survey;
 use crate::control::wire::{Line, Request, SteerOrder};
-use crate::control::{self, Deadlined};
+use crate::queue::survey::SurveyBy;
 use crate::shard::ask::{QueueStats, QueuedMessage};
 
 #[derive(Subcommand)]
@@ -46,8 +44,56 @@ pub enum Command {
     /// Lets held messages go.
     Release(Steering),
     /// Gives messages up: their senders get a report.
-    Bounce(Steering),
-    /// Counts what is queued, by shard.
+    Bounce {
+        /// Nobody gets a report.
+        #[arg(long)]
+        quiet: bool,
+        #[command(flatten)]
+        steering: Steering,
+    },
+    /// Sends messages to another next hop than routes lead to.
+    Reroute {
+        /// `smtp://ADDRESS:PORT`, `lmtp://ADDRESS:PORT`; `default` takes an earlier order back.
+        #[arg(long, value_name = "NEXT-HOP")]
+        to: String,
+        #[command(flatten)]
+        steering: Steering,
+    },
+    /// Makes messages transactional or bulk.
+    Class {
+        /// `transactional`, which goes ahead, or `bulk`.
+        #[arg(value_name = "CLASS")]
+        to: String,
+        #[command(flatten)]
+        steering: Steering,
+    },
+    /// Lets mail wait until it is resumed, what comes later included; restarts do not end it.
+    Suspend(Suspend),
+    /// Lets suspended mail go on.
+    Resume(Resume),
+    /// Lists the suspensions that stand: who gave them, when and why.
+    Suspensions {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Counts what is queued by age, the most first.
+    Top {
+        #[command(flatten)]
+        place: Place,
+        /// What the rows are.
+        #[arg(long, value_enum, default_value_t = By::Domain)]
+        by: By,
+        /// Most rows.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Counts what is queued, by shard and by age.
     Stats {
         #[command(flatten)]
         place: Place,
@@ -57,49 +103,33 @@ pub enum Command {
     },
 }
 
-/// Which messages an order is for. Conditions that are given all hold.
-#[derive(Args, Clone, Debug)]
-pub struct Steering {
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    which: Which,
-    /// Counts and changes nothing.
-    #[arg(long)]
-    dry_run: bool,
-    #[arg(long)]
-    json: bool,
+/// What the rows of a survey are.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum By {
+    Domain,
+    Site,
+    Tenant,
+    Campaign,
 }
 
-#[derive(Args, Clone, Debug)]
-#[group(required = true, multiple = true)]
-struct Which {
-    /// One message.
-    #[arg(long, value_name = "QUEUE-ID")]
-    id: Option<String>,
-    /// Recipients at this domain; `*.example.test` for those below it.
-    #[arg(long)]
-    domain: Option<String>,
-    /// Everything.
-    #[arg(long, conflicts_with_all = ["id", "domain"])]
-    all: bool,
+impl By {
+    fn as_str(self) -> &'static str {
+        match self {
+            By::Domain => "domain",
+            By::Site => "site",
+            By::Tenant => "tenant",
+            By::Campaign => "campaign",
+        }
+    }
 }
 
-/// Which server: by its configuration, or by its data directory.
-#[derive(Args, Clone, Debug)]
-pub struct Place {
-    #[command(flatten)]
-    source: Source,
-    /// The server's data directory, instead of its configuration.
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    data_dir: Option<PathBuf>,
-}
-
-impl Place {
-    fn data_dir(&self) -> Result<PathBuf, Failure> {
-        match &self.data_dir {
-            Some(data_dir) => Ok(data_dir.clone()),
-            None => Ok(self.source.load()?.data_dir.clone()),
+impl From<By> for SurveyBy {
+    fn from(by: By) -> Self {
+        match by {
+            By::Domain => SurveyBy::Domain,
+            By::Site => SurveyBy::Site,
+            By::Tenant => SurveyBy::Tenant,
+            By::Campaign => SurveyBy::Campaign,
         }
     }
 }
@@ -127,10 +157,35 @@ pub fn run(command: &Command) -> Result<(), Failure> {
                 _ => Ok(()),
             })
         }
-        Command::Retry(steering) => steer(SteerOrder::Retry, steering),
-        Command::Hold(steering) => steer(SteerOrder::Hold, steering),
-        Command::Release(steering) => steer(SteerOrder::Release, steering),
-        Command::Bounce(steering) => steer(SteerOrder::Bounce, steering),
+        Command::Retry(steering) => orders::steer(SteerOrder::Retry, steering),
+        Command::Hold(steering) => orders::steer(SteerOrder::Hold, steering),
+        Command::Release(steering) => orders::steer(SteerOrder::Release, steering),
+        Command::Bounce { quiet, steering } => {
+            orders::steer(SteerOrder::Bounce { quiet: *quiet }, steering)
+        }
+        Command::Reroute { to, steering } => {
+            let to = Some(to.clone()).filter(|to| to != "default");
+            orders::steer(SteerOrder::Reroute { to }, steering)
+        }
+        Command::Class { to, steering } => {
+            orders::steer(SteerOrder::Class { to: to.clone() }, steering)
+        }
+        Command::Suspend(suspend) => orders::suspend(suspend),
+        Command::Resume(resume) => orders::resume(resume),
+        Command::Suspensions { place, json } => orders::list(place, *json),
+        Command::Top { place, by, limit, json } => {
+            let request = Request::QueueSurvey { by: (*by).into(), count_max: *limit };
+            let mut header = survey::header(by.as_str());
+            ask(place, &request, &mut |line| match line {
+                Line::Row { name, ages } if *json => print(&survey::json(by.as_str(), &name, ages)),
+                Line::Row { name, ages } => {
+                    // Above the first row only.
+                    print(&std::mem::take(&mut header))?;
+                    print(&survey::row(&name, &ages))
+                }
+                _ => Ok(()),
+            })
+        }
         Command::Stats { place, json } => {
             let mut shards = Vec::new();
             ask(place, &Request::QueueStats, &mut |line| {
@@ -140,98 +195,23 @@ pub fn run(command: &Command) -> Result<(), Failure> {
                 Ok(())
             })?;
             let total = add_up(&shards);
+            let (mut ages, mut table) = (serde_json::Map::new(), survey::header("state"));
+            let request = Request::QueueSurvey { by: SurveyBy::State, count_max: usize::MAX };
+            ask(place, &request, &mut |line| {
+                if let Line::Row { name, ages: row } = line {
+                    table.push_str(&survey::row(&name, &row));
+                    ages.insert(name, survey::by_bound(row));
+                }
+                Ok(())
+            })?;
             if *json {
-                print(&json_line(&serde_json::json!({ "shards": shards, "all": total })))
-            } else {
-                print(&stats_table(&shards, &total, unix_ms()))
+                let answer = serde_json::json!({ "shards": shards, "all": total, "ages": ages });
+                return print(&json_line(&answer));
             }
+            print(&stats_table(&shards, &total, unix_ms()))?;
+            if ages.is_empty() { Ok(()) } else { print(&format!("\n{table}")) }
         }
     }
-}
-
-fn steer(order: SteerOrder, steering: &Steering) -> Result<(), Failure> {
-    let Steering { place, which, dry_run, json } = steering;
-    let Which { id, domain, all } = which.clone();
-    let request = Request::QueueSteer { order, id, domain, all, dry_run: *dry_run };
-    let (mut matched, mut done) = (0, 0);
-    ask(place, &request, &mut |line| {
-        if let Line::Steered { matched: of_shard, done: of_these, .. } = line {
-            matched += of_shard;
-            done += of_these;
-        }
-        Ok(())
-    })?;
-    if *json {
-        print(&json_line(&serde_json::json!({ "matched": matched, "done": done })))
-    } else if *dry_run {
-        print(&format!("{matched} tasks would be changed\n"))
-    } else {
-        print(&format!("{done} of {matched} tasks changed\n"))
-    }
-}
-
-pub fn reload(place: &Place) -> Result<(), Failure> {
-    ask(place, &Request::Reload, &mut |line| match line {
-        Line::Note(text) => print(&format!("{text}\n")),
-        _ => Ok(()),
-    })
-}
-
-/// Sends one request and gives each line of the answer to `on_line`, up to the last.
-fn ask(
-    place: &Place,
-    request: &Request,
-    on_line: &mut dyn FnMut(Line) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let data_dir = place.data_dir()?;
-    let path = control::socket_path(&data_dir);
-    let stream = UnixStream::connect(&path).map_err(|error| no_server(&path, &error))?;
-    let mut stream = Deadlined::new(stream, ANSWER_TIME_MAX);
-    let mut line = serde_json::to_vec(request).expect("strings and numbers have a JSON form");
-    line.push(b'\n');
-    let lost = |error: io::Error| {
-        Failure::new(Exit::Temporary, format!("{}: {error}; is it overloaded?", path.display()))
-    };
-    stream.write_all(&line).map_err(lost)?;
-    let mut answer = BufReader::new(stream);
-    loop {
-        let mut line = Vec::new();
-        answer.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(lost)?;
-        match serde_json::from_slice(&line) {
-            Ok(Line::End) => return Ok(()),
-            Ok(Line::Error(text)) => return Err(Failure::new(Exit::Unavailable, printable(&text))),
-            Ok(line) => on_line(line)?,
-            Err(_) => {
-                let text = format!("{}: the answer was cut off", path.display());
-                return Err(Failure::new(Exit::Temporary, text));
-            }
-        }
-    }
-}
-
-fn no_server(path: &Path, error: &io::Error) -> Failure {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
-            Exit::Unavailable,
-            format!("no server answers at {path}; start it, or name its --config or --data-dir"),
-        ),
-        io::ErrorKind::PermissionDenied => Failure::new(
-            Exit::Permission,
-            format!("{path}: {error}; run this as the server's user or as root"),
-        ),
-        _ => Failure::new(Exit::Unavailable, format!("{path}: {error}")),
-    }
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::new(Exit::InputOutput, error))
-}
-
-fn json_line(value: &impl serde::Serialize) -> String {
-    let mut text = serde_json::to_string(value).expect("strings and numbers have a JSON form");
-    text.push('\n');
-    text
 }
 
 fn list_header() -> String {
@@ -264,7 +244,7 @@ fn list_row(message: &QueuedMessage, now_ms: u64) -> String {
     )
 }
 
-fn show_page(message: &QueuedMessage, now_ms: u64) -> String {
+pub fn show_page(message: &QueuedMessage, now_ms: u64) -> String {
     if message.unreadable.is_some() {
         return list_row(message, now_ms);
     }
@@ -338,45 +318,6 @@ fn stats_table(shards: &[QueueStats], total: &QueueStats, now_ms: u64) -> String
     text
 }
 
-/// Text from strangers on a terminal: control characters are shown, not obeyed.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
-}
-
-/// The largest unit that leaves a number above zero.
-fn age(ms: u64) -> String {
-    let seconds = ms / 1000;
-    for (length, unit) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
-        if seconds >= 2 * length {
-            return format!("{}{unit}", seconds / length);
-        }
-    }
-    format!("{seconds}s")
-}
-
-fn size(bytes: u64) -> String {
-    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >= 10 << shift {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes}B")
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
-/// A message with the most recipients is far shorter.
-const LINE_BYTES_MAX: u64 = 64 << 20;
-/// The server itself gives up after less.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,6 +342,13 @@ mod tests {
                         reply: "451 4.3.0 \u{1b}[2Jlater".into(),
                     })
                     .into(),
+                site: Some("smtp://192.0.2.1:25".into()),
+                is_rerouted: false,
+                tenant: String::new(),
+                campaign: String::new(),
+                class: "bulk".into(),
+                waited: Vec::new(),
+                as_of_ms: 181_000,
             }],
             unreadable: None,
         }
@@ -428,15 +376,5 @@ mod tests {
         let table = stats_table(&shards, &add_up(&shards), 65_000);
         let last: Vec<&str> = table.lines().last().expect("rows").split_whitespace().collect();
         assert_eq!(last, ["all", "5", "0", "0", "0", "0", "0", "20KiB", "60s"]);
-    }
-
-    #[test]
-    fn a_missing_server_is_said_plainly() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let place =
-            Place { source: Source::default(), data_dir: Some(directory.path().to_owned()) };
-        let failure = reload(&place).expect_err("nobody there");
-        assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.text.starts_with("no server answers at "), "{}", failure.text);
     }
 }

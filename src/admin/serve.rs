@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use super::Source;
 use super::exit::{Exit, Failure};
 use crate::config::{Config, Durability};
-use crate::control::{self, Control};
+use crate::control::{self, Control, StandingError};
 use crate::event::LogWriter;
 use crate::journal::OpenError;
+use crate::queue::StandingOrders;
 use crate::runtime::net::BoundListener;
 use crate::runtime::privilege::{self, Identity, PrivilegeError};
 use crate::runtime::rlimit::{self, LOCKED_MEMORY_BYTES_MIN, Resource};
@@ -45,16 +46,17 @@ pub fn serve(source: Source) -> Result<(), Failure> {
         ));
     }
     drop_privileges(identity.as_ref())?;
+    let suspensions = Arc::new(load_suspensions(&config.data_dir)?);
     let (writer, log) = LogWriter::start(config.log.path.clone()).map_err(|error| {
         let path = config.log.path.as_deref().unwrap_or(Path::new("standard output"));
         Failure::new(Exit::CannotCreate, format!("cannot open log {}: {error}", path.display()))
     })?;
     let cores = bound.cores();
-    let shards = bound.start(&log).map_err(start_failure)?;
+    let shards = bound.start(&log, &suspensions).map_err(start_failure)?;
     let socket = control::bind_socket(&config.data_dir)
         .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
     let inboxes = Box::new(shards.senders());
-    let control = Control::new(inboxes, config.clone(), source.config.clone(), log);
+    let control = Control::new(inboxes, config.clone(), source.config.clone(), log, suspensions);
     control.start(metrics, socket).map_err(|error| Failure::new(Exit::System, error))?;
     say_ready(&config, &cores, &shards, source.config.as_deref());
     let result = shards.join();
@@ -167,6 +169,17 @@ fn orphan_shard(data_dir: &Path, shard_count: usize) -> Option<usize> {
         name.to_str()?.strip_prefix("shard-")?.parse().ok()
     });
     shards.filter(|shard| *shard >= shard_count).max()
+}
+
+/// What an operator suspended. Without it nothing starts: mail that is to wait would go out.
+fn load_suspensions(data_dir: &Path) -> Result<StandingOrders, Failure> {
+    control::load_suspensions(data_dir).map_err(|error| {
+        let exit = match &error {
+            StandingError::Io { .. } => Exit::InputOutput,
+            StandingError::Damaged { .. } => Exit::Data,
+        };
+        Failure::new(exit, error)
+    })
 }
 
 fn drop_privileges(identity: Option<&Identity>) -> Result<(), Failure> {

@@ -27,6 +27,7 @@ pub use dns::Dns;
 pub use egress::{Egress, Limit, Pool, PoolMember, SiteLimits, Source};
 pub use parse::ConfigError;
 pub use rules::parse_rules;
+pub use values::{parse_duration, parse_next_hop, write_duration};
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,11 +1,14 @@
 //! Asking shards from a thread that may wait.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use crate::queue::Steered;
 use crate::runtime::inbox::InboxSender;
-use crate::shard::ask::Ask;
+use crate::shard::ask::{Ask, Progress};
 use crate::shard::{self, Memo};
 
 /// The way to the shards.
@@ -103,6 +106,33 @@ pub fn ask_all<T>(
     answers.collect()
 }
 
+/// Gives each of `shards` an order whose progress comes over one channel, and calls `on_progress`
+/// with the sums as they grow. Each must be heard of within `silence_max` again and again; an error
+/// of `on_progress` ends the order.
+pub fn follow<E: From<AskError>>(
+    shards: &dyn Shards,
+    numbers: Range<usize>,
+    silence_max: Duration,
+    make: impl Fn(Sender<Progress>) -> Ask,
+    mut on_progress: impl FnMut(Steered) -> Result<(), E>,
+) -> Result<Steered, E> {
+    let (reply, answers) = mpsc::channel();
+    for shard in numbers.clone() {
+        tell(shards, shard, make(reply.clone()), silence_max)?;
+    }
+    drop(reply);
+    let mut last: HashMap<usize, Progress> = HashMap::new();
+    loop {
+        let is_open = |shard: &usize| !last.get(shard).is_some_and(|last| last.finished);
+        let sum = |part: fn(&Steered) -> usize| last.values().map(|it| part(&it.steered)).sum();
+        let all = Steered { matched: sum(|it| it.matched), done: sum(|it| it.done) };
+        let Some(shard) = numbers.clone().find(is_open) else { return Ok(all) };
+        on_progress(all)?;
+        let progress = wait(&answers, shard, silence_max)?;
+        last.insert(progress.shard, progress);
+    }
+}
+
 fn wait<T>(answer: &Receiver<T>, shard: usize, time_max: Duration) -> Result<T, AskError> {
     answer.recv_timeout(time_max).map_err(|error| match error {
         RecvTimeoutError::Timeout => AskError::Silent { shard, waited: time_max },
@@ -140,7 +170,10 @@ pub mod fake {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::queue::{Mode, Order};
     use crate::shard::ask::QueueStats;
 
     #[test]
@@ -160,5 +193,41 @@ mod tests {
         assert_eq!(answers[0].as_ref().map(|it| it.messages), Ok(5));
         assert_eq!(answers[1], Err(AskError::Gone { shard: 1 }));
         assert_eq!(answers[2], Err(AskError::Full { shard: 2 }));
+    }
+
+    #[test]
+    fn progress_adds_up_and_a_shard_that_falls_silent_is_named() {
+        let order = |reply| Ask::QueueSteer {
+            selection: Arc::default(),
+            order: Order::Retry,
+            mode: Mode::Count,
+            reply,
+        };
+        let check = |second_finishes: bool| {
+            let (shards, inboxes) = fake::shards(2);
+            let answering = inboxes.into_iter().enumerate().map(|(shard, inbox)| {
+                std::thread::spawn(move || {
+                    let Ok(Ask::QueueSteer { reply, .. }) = inbox.recv() else { panic!("asked") };
+                    for (matched, finished) in [(1, false), (2, shard == 0 || second_finishes)] {
+                        let steered = Steered { matched, done: shard };
+                        reply.send(Progress { shard, steered, finished }).expect("heard");
+                    }
+                    reply
+                })
+            });
+            // Their ends of the channel stay until all are done.
+            let answering: Vec<_> = answering.collect();
+            let mut heard = Vec::new();
+            let followed = follow(&shards, 0..2, Duration::from_millis(300), order, |it| {
+                heard.push(it.matched);
+                Ok(())
+            });
+            answering.into_iter().for_each(|thread| drop(thread.join().expect("no panic")));
+            assert!(heard.is_sorted() && heard.first() == Some(&0), "{heard:?}");
+            followed
+        };
+        let waited = Duration::from_millis(300);
+        assert_eq!(check(true), Ok(Steered { matched: 4, done: 1 }));
+        assert_eq!(check(false), Err(AskError::Silent { shard: 1, waited }));
     }
 }

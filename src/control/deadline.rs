@@ -43,6 +43,11 @@ impl<S: Timeouts> Deadlined<S> {
         Self { stream, until: Instant::now() + time_max }
     }
 
+    /// The deadline is `time_max` from now.
+    pub fn renew(&mut self, time_max: Duration) {
+        self.until = Instant::now() + time_max;
+    }
+
     fn left(&self) -> io::Result<Duration> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -88,5 +93,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let error = passed.write(b"x").expect_err("too late");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        passed.renew(Duration::from_secs(9));
+        assert_eq!(passed.read(&mut [0; 8]).expect("in time again"), 1);
     }
 }

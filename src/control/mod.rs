@@ -8,25 +8,31 @@
 
 mod asking;
 mod deadline;
+pub mod explain;
 mod http;
+mod orders;
 mod socket;
+mod standing;
 pub mod wire;
 
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use asking::{AskError, Shards};
 pub use deadline::Deadlined;
 pub use socket::{SocketError, bind as bind_socket, path_in as socket_path};
+pub use standing::{StandingError, load as load_suspensions};
 
 use crate::config::{Config, ConfigError};
 use crate::event::LogSink;
+use crate::queue::StandingOrders;
 use crate::runtime::signal::Signal;
-use crate::runtime::{signal, thread};
+use crate::runtime::{clock, signal, thread};
 use crate::shard::ask::Ask;
 
 /// The operators' side of a running server. Shared by the control threads.
@@ -36,6 +42,10 @@ pub struct Control {
     source: Option<PathBuf>,
     log: LogSink,
     state: Mutex<State>,
+    /// Held while they change: file and shards follow in the same order.
+    suspensions: Mutex<Arc<StandingOrders>>,
+    /// Operators that are being served.
+    client_count: AtomicUsize,
 }
 
 struct State {
@@ -50,6 +60,28 @@ pub struct Reloaded {
     /// Keys whose new value waits for the next start.
     pub waiting: Vec<&'static str>,
     pub warnings: Vec<String>,
+}
+
+/// A standing order is not, or not everywhere, in force; the text says why and what to do.
+#[derive(Debug)]
+pub enum StandError {
+    Refused(String),
+    /// The old ones stand.
+    NotSaved(io::Error),
+    /// It is kept and in force on some shards, not on this one: give the order again.
+    Shard(AskError),
+}
+
+impl fmt::Display for StandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StandError::Refused(text) => f.write_str(text),
+            StandError::NotSaved(error) => {
+                write!(f, "suspensions not saved, none changed: {error}")
+            }
+            StandError::Shard(error) => write!(f, "saved; {error}; give the order again"),
+        }
+    }
 }
 
 /// The old configuration stays; the text says why and what to do.
@@ -82,9 +114,11 @@ impl Control {
         config: Arc<Config>,
         source: Option<PathBuf>,
         log: LogSink,
+        suspensions: Arc<StandingOrders>,
     ) -> Arc<Control> {
         let state = Mutex::new(State { config, draining_since: None });
-        Arc::new(Control { shards, source, log, state })
+        let suspensions = Mutex::new(suspensions);
+        Arc::new(Control { shards, source, log, state, suspensions, client_count: 0.into() })
     }
 
     /// Starts the threads: metrics, control socket, signals. They live as long as the process.
@@ -171,6 +205,32 @@ impl Control {
         }
     }
 
+    /// The standing orders as they are. Those that have ended by themselves may be among them.
+    fn suspensions(&self) -> Arc<StandingOrders> {
+        self.suspensions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the standing orders: first on disk, then on every shard.
+    fn change_suspensions<T>(
+        &self,
+        change: impl FnOnce(&mut StandingOrders) -> Result<T, StandError>,
+    ) -> Result<T, StandError> {
+        let mut standing = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = (**standing).clone();
+        let now_ms = clock::unix_ms();
+        changed.remove(|suspension| !suspension.stands(now_ms));
+        let result = change(&mut changed)?;
+        standing::save(&self.config().data_dir, &changed).map_err(StandError::NotSaved)?;
+        *standing = Arc::new(changed);
+        let told = (0..self.shards.count()).map(|shard| {
+            asking::tell(&*self.shards, shard, Ask::Suspend(standing.clone()), ANSWER_WAIT)
+        });
+        // Whoever hears nothing is told with the next change, or reads the file at the next start.
+        let told: Vec<_> = told.collect();
+        told.into_iter().collect::<Result<(), AskError>>().map_err(StandError::Shard)?;
+        Ok(result)
+    }
+
     fn config(&self) -> Arc<Config> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
     }
@@ -211,7 +271,13 @@ mod tests {
         let (writer, log) = LogWriter::start(Some(log_path)).expect("a log");
         let (shards, inboxes) = asking::fake::shards(2);
         let running = Arc::new(Config::embedded());
-        let control = Control::new(Box::new(shards), running.clone(), Some(path.clone()), log);
+        let control = Control::new(
+            Box::new(shards),
+            running.clone(),
+            Some(path.clone()),
+            log,
+            Arc::default(),
+        );
         std::fs::write(&path, "node = 1\nnod = 2\n").expect("written");
         let error = control.reload().expect_err("refused").to_string();
         assert!(error.contains(":2: nod: unknown key"), "{error}");

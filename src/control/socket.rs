@@ -1,19 +1,24 @@
 //! The control socket in the data directory, for the commands of this program.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::asking::{self, AskError};
 use super::deadline::Deadlined;
-use super::wire::{Line, Request, SteerOrder};
-use super::{ANSWER_WAIT, Control};
+use super::wire::{Line, Request};
+use super::{ANSWER_WAIT, Control, explain, orders};
 use crate::mail::QueueId;
-use crate::queue::{Order, Selection, Steered};
+use crate::queue::survey::{self, Survey};
+use crate::runtime::privilege::peer_user;
+use crate::runtime::{clock, thread};
 use crate::shard::ask::Ask;
 
 /// The socket's name in a data directory.
@@ -67,19 +72,50 @@ pub fn bind(data_dir: &Path) -> Result<ControlListener, SocketError> {
     }
 }
 
-/// Answers one client after the other, each within a deadline, for as long as the process lives.
-pub(super) fn serve(listener: &ControlListener, control: &Control) {
+/// Answers clients, each by a thread of its own and within deadlines, for as long as the process
+/// lives: a long order keeps nobody from looking.
+pub(super) fn serve(listener: &ControlListener, control: &Arc<Control>) {
     loop {
         match listener.listener.accept() {
-            // A client that goes away midway harms nobody.
-            Ok((stream, _)) => drop(answer(stream, control)),
+            Ok((stream, _)) => serve_client(stream, control),
             // Out of descriptors: they come back.
             Err(_) => std::thread::sleep(ACCEPT_RETRY_WAIT),
         }
     }
 }
 
+fn serve_client(stream: UnixStream, control: &Arc<Control>) {
+    if control.client_count.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
+        control.client_count.fetch_sub(1, Ordering::SeqCst);
+        // Whoever does not wait for the answer loses nothing by it.
+        drop(refuse(stream));
+        return;
+    }
+    let core = control.config().shards.control_core;
+    let counted = Counted(control.clone());
+    // A client that goes away midway harms nobody; without a thread it finds the stream closed.
+    let _ = thread::spawn("control-client", core, move || drop(answer(stream, &counted.0)));
+}
+
+/// A client takes its place in the count with it when it goes.
+struct Counted(Arc<Control>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.client_count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn refuse(stream: UnixStream) -> io::Result<()> {
+    let text = format!("{CLIENTS_MAX} clients are being answered already; ask again later");
+    let stream = Deadlined::new(stream, REFUSAL_TIME_MAX);
+    let mut out = Out { stream, buffer: Vec::new() };
+    out.line(&Line::Error(text))?;
+    out.flush()
+}
+
 fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
+    let by = peer_user(&stream)?;
     let mut stream = Deadlined::new(stream, CLIENT_TIME_MAX);
     let request = match read_line(&mut stream)? {
         Some(line) => Request::parse(&line),
@@ -87,23 +123,32 @@ fn answer(stream: UnixStream, control: &Control) -> io::Result<()> {
     };
     let mut out = Out { stream, buffer: Vec::new() };
     let answered = match request {
-        Ok(request) => answer_request(&request, control, &mut out),
+        Ok(request) => answer_request(&request, &by, control, &mut out),
         Err(text) => Err(Stop::Refused(text)),
     };
     match answered {
         Ok(()) => out.line(&Line::End)?,
-        Err(Stop::Refused(text)) => out.line(&Line::Error(text))?,
-        Err(Stop::Shard(error)) => out.line(&Line::Error(error.to_string()))?,
         Err(Stop::Client(error)) => return Err(error),
+        Err(stop) => out.line(&Line::Error(stop.to_string()))?,
     }
     out.flush()
 }
 
 /// Why an answer ends before its time.
-enum Stop {
+pub(super) enum Stop {
     Refused(String),
     Shard(AskError),
     Client(io::Error),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Refused(text) => f.write_str(text),
+            Stop::Shard(error) => write!(f, "{error}"),
+            Stop::Client(error) => write!(f, "the client went away: {error}"),
+        }
+    }
 }
 
 impl From<AskError> for Stop {
@@ -118,10 +163,11 @@ impl From<io::Error> for Stop {
     }
 }
 
-fn answer_request<S: Read + Write>(
+fn answer_request(
     request: &Request,
+    by: &str,
     control: &Control,
-    out: &mut Out<S>,
+    out: &mut Out,
 ) -> Result<(), Stop> {
     match request {
         Request::QueueList { after, count_max } => {
@@ -146,30 +192,38 @@ fn answer_request<S: Read + Write>(
             }
             Ok(())
         }
-        Request::QueueSteer { order, id, domain, all, dry_run } => {
-            if id.is_none() && domain.is_none() && !all {
-                return Err(Stop::Refused("say which messages: --id, --domain or --all".into()));
+        Request::QueueSurvey { by, count_max } => {
+            let mut survey = Survey::new();
+            // Each looks at all that it has.
+            let make = |reply| Ask::QueueSurvey { by: *by, reply };
+            for of_shard in asking::ask_all(&*control.shards, SURVEY_WAIT, make) {
+                survey::merge(&mut survey, of_shard?);
             }
-            let id = id.as_deref().map(|text| parse_id(text, control)).transpose()?;
-            let order = match order {
-                SteerOrder::Retry => Order::Retry,
-                SteerOrder::Hold => Order::Hold,
-                SteerOrder::Release => Order::Release,
-                SteerOrder::Bounce => Order::Bounce,
-            };
-            let message = id.map(|id| id.message);
-            let domain = domain.clone();
-            let selection = Selection { message, domain, ..Selection::default() };
-            for shard in 0..control.shards.count() {
-                if id.is_some_and(|id| usize::from(id.shard) != shard) {
-                    continue;
-                }
-                let steered = asking::ask_one(&*control.shards, shard, STEER_WAIT, |reply| {
-                    let (selection, dry_run) = (selection.clone(), *dry_run);
-                    Ask::QueueSteer { selection, order, dry_run, reply }
-                })?;
-                let Steered { matched, done } = steered;
-                out.line(&Line::Steered { shard, matched, done })?;
+            let mut rows: Vec<_> = survey.into_iter().collect();
+            rows.sort_by_cached_key(|(name, ages)| {
+                (Reverse(ages.iter().sum::<u64>()), name.clone())
+            });
+            for (name, ages) in rows.into_iter().take(*count_max) {
+                out.line(&Line::Row { name, ages })?;
+            }
+            Ok(())
+        }
+        Request::Explain { subject } => explain::answer(subject, control, out),
+        Request::QueueSteer { order, which, dry_run } => {
+            orders::steer(order, which, *dry_run, by, control, out)
+        }
+        Request::Suspend { mail, all, seconds, note, dry_run } => {
+            let words = orders::Suspend { mail, all: *all, seconds: *seconds, note };
+            orders::suspend(&words, *dry_run, by, control, out)
+        }
+        Request::Resume { number, mail, all, dry_run } => {
+            let words = orders::Resume { number: *number, mail, all: *all };
+            orders::resume(&words, *dry_run, by, control, out)
+        }
+        Request::Suspensions => {
+            let now_ms = clock::unix_ms();
+            for suspension in control.suspensions().iter().filter(|it| it.stands(now_ms)) {
+                out.line(&Line::Suspension(suspension.clone()))?;
             }
             Ok(())
         }
@@ -181,11 +235,11 @@ fn answer_request<S: Read + Write>(
 }
 
 /// Shard by shard, a page at a time, so that neither side holds the whole queue.
-fn list<S: Read + Write>(
+fn list(
     after: Option<QueueId>,
     count_max: usize,
     control: &Control,
-    out: &mut Out<S>,
+    out: &mut Out,
 ) -> Result<(), Stop> {
     let mut left = count_max;
     let first_shard = after.map_or(0, |id| usize::from(id.shard));
@@ -208,7 +262,7 @@ fn list<S: Read + Write>(
 }
 
 /// A queue id of this server.
-fn parse_id(text: &str, control: &Control) -> Result<QueueId, Stop> {
+pub(super) fn parse_id(text: &str, control: &Control) -> Result<QueueId, Stop> {
     let id: QueueId = text.parse().map_err(|error| Stop::Refused(format!("{text:?}: {error}")))?;
     let node = control.config().node;
     if id.node != node || usize::from(id.shard) >= control.shards.count() {
@@ -236,15 +290,22 @@ fn read_line(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Lines gathered into larger writes.
-struct Out<S> {
-    stream: S,
+pub(super) struct Out {
+    stream: Deadlined<UnixStream>,
     buffer: Vec<u8>,
 }
 
-impl<S: Write> Out<S> {
-    fn line(&mut self, line: &Line) -> io::Result<()> {
+impl Out {
+    pub fn line(&mut self, line: &Line) -> io::Result<()> {
         line.write(&mut self.buffer);
         if self.buffer.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// A line that is to be seen at once. What goes on may take as long as it takes.
+    pub fn line_now(&mut self, line: &Line) -> io::Result<()> {
+        self.stream.renew(CLIENT_TIME_MAX);
+        self.line(line)?;
+        self.flush()
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -258,17 +319,20 @@ impl<S: Write> Out<S> {
 const PATH_BYTES_MAX: usize = 108;
 const REQUEST_BYTES_MAX: usize = 4096;
 const WRITE_BYTES: usize = 64 * 1024;
+/// For a shard to look at all that it has, besides its work.
+const SURVEY_WAIT: Duration = Duration::from_secs(50);
 /// Messages a shard is asked for at once.
 const PAGE_MESSAGES: usize = 256;
-/// From a client's connection to its last octet.
+/// From a client's connection to its last octet; for a long order, from one sign of progress to the
+/// next.
 const CLIENT_TIME_MAX: Duration = Duration::from_secs(60);
-/// For one shard to carry out an order on all that it has.
-const STEER_WAIT: Duration = Duration::from_secs(25);
+/// Operators that are answered at once.
+const CLIENTS_MAX: usize = 16;
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::mpsc::Receiver;
 
     use super::super::asking::fake;
@@ -310,7 +374,7 @@ mod tests {
             std::thread::spawn(move || run_shard(shard as u16, inbox));
         }
         let config = Arc::new(Config::embedded());
-        let control = Control::new(Box::new(shards), config, None, log);
+        let control = Control::new(Box::new(shards), config, None, log, Arc::default());
         check(&|request: &str| {
             let (ours, mut client) = UnixStream::pair().expect("a pair");
             client.write_all(request.as_bytes()).expect("written");
@@ -355,8 +419,13 @@ mod tests {
             check("{\"ask\":\"queue-show\",\"id\":\"1.0.1\"}\n", "another server");
             check("{\"ask\":\"queue-show\",\"id\":\"0.2.1\"}\n", "another server");
             check("{\"ask\":\"queue-show\",\"id\":\"x\"}\n", "not a queue id");
-            let steer = "{\"ask\":\"queue-steer\",\"order\":\"hold\",\"id\":null,\"domain\":null,";
-            check(&format!("{steer}\"all\":false,\"dry_run\":false}}\n"), "say which messages");
+            let steer = |which: &str| {
+                let which = format!("\"which\":{{{which}}},\"dry_run\":false");
+                format!("{{\"ask\":\"queue-steer\",\"order\":\"hold\",{which}}}\n")
+            };
+            check(&steer("\"mail\":{},\"all\":false"), "say which messages");
+            check(&steer("\"mail\":{\"domain\":\"a\"},\"all\":true"), "--all takes no other");
+            check(&steer("\"mail\":{\"tenant\":\"**\"},\"all\":false"), "tenant: found");
             check("{\"ask\":\"reload\"}\n", "without --config");
             check("{\"ask\":\"queue-stats\"}", "cut off");
             check(&"x".repeat(REQUEST_BYTES_MAX + 1), "longer than");

@@ -2,8 +2,13 @@
 //!
 //! The answer ends with `End` or `Error`; a stream that ends before is cut off.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use super::explain::Way;
+use crate::queue::survey::{Ages, SurveyBy};
+use crate::queue::{Conditions, StandingOrder};
 use crate::shard::ask::{QueueStats, QueuedMessage};
 
 /// The one line of a client.
@@ -19,25 +24,102 @@ pub enum Request {
         id: String,
     },
     QueueStats,
+    /// The rows with the most tasks, `count_max` of them.
+    QueueSurvey {
+        by: SurveyBy,
+        count_max: usize,
+    },
+    /// What there is to say of mail to a domain, or of the one message.
+    Explain {
+        /// A domain, or a queue id.
+        subject: String,
+    },
     /// Carries out an order on what all conditions take; at least one, or `all`.
     QueueSteer {
         order: SteerOrder,
-        id: Option<String>,
-        domain: Option<String>,
+        which: Which,
+        dry_run: bool,
+    },
+    /// Mail that all conditions take waits until it is resumed; at least one condition, or `all`.
+    Suspend {
+        mail: Conditions,
+        all: bool,
+        /// Ends by itself after so many seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+        note: String,
+        dry_run: bool,
+    },
+    /// Lifts the suspension of this number, or those with just these conditions, or `all` of them.
+    Resume {
+        number: Option<u32>,
+        mail: Conditions,
         all: bool,
         dry_run: bool,
     },
+    Suspensions,
     Reload,
 }
 
+/// Which queued messages are meant. Conditions that are there all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// One message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    pub mail: Conditions,
+    /// Everything.
+    pub all: bool,
+}
+
 /// What an operator does to queued messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SteerOrder {
     Retry,
     Hold,
     Release,
-    Bounce,
+    Bounce {
+        /// Nobody is told.
+        quiet: bool,
+    },
+    /// To a next hop, `smtp://192.0.2.1:25`; without one to where routes lead.
+    Reroute {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+    /// To `transactional` or `bulk`.
+    Class {
+        to: String,
+    },
+}
+
+/// As the log says it.
+impl fmt::Display for SteerOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SteerOrder::Retry => f.write_str("retry"),
+            SteerOrder::Hold => f.write_str("hold"),
+            SteerOrder::Release => f.write_str("release"),
+            SteerOrder::Bounce { quiet: false } => f.write_str("bounce"),
+            SteerOrder::Bounce { quiet: true } => f.write_str("bounce quietly"),
+            SteerOrder::Reroute { to: Some(to) } => write!(f, "reroute to {to}"),
+            SteerOrder::Reroute { to: None } => f.write_str("reroute to default"),
+            SteerOrder::Class { to } => write!(f, "class {to}"),
+        }
+    }
+}
+
+/// `id=0.1.3K7 tenant=acme`, or `all`.
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) if self.mail.is_empty() => write!(f, "id={id}"),
+            Some(id) => write!(f, "id={id} {}", self.mail),
+            None => write!(f, "{}", self.mail),
+        }
+    }
 }
 
 /// One line of the answer.
@@ -49,12 +131,21 @@ pub enum Line {
         shard: usize,
         stats: QueueStats,
     },
-    /// Tasks that an order was for, and those it was carried out on.
+    /// A row of a survey.
+    Row {
+        name: String,
+        ages: Ages,
+    },
+    /// The way of mail to a domain.
+    Way(Way),
+    /// Tasks that an order was for, and those it was carried out on, so far. The last of these
+    /// lines says what came of it.
     Steered {
-        shard: usize,
         matched: usize,
         done: usize,
     },
+    /// A suspension: a new one, one that was lifted, or one that stands.
+    Suspension(StandingOrder),
     /// Words for the operator.
     Note(String),
     /// The answer is not complete, or was refused; the last line.

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 
 use crate::limits::WAIT_SPANS_MAX;
 use crate::mail::WaitCause;
-
-/// Milliseconds by cause, in the order of `WaitCause::ALL`.
-pub type CauseTimes = [u64; WaitCause::ALL.len()];
+use crate::queue::ledger::CauseTimes;
 
 /// The causes of one line from its opening on.
 #[derive(Debug)]

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::history::{CauseTimes, History};
+use super::history::History;
 use super::site::Site;
 use crate::config::NextHop;
 use crate::mail::WaitCause;
+use crate::queue::ledger::CauseTimes;
 use crate::queue::{LineId, Queue, Task};
 use crate::runtime::clock;
 

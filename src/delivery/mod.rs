@@ -20,6 +20,7 @@ mod judge;
 pub mod lease;
 mod line;
 mod link;
+mod parking;
 mod site;
 mod sources;
 mod suspensions;
@@ -32,19 +33,20 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, NextHop};
 use crate::limits::LINE_HISTORIES_MAX;
-use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
+use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream};
 use crate::metrics::Metrics;
-use crate::queue::{Announcement, Attempt, FlowId, LineId, Message, Queue, Task};
+use crate::queue::ledger::{CauseTimes, Waiting};
+use crate::queue::{Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, Task};
 use crate::routing::Routes;
 use crate::runtime::{clock, task, timer};
 use history::History;
 use lease::store::RecordStore;
 use lease::{LeaseMemo, Leases, SiteKey};
 use line::{Line, LineKey, Member};
+use parking::Parking;
 use site::Site;
 use sources::Sources;
 
-pub use history::CauseTimes;
 pub use suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope, Suspensions};
 
 /// What deliveries of different shards say to one another.
@@ -91,6 +93,7 @@ struct Inner {
     suspensions: RefCell<Suspensions>,
     /// Suspensions that a full inbox refused: at most one for each entry of the table and shard.
     outbox: RefCell<VecDeque<(usize, Box<Suspension>)>>,
+    parking: Parking,
     draining: Cell<bool>,
 }
 
@@ -114,6 +117,7 @@ impl Delivery {
                 shard,
                 shard_count,
                 send,
+                parking: Parking::new(&queue),
                 queue,
                 metrics,
                 config: RefCell::new(config),
@@ -149,6 +153,8 @@ impl Delivery {
         for site in inner.sites.borrow().values() {
             site.work.notify_all();
         }
+        // Orders for a site are for other flows now.
+        task::spawn(self.clone().sort_anew());
     }
 
     pub fn on_memo(&self, memo: DeliveryMemo) {
@@ -179,22 +185,6 @@ impl Delivery {
     /// What rules for replies hold back or slow down now.
     pub fn suspensions(&self) -> Vec<Suspension> {
         self.inner.suspensions.borrow().iter().cloned().collect()
-    }
-
-    /// How long each cause kept mail of `stream` to `domain` waiting between two moments (unix
-    /// milliseconds). The sum is the time between them.
-    pub fn causes(&self, domain: &str, stream: &Stream, from_ms: u64, to_ms: u64) -> CauseTimes {
-        // The history is by the monotonic clock: a wall clock that is set does not bend it.
-        let start_ms = clock::unix_ms().saturating_sub(clock::monotonic_ms());
-        let monotonic = |at_ms: u64| at_ms.saturating_sub(start_ms);
-        let line = self.inner.line_of(domain, stream);
-        let mut times = line.map_or(CauseTimes::default(), |line| {
-            line.causes(monotonic(from_ms), monotonic(to_ms))
-        });
-        // What was before this process, or before the line, is not known any more.
-        let known_ms: u64 = times.iter().sum();
-        times[WaitCause::Turn.index()] += to_ms.saturating_sub(from_ms) - known_ms;
-        times
     }
 
     /// Connections open or being opened.
@@ -233,16 +223,19 @@ impl Delivery {
 
     /// Lets a flow go where its domain is routed to and its stream belongs. The line is announced
     /// then.
-    async fn place(&self, flow: FlowId) {
+    async fn place(&self, id: FlowId) {
         let inner = &self.inner;
-        let Some(it) = inner.queue.flow(flow) else { return };
-        let resolved = inner.routes.borrow().resolve(&it.domain);
-        match resolved {
+        let Some(flow) = inner.queue.flow(id) else { return };
+        if let Some(line) = inner.parking.line_for(&flow, || self.site_of(&flow)) {
+            inner.queue.assign(id, line);
+            return;
+        }
+        match inner.next_hop_of(&flow) {
             Ok(next_hop) => {
-                let key = inner.line_key(next_hop, &it.domain, &it.stream);
-                inner.queue.assign(flow, inner.line(key).id);
+                let key = inner.line_key(next_hop, &flow.domain, &flow.stream);
+                inner.queue.assign(id, inner.line(key).id);
             }
-            Err(reply) => self.fail_unroutable(flow, &reply).await,
+            Err(reply) => self.fail_unroutable(id, &reply).await,
         }
     }
 
@@ -255,6 +248,9 @@ impl Delivery {
         while !inner.draining.get() {
             timer::sleep(UPKEEP_PERIOD).await;
             let now_ms = clock::coarse_ms();
+            if inner.parking.has_ended() {
+                task::spawn(self.clone().sort_anew());
+            }
             inner.expire_suspensions(now_ms);
             inner.flush_suspensions();
             let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
@@ -291,11 +287,34 @@ impl Delivery {
     }
 }
 
+/// A line as the ledger of its tasks asks it.
+struct OfLine(Rc<Line>);
+
+impl Waiting for OfLine {
+    fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
+        // The history is by the monotonic clock: a wall clock that is set does not bend it. What
+        // was before this process, or before the line, is not known any more.
+        let start_ms = clock::unix_ms().saturating_sub(clock::monotonic_ms());
+        let monotonic = |at_ms: u64| at_ms.saturating_sub(start_ms);
+        self.0.causes(monotonic(from_ms), monotonic(to_ms))
+    }
+}
+
+impl Sites for Delivery {
+    fn site_of(&self, flow: &Flow) -> Option<String> {
+        self.inner.next_hop_of(flow).ok().map(|next_hop| next_hop.to_string())
+    }
+
+    fn waiting_of(&self, flow: &Flow) -> Rc<dyn Waiting> {
+        self.inner.waiting_of(flow)
+    }
+}
+
 impl Inner {
-    /// The line that mail of `stream` to `domain` stands in, if there is one.
-    fn line_of(&self, domain: &str, stream: &Stream) -> Option<Rc<Line>> {
-        let next_hop = self.routes.borrow().resolve(domain).ok()?;
-        let id = *self.line_ids.borrow().get(&self.line_key(next_hop, domain, stream))?;
+    /// The line that a flow stands in, if there is one.
+    fn line_of(&self, flow: &Flow) -> Option<Rc<Line>> {
+        let key = self.line_key(self.next_hop_of(flow).ok()?, &flow.domain, &flow.stream);
+        let id = *self.line_ids.borrow().get(&key)?;
         self.lines.borrow().get(&id).cloned()
     }
 
@@ -393,6 +412,21 @@ impl Inner {
         self.queue.settle(task, &message, outcomes, attempt);
     }
 
+    /// Where a flow goes, or the reply that refuses it.
+    fn next_hop_of(&self, flow: &Flow) -> Result<NextHop, Reply> {
+        match flow.next_hop {
+            Some(next_hop) => Ok(next_hop),
+            None => self.routes.borrow().resolve(&flow.domain),
+        }
+    }
+
+    /// What held up the ready tasks of a flow.
+    fn waiting_of(&self, flow: &Flow) -> Rc<dyn Waiting> {
+        let site = self.next_hop_of(flow).ok().map(|next_hop| next_hop.to_string());
+        let line = self.line_of(flow).map(|line| Rc::new(OfLine(line)) as Rc<dyn Waiting>);
+        self.parking.waiting_of(flow, site.as_deref(), line)
+    }
+
     /// Ends the attempt, which began at `started`: each recipient's outcome follows from its reply.
     fn settle(
         &self,
@@ -416,7 +450,10 @@ impl Inner {
             }
             RecipientOutcome { recipient_index: *index, outcome, reply, class }
         });
-        let outcomes = outcomes.collect();
+        let outcomes: Vec<RecipientOutcome> = outcomes.collect();
+        if outcomes.iter().any(|it| it.outcome == Outcome::Delayed) {
+            attempt.waiting = Some(self.waiting_of(&self.queue.flow_of(task)));
+        }
         attempt.duration = started.elapsed();
         self.queue.settle(task, message, outcomes, attempt);
     }

@@ -6,8 +6,10 @@
 //! mail: what does not fit is dropped and counted.
 //! **Start reading** at `OutcomeRecord`.
 
+mod order;
 mod outcome;
 mod sink;
 
+pub use order::OrderRecord;
 pub use outcome::{Format, OutcomeRecord};
 pub use sink::{LogSink, LogWriter};

@@ -119,7 +119,7 @@ impl std::fmt::Display for PartOf<'_> {
 }
 
 /// Text between quotes, in the escapes of JSON: no quote, no control character gets through.
-struct Escaped<'a>(&'a str);
+pub(super) struct Escaped<'a>(pub &'a str);
 
 impl std::fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

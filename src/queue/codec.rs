@@ -3,8 +3,11 @@
 //! All integers are little-endian. What is read here came from disk behind a checksum, and is
 //! bounds-checked all the same.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::ledger::{Cause, Ledger, Waiting};
+use crate::config::{NextHop, parse_next_hop};
 use crate::journal::Location;
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::envelope::Notify;
@@ -133,6 +136,16 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malfor
     Ok((envelope, chunks))
 }
 
+impl Change {
+    /// A stream with the class that is wanted.
+    pub fn apply<'a>(&self, stream: &'a Stream) -> Cow<'a, Stream> {
+        match self.class {
+            Some(class) if class != stream.class => Cow::Owned(Stream { class, ..stream.clone() }),
+            _ => Cow::Borrowed(stream),
+        }
+    }
+}
+
 /// Where one recipient of a task stands, as a STATE record keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecipientState {
@@ -181,6 +194,19 @@ pub struct TaskRecord {
     /// Recipients that share a state and the reply that decided it. Every recipient of the task
     /// stands in exactly one group.
     pub groups: Vec<Group>,
+    /// What an operator made different for the task.
+    pub change: Change,
+    /// Where the time went; `None` in a record of a version that did not keep it.
+    pub ledger: Option<Ledger>,
+}
+
+/// What an operator made different for one task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// The next hop instead of the one that routes lead to.
+    pub next_hop: Option<NextHop>,
+    /// The class instead of the one of the envelope.
+    pub class: Option<Class>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,6 +226,34 @@ impl TaskRecord {
             open.flat_map(|group| group.recipient_indexes.clone()).collect();
         indexes.sort_unstable();
         indexes
+    }
+
+    /// Recipients in state `from` are in state `to`, and what is due is due at once.
+    pub fn turn(&mut self, from: RecipientState, to: RecipientState) {
+        for group in self.groups.iter_mut().filter(|group| group.state == from) {
+            group.state = to;
+        }
+        self.due_ms = 0;
+    }
+
+    /// Accounts for the time up to `now_ms`, at which the task is Held as the record says, waits
+    /// for its time or in a line, or is being tried since `begun_ms`.
+    pub fn account_for(
+        &self,
+        ledger: &mut Ledger,
+        line: &dyn Waiting,
+        begun_ms: Option<u64>,
+        now_ms: u64,
+    ) {
+        if self.is_held() {
+            ledger.add(Cause::Held, now_ms);
+            return;
+        }
+        let waited_ms = begun_ms.unwrap_or(now_ms).min(now_ms);
+        let before_due = if self.attempts == 0 { Cause::Scheduled } else { Cause::BackOff };
+        ledger.add(before_due, self.due_ms.min(waited_ms));
+        ledger.add_waiting(line, waited_ms);
+        ledger.add(Cause::Attempt, now_ms);
     }
 
     /// Memory of the record in a box.
@@ -235,9 +289,23 @@ pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
             out.extend_from_slice(&recipient_index.to_le_bytes());
         }
     }
+    if let Some(next_hop) = state.change.next_hop {
+        field(out, state_tag::NEXT_HOP, next_hop.to_string().as_bytes());
+    }
+    if let Some(class) = state.change.class {
+        field(out, state_tag::CLASS, class.as_str().as_bytes());
+    }
+    if let Some(ledger) = &state.ledger {
+        let mut value = ledger.until_ms().to_le_bytes().to_vec();
+        for (cause, ms) in ledger.spent() {
+            value.push(cause.number());
+            value.extend_from_slice(&ms.to_le_bytes());
+        }
+        field(out, state_tag::LEDGER, &value);
+    }
 }
 
-/// Reads the payload of a STATE.
+/// Reads the payload of a STATE. Unknown fields are skipped.
 pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
     let mut reader = Reader { rest: payload };
     let mut state = TaskRecord {
@@ -245,6 +313,8 @@ pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
         due_ms: reader.u64()?,
         possible_duplicate: reader.u8()? != 0,
         groups: Vec::new(),
+        change: Change::default(),
+        ledger: None,
     };
     for _ in 0..reader.u16()? {
         let recipient_state = RecipientState::from_u8(reader.u8()?)?;
@@ -257,7 +327,34 @@ pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
         }
         state.groups.push(Group { state: recipient_state, reply, recipient_indexes });
     }
-    if reader.rest.is_empty() { Ok(state) } else { Err(Malformed) }
+    while !reader.rest.is_empty() {
+        let tag = reader.u8()?;
+        let value_bytes = reader.u32()? as usize;
+        let value = reader.take(value_bytes)?;
+        match tag {
+            state_tag::NEXT_HOP => {
+                let next_hop = parse_next_hop(&text(value)?).ok_or(Malformed)?;
+                state.change.next_hop = Some(next_hop);
+            }
+            state_tag::CLASS => {
+                state.change.class = Some(Class::parse(&text(value)?).ok_or(Malformed)?);
+            }
+            state_tag::LEDGER => state.ledger = Some(read_ledger(value)?),
+            _ => {}
+        }
+    }
+    Ok(state)
+}
+
+fn read_ledger(value: &[u8]) -> Result<Ledger, Malformed> {
+    let mut reader = Reader { rest: value };
+    let until_ms = reader.u64()?;
+    let mut spent = Vec::new();
+    while !reader.rest.is_empty() {
+        let cause = Cause::from_number(reader.u8()?).ok_or(Malformed)?;
+        spent.push((cause, reader.u64()?));
+    }
+    Ok(Ledger::from_parts(until_ms, spent))
 }
 
 /// The longest prefix of at most `REPLY_TEXT_BYTES_MAX` bytes that ends between characters.
@@ -290,6 +387,13 @@ mod tag {
     pub const CAMPAIGN: u8 = 8;
     pub const TRANSACTIONAL: u8 = 9;
     pub const CHUNKS: u8 = 10;
+}
+
+/// Fields of a STATE.
+mod state_tag {
+    pub const NEXT_HOP: u8 = 1;
+    pub const CLASS: u8 = 2;
+    pub const LEDGER: u8 = 3;
 }
 
 /// Takes values from the front of a payload.
@@ -383,6 +487,11 @@ mod tests {
                     recipient_indexes: vec![1],
                 },
             ],
+            change: Change {
+                next_hop: parse_next_hop("lmtp://[::1]:24"),
+                class: Some(Class::Transactional),
+            },
+            ledger: Some(Ledger::from_parts(1_700_000_000_000, [(Cause::Held, 1 << 40)])),
         }
     }
 
@@ -407,9 +516,37 @@ mod tests {
         let mut payload = Vec::new();
         write_state(&state(), &mut payload);
         assert_eq!(read_state(&payload), Ok(state()));
+        let bare = TaskRecord { change: Change::default(), ledger: None, ..state() };
+        let mut bare_payload = Vec::new();
+        write_state(&bare, &mut bare_payload);
+        assert_eq!(read_state(&bare_payload), Ok(bare));
+        let mut whole_count = 0;
         for end in 0..payload.len() {
-            assert_eq!(read_state(&payload[..end]), Err(Malformed), "cut at {end}");
+            // Cut between two fields it is a valid, shorter record; the checksum judges that.
+            if let Ok(cut) = read_state(&payload[..end]) {
+                assert!(end >= bare_payload.len() && cut.ledger.is_none(), "cut at {end}");
+                whole_count += 1;
+            }
         }
+        assert_eq!(whole_count, 3, "before the first field, the second and the third");
+    }
+
+    #[test]
+    fn fields_of_a_state_are_checked_and_unknown_ones_skipped() {
+        let bare = TaskRecord { change: Change::default(), ledger: None, ..state() };
+        let with = |tag: u8, value: &[u8]| {
+            let mut payload = Vec::new();
+            write_state(&bare, &mut payload);
+            field(&mut payload, tag, value);
+            read_state(&payload)
+        };
+        assert_eq!(with(200, b"anything"), Ok(bare.clone()));
+        assert_eq!(with(state_tag::NEXT_HOP, b"smtp://nowhere"), Err(Malformed));
+        assert_eq!(with(state_tag::CLASS, b"\xff"), Err(Malformed));
+        assert_eq!(with(state_tag::CLASS, b"urgent"), Err(Malformed));
+        assert_eq!(with(state_tag::LEDGER, &[0; 7]), Err(Malformed));
+        let unknown_cause = [&[0; 8][..], &[99], &[0; 8]].concat();
+        assert_eq!(with(state_tag::LEDGER, &unknown_cause), Err(Malformed));
     }
 
     #[test]

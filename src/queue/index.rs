@@ -6,14 +6,14 @@ use std::rc::Rc;
 
 use hashbrown::HashTable;
 
-use super::codec::TaskRecord;
+use super::codec::{Change, TaskRecord};
 use super::outline::{COST_MAX, Outline, Standing, TaskOutline, pinned_bytes};
 use super::place::{Millis, Place};
 use super::schedule::{self, Chain, FlowId, Links, NONE, Schedule, Step, Waiting};
 use super::slab::Slab;
 use super::store::{Content, Kept};
 use crate::journal::{Location, Ticket};
-use crate::mail::Stream;
+use crate::mail::{Class, Stream};
 
 /// Handle of a task: one message to one destination domain. It stays valid for as long as its
 /// holder has the task in flight.
@@ -58,6 +58,7 @@ pub(super) struct TaskEntry {
     /// List of the wheel.
     list: u16,
     pub number: u16,
+    /// The next attempt, or when the one under way was begun.
     due: Millis,
     attempts: u16,
     /// The last STATE, where an attempt left one.
@@ -202,10 +203,12 @@ impl Index {
             let standing = &task.standing;
             assert!(task.cost > 0 && task.cost <= COST_MAX);
             let sibling = self.messages[slot].first_task;
+            let (stream, next_hop) = (task.change.apply(&outline.stream), task.change.next_hop);
+            let flow = self.schedule.enter(&task.domain, &stream, &outline.sender, next_hop);
             let task = self.tasks.insert(TaskEntry {
                 message: slot,
                 sibling,
-                flow: self.schedule.enter(&task.domain, &outline.stream, &outline.sender),
+                flow,
                 links: Links::default(),
                 list: 0,
                 number: task.number,
@@ -305,6 +308,7 @@ impl Index {
                 domain: Cow::Borrowed(self.schedule.domain(task.flow)),
                 cost: task.cost(),
                 standing: task.standing(),
+                change: self.change_of(slot, self.schedule.stream(flow).class),
             }
         });
         Outline {
@@ -364,6 +368,17 @@ impl Index {
         (self.schedule.domain(flow), self.schedule.stream(flow))
     }
 
+    /// Unix milliseconds of acceptance of a task's message, or of its release where that is later,
+    /// to within a second.
+    pub fn since_ms(&self, slot: u32) -> u64 {
+        u64::from(self.messages[self.tasks[slot].message].since_s) * 1000
+    }
+
+    /// The flow of a task.
+    pub fn flow_at(&self, slot: u32) -> schedule::Flow {
+        self.schedule.flow_at(self.tasks[slot].flow)
+    }
+
     pub fn handle(&self, slot: u32) -> Task {
         let message = self.messages[self.tasks[slot].message].id;
         Task { slot, message }
@@ -372,8 +387,8 @@ impl Index {
     /// Notes where a task in flight stands. The STATE it had is to be unpinned once the one that
     /// replaces it is durable.
     pub fn set_standing(&mut self, slot: u32, standing: &Standing) -> Option<Location> {
+        assert_eq!(self.tasks[slot].state, TaskState::InFlight);
         let task = &mut self.tasks[slot];
-        assert_eq!(task.state, TaskState::InFlight);
         let replaced = task.record.get();
         task.due = standing.due_ms.into();
         task.attempts = standing.attempts.try_into().unwrap_or(u16::MAX);
@@ -389,6 +404,38 @@ impl Index {
             self.set_state(slot, TaskState::Held);
         }
         replaced
+    }
+
+    /// Lets a task in flight flow as an operator wants; where nothing is said of the class it
+    /// stays.
+    pub fn set_change(&mut self, slot: u32, change: Change) {
+        let flow = self.tasks[slot].flow;
+        let stream = self.schedule.stream(flow);
+        let class = change.class.unwrap_or(stream.class);
+        if stream.class == class && self.schedule.next_hop(flow) == change.next_hop {
+            return;
+        }
+        let stream = Stream { class, ..stream.clone() };
+        let (domain, sender) = (self.schedule.domain(flow), self.schedule.sender(flow));
+        let (domain, sender) = (domain.to_owned(), sender.to_owned());
+        self.tasks[slot].flow = self.schedule.enter(&domain, &stream, &sender, change.next_hop);
+        self.schedule.leave(flow);
+    }
+
+    /// What an operator made different for a task of a message that came in `class`.
+    pub fn change_of(&self, slot: u32, class: Class) -> Change {
+        let flow = self.tasks[slot].flow;
+        let now = self.schedule.stream(flow).class;
+        Change { next_hop: self.schedule.next_hop(flow), class: (now != class).then_some(now) }
+    }
+
+    pub fn visit_flows(
+        &self,
+        from: u32,
+        count: u32,
+        visit: impl FnMut(FlowId, schedule::Flow),
+    ) -> Option<u32> {
+        self.schedule.visit_flows(from, count, visit)
     }
 
     /// Keeps the STATE of a task until its frame is durable.
@@ -467,10 +514,11 @@ impl Index {
         }
     }
 
-    /// Takes the task whose turn it is in a line into flight.
-    pub fn take(&mut self, line: schedule::LineId) -> Option<Task> {
+    /// Takes the task whose turn it is in a line into flight. That is the time it was due at.
+    pub fn take(&mut self, line: schedule::LineId, now_ms: u64) -> Option<Task> {
         let slot = self.schedule.take(&mut self.tasks, line)?;
         self.set_state(slot, TaskState::InFlight);
+        self.tasks[slot].due = now_ms.into();
         Some(self.handle(slot))
     }
 
@@ -480,17 +528,22 @@ impl Index {
         entry.is_some_and(|entry| self.messages[entry.message].id == task.message)
     }
 
-    /// Takes a task into flight out of turn, if it is still there and `wanted` takes its state.
-    pub fn claim(&mut self, task: Task, wanted: impl FnOnce(TaskState) -> bool) -> bool {
+    /// Takes a task into flight out of turn, if it is still there and `wanted` takes its state,
+    /// which is returned.
+    pub fn claim(
+        &mut self,
+        task: Task,
+        wanted: impl FnOnce(TaskState) -> bool,
+    ) -> Option<TaskState> {
         if !self.is_there(task) {
-            return false;
+            return None;
         }
         let state = self.tasks[task.slot].state;
         let claimed = state != TaskState::InFlight && wanted(state);
-        if claimed {
+        claimed.then(|| {
             self.claim_slot(task.slot);
-        }
-        claimed
+            state
+        })
     }
 
     /// Takes a task into flight, whatever its state.

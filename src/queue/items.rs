@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::codec::{Malformed, Reader};
+use super::codec::{Change, Malformed, Reader};
 use super::outline::{COST_MAX, Outline, Standing, TaskOutline};
+use crate::config::parse_next_hop;
 use crate::journal::Location;
 use crate::limits::{FRAME_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::{Class, Stream};
@@ -67,6 +68,8 @@ impl Items {
 
     fn add_task(&mut self, task: &TaskOutline<'_>) {
         let domain = self.text(&task.domain);
+        let next_hop = task.change.next_hop.map(|it| it.to_string()).unwrap_or_default();
+        let next_hop = if next_hop.is_empty() { 0 } else { 1 + self.text(&next_hop) };
         let standing = &task.standing;
         let waits = standing.due_ms != 0 || standing.attempts != 0;
         let flags = [
@@ -75,6 +78,7 @@ impl Items {
             (standing.is_partial, PARTIAL),
             (waits, WAITS),
             (standing.record.is_some(), RECORD),
+            (task.change != Change::default(), CHANGED),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
         let out = &mut self.messages;
@@ -87,6 +91,14 @@ impl Items {
         }
         if let Some(record) = standing.record {
             out.extend_from_slice(&record.to_bytes());
+        }
+        if task.change != Change::default() {
+            out.extend_from_slice(&next_hop.to_le_bytes());
+            out.push(match task.change.class {
+                None => 0,
+                Some(Class::Transactional) => 1,
+                Some(Class::Bulk) => 2,
+            });
         }
     }
 
@@ -207,6 +219,23 @@ impl<'a> Read<'a> {
         if flags & RECORD != 0 {
             record = Some(Location::from_bytes(reader.array()?));
         }
+        let mut change = Change::default();
+        if flags & CHANGED != 0 {
+            if let Some(number) = reader.u16()?.checked_sub(1) {
+                let text = self.texts.get(usize::from(number)).ok_or(Malformed)?;
+                change.next_hop = Some(parse_next_hop(text).ok_or(Malformed)?);
+            }
+            change.class = match reader.u8()? {
+                0 => None,
+                1 => Some(Class::Transactional),
+                2 => Some(Class::Bulk),
+                _ => return Err(Malformed),
+            };
+            // Unsaid where there is none.
+            if change == Change::default() {
+                return Err(Malformed);
+            }
+        }
         if !(1..=COST_MAX).contains(&cost) || !record.iter().all(is_place) {
             return Err(Malformed);
         }
@@ -218,7 +247,7 @@ impl<'a> Read<'a> {
             is_partial: flags & PARTIAL != 0,
             record,
         };
-        Ok(TaskOutline { number, domain: Cow::Borrowed(domain), cost, standing })
+        Ok(TaskOutline { number, domain: Cow::Borrowed(domain), cost, standing, change })
     }
 }
 
@@ -246,6 +275,8 @@ const PARTIAL: u8 = 4;
 const WAITS: u8 = 8;
 /// The place of the last STATE follows.
 const RECORD: u8 = 16;
+/// What an operator made different follows.
+const CHANGED: u8 = 32;
 /// A payload is full from here on.
 const ITEMS_BYTES: usize = 60 * 1024;
 
@@ -258,7 +289,11 @@ mod tests {
     }
 
     fn task(number: u16, domain: &'static str, standing: Standing) -> TaskOutline<'static> {
-        TaskOutline { number, domain: domain.into(), cost: 1 + number as u8, standing }
+        let change = match number {
+            4 => Change { next_hop: parse_next_hop("lmtp://[::1]:24"), class: Some(Class::Bulk) },
+            _ => Change::default(),
+        };
+        TaskOutline { number, domain: domain.into(), cost: 1 + number as u8, standing, change }
     }
 
     fn outlines() -> Vec<Outline<'static>> {

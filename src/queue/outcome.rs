@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::codec::{self, Group, RecipientState, TaskRecord};
 use super::index::{Removed, Task};
+use super::ledger::{Cause, Ledger, NoLine, Waiting};
 use super::notification::{self, Notification, Occasion, Plan};
 use super::outline::{Standing, pinned_bytes};
 use super::schedule::retry_wait;
@@ -17,7 +18,7 @@ use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, s
 use crate::runtime::{clock, task, timer};
 
 /// What is known of an attempt beyond its outcomes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Attempt {
     /// The next hop in words.
     pub site: Rc<str>,
@@ -28,6 +29,8 @@ pub struct Attempt {
     /// The reply to end of data was lost: the recipient may have the message already.
     pub in_doubt: bool,
     pub reports: Reports,
+    /// What held up the line before the task was taken, where some recipient is Delayed.
+    pub waiting: Option<Rc<dyn Waiting>>,
 }
 
 /// The server at the other end of a session.
@@ -54,7 +57,8 @@ impl Attempt {
     /// An end that came without asking a next hop; `site` says whose doing it was.
     pub fn without_session(site: Rc<str>) -> Self {
         let (duration, in_doubt) = (Duration::ZERO, false);
-        Self { site, remote: None, duration, in_doubt, reports: Reports::Wanted }
+        let (remote, reports, waiting) = (None, Reports::Wanted, None);
+        Self { site, remote, duration, in_doubt, reports, waiting }
     }
 }
 
@@ -71,6 +75,13 @@ pub(super) struct Settlement {
     notification: Option<Born>,
     /// Log lines of the outcomes.
     lines: Vec<u8>,
+}
+
+impl Settlement {
+    /// Durable when it takes effect.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
 }
 
 /// Where an ending went.
@@ -102,7 +113,7 @@ impl Queue {
         assert_eq!(outcomes.len(), message.recipient_indexes.len());
         let ending = Ending::new(&self.inner, message.clone(), outcomes, attempt);
         if let Some(ending) = self.inner.finish(task, ending, None) {
-            // Only a DSN that quotes content from disk, or a journal without room, takes a while.
+            // What must be read back takes a while, and so does a journal without room.
             task::spawn_vital(self.clone().finish_later(task, ending));
         }
     }
@@ -117,6 +128,12 @@ impl Queue {
     }
 
     async fn finish_later(self, task: Task, mut ending: Ending) {
+        if ending.is_open() && ending.past.is_none() {
+            // What cannot be read costs the ledger its rows, not its sum.
+            let record = self.inner.read_record(task.slot).await.unwrap_or(None);
+            let accepted_ms = ending.message.envelope.accepted_ms;
+            ending.past = Some(Past::new(record.as_deref(), accepted_ms));
+        }
         let mut first_chunk = None;
         if ending.needs_chunk() {
             first_chunk = self.load_chunk(&ending.message, 0).await.ok();
@@ -173,6 +190,26 @@ pub(super) struct Ending {
     report_ms: u64,
     /// The DSN goes without the original: it cannot be read.
     chunk_missing: bool,
+    /// Where the task stood before; only one that stays open needs to know.
+    past: Option<Past>,
+}
+
+/// Where a task stood before an attempt.
+struct Past {
+    ledger: Ledger,
+    /// Unix milliseconds at which the attempt was due.
+    due_ms: u64,
+}
+
+impl Past {
+    /// Of a task whose last STATE is `record`, of a message accepted at `accepted_ms`.
+    fn new(record: Option<&TaskRecord>, accepted_ms: u64) -> Past {
+        let ledger = record.and_then(|record| record.ledger.clone());
+        Past {
+            ledger: ledger.unwrap_or_else(|| Ledger::new(accepted_ms)),
+            due_ms: record.map_or(0, |record| record.due_ms),
+        }
+    }
 }
 
 impl Ending {
@@ -203,7 +240,8 @@ impl Ending {
             let failed = outcomes.iter().filter(|it| it.outcome == Outcome::Failed);
             numbers.notifications_failed.add(failed.count() as u64);
         }
-        Self { message, outcomes, attempt, now_ms, report, report_ms, chunk_missing: false }
+        let (chunk_missing, past) = (false, None);
+        Self { message, outcomes, attempt, now_ms, report, report_ms, chunk_missing, past }
     }
 
     fn needs_chunk(&self) -> bool {
@@ -212,16 +250,35 @@ impl Ending {
             && matches!(self.message.content, Content::Chunked { .. })
     }
 
+    /// Where the time went up to now.
+    fn ledger_after(&self, past: &Past) -> Ledger {
+        let mut ledger = past.ledger.clone();
+        let taken_ms = self.now_ms.saturating_sub(self.attempt.duration.as_millis() as u64);
+        ledger.add(Cause::Scheduled, self.message.envelope.release_ms.min(taken_ms));
+        ledger.add(Cause::BackOff, past.due_ms.min(taken_ms));
+        let waiting = self.attempt.waiting.as_deref();
+        ledger.add_waiting(waiting.unwrap_or(&NoLine), taken_ms);
+        ledger.add(Cause::Attempt, self.now_ms);
+        ledger
+    }
+
     fn is_open(&self) -> bool {
         self.outcomes.iter().any(|outcome| outcome.outcome == Outcome::Delayed)
     }
 }
 
 impl Inner {
-    /// Records an ending. Gives it back when it must wait: for a chunk to quote, or for room.
-    fn finish(&self, task: Task, ending: Ending, chunk: Option<&[u8]>) -> Option<Ending> {
+    /// Records an ending. Gives it back when it must wait: for a chunk to quote, for an earlier
+    /// STATE, or for room.
+    fn finish(&self, task: Task, mut ending: Ending, chunk: Option<&[u8]>) -> Option<Ending> {
         if ending.needs_chunk() && chunk.is_none() {
             return Some(ending);
+        }
+        if ending.is_open() && ending.past.is_none() {
+            ending.past = self.past_in_memory(task, &ending.message);
+            if ending.past.is_none() {
+                return Some(ending);
+            }
         }
         let record = self.record_of(task, &ending);
         let plan = ending.report.as_ref();
@@ -270,6 +327,7 @@ impl Inner {
     ) {
         self.journal.pin(location, pinned_bytes(location, 0));
         let mut index = self.index.borrow_mut();
+        index.set_change(task.slot, record.change);
         settlement.replaced = index.set_standing(task.slot, &Standing::of(&record, location));
         index.set_fresh(task.slot, settlement.ticket, record);
         settlement.fresh = Some(task.slot);
@@ -368,13 +426,16 @@ impl Inner {
             wait = wait.max(IN_DOUBT_WAIT);
         }
         let due_ms = ending.now_ms + wait.as_millis() as u64;
-        let due_ms = due_ms.min(ending.message.envelope.expires_ms.max(ending.now_ms + 1));
+        let envelope = &ending.message.envelope;
+        let due_ms = due_ms.min(envelope.expires_ms.max(ending.now_ms + 1));
         let earlier = self.index.borrow().task(task.slot).standing();
         let mut record = TaskRecord {
             attempts,
             due_ms,
             possible_duplicate: ending.attempt.in_doubt || earlier.possible_duplicate,
             groups: ending.message.settled.clone(),
+            change: self.index.borrow().change_of(task.slot, envelope.stream.class),
+            ledger: ending.past.as_ref().map(|past| ending.ledger_after(past)),
         };
         for outcome in &ending.outcomes {
             let state = match outcome.outcome {
@@ -394,6 +455,14 @@ impl Inner {
             }
         }
         record
+    }
+
+    /// Where a task stood before its attempt; `None` where that must be read back.
+    fn past_in_memory(&self, task: Task, message: &Message) -> Option<Past> {
+        let index = self.index.borrow();
+        let record = index.fresh(task.slot);
+        let is_known = record.is_some() || index.task(task.slot).standing().record.is_none();
+        is_known.then(|| Past::new(record.as_deref(), message.envelope.accepted_ms))
     }
 
     fn notify(&self, ending: &Ending, plan: &Plan, chunk: Option<&[u8]>) -> Notification {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::codec::TaskRecord;
+use super::codec::{Change, TaskRecord};
 use crate::journal::Location;
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::{Envelope, Stream};
@@ -34,6 +34,8 @@ pub(super) struct TaskOutline<'a> {
     pub domain: Cow<'a, str>,
     pub cost: u8,
     pub standing: Standing,
+    /// What an operator made different from the stream of the message.
+    pub change: Change,
 }
 
 /// Where an open task stands.
@@ -80,6 +82,7 @@ impl<'a> Outline<'a> {
             domain,
             cost: cost(recipient_count, envelope.content_bytes),
             standing,
+            change: Change::default(),
         });
         let tasks = tasks.collect();
         let sender = envelope.reverse_path.rsplit_once('@').map_or("", |(_, domain)| domain);

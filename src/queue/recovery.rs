@@ -126,6 +126,7 @@ impl Recovered {
                 index.remove(message);
             }
         } else {
+            index.set_change(slot, state.change);
             index.set_standing(slot, &Standing::of(state, at));
         }
     }
@@ -335,8 +336,14 @@ mod tests {
     fn state(state: codec::RecipientState, recipient_index: u16) -> Vec<u8> {
         let reply = "250 ok".into();
         let groups = vec![codec::Group { state, reply, recipient_indexes: vec![recipient_index] }];
-        let record =
-            codec::TaskRecord { attempts: 2, due_ms: 9, possible_duplicate: false, groups };
+        let record = codec::TaskRecord {
+            attempts: 2,
+            due_ms: 9,
+            possible_duplicate: false,
+            groups,
+            change: codec::Change::default(),
+            ledger: None,
+        };
         let mut payload = Vec::new();
         codec::write_state(&record, &mut payload);
         payload
@@ -461,7 +468,7 @@ mod tests {
                 index.assign(flow, line);
             }
         }
-        std::iter::from_fn(|| index.take(line)).collect()
+        std::iter::from_fn(|| index.take(line, 0)).collect()
     }
 
     #[test]
@@ -484,12 +491,12 @@ mod tests {
         let mut tasks = Vec::new();
         index.visit_tasks(0, 100, |task, _, domain, _| tasks.push((task, domain.to_owned())));
         let (task, _) = tasks.into_iter().find(|(_, domain)| domain == "d.test").expect("there");
-        assert!(index.claim(task, |state| state == TaskState::Ready));
-        assert!(!index.claim(task, |_| true), "in flight");
+        assert!(index.claim(task, |state| state == TaskState::Ready).is_some());
+        assert!(index.claim(task, |_| true).is_none(), "in flight");
         let others = take_all(&mut index);
         assert!(!others.contains(&task) && others.len() == 1);
         index.make_ready(task.slot);
-        assert!(index.claim(task, |_| true));
+        assert_eq!(index.claim(task, |_| true), Some(TaskState::Ready));
         index.make_ready(task.slot);
         assert_eq!(take_all(&mut index), [task], "its other place in the line is void");
     }

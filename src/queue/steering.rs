@@ -1,32 +1,20 @@
-//! What an operator does to queued messages: try now, hold, release, give up.
+//! What an operator does to queued messages: try now, hold, release, give up, send elsewhere, send
+//! sooner or later.
 
 use std::rc::Rc;
 
-use super::codec::{Group, RecipientState, TaskRecord};
+use super::codec::{Change, Group, RecipientState, TaskRecord};
 use super::index::{Task, TaskState};
-use super::outcome::Attempt;
+use super::ledger::{Ledger, Waiting};
+use super::outcome::{Attempt, Reports};
+use super::schedule::Flow;
+use super::selection::Selection;
 use super::store::{Message, Queue};
-use crate::journal::Ticket;
-use crate::mail::{
-    Class, EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass, Stream,
-};
-use crate::runtime::task;
+use crate::config::NextHop;
+use crate::mail::{Class, EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass};
+use crate::runtime::{clock, task};
 
-/// Which tasks are meant. Conditions that are there all hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// One message of this shard, by its number.
-    pub message: Option<u64>,
-    /// Destination domain in any case: `a.test`, or `*.a.test` for what is below it.
-    pub domain: Option<String>,
-    /// Exactly as it was named; empty for mail without one.
-    pub tenant: Option<String>,
-    /// Exactly as it was named; empty for mail without one.
-    pub campaign: Option<String>,
-    pub class: Option<Class>,
-}
-
-/// What is to be done to them.
+/// What is to be done to tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Delayed tasks are ready now. No attempt is counted.
@@ -35,11 +23,17 @@ pub enum Order {
     Hold,
     /// Held tasks are ready now.
     Release,
-    /// The open recipients of ready, Delayed and Held tasks are Failed; DSNs say so.
-    Bounce,
+    /// The open recipients of ready, Delayed and Held tasks are Failed; DSNs say so where they are
+    /// wanted.
+    Bounce(Reports),
+    /// Tasks go to this next hop whatever routes say, over restarts too; `None` takes that back.
+    /// Delayed ones are ready now.
+    Reroute(Option<NextHop>),
+    /// Tasks are of this class, over restarts too.
+    Class(Class),
 }
 
-/// What came of an order.
+/// What has come of an order so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steered {
     /// Tasks that the order is for.
@@ -48,145 +42,196 @@ pub struct Steered {
     pub done: usize,
 }
 
-impl Selection {
-    /// Whether it takes what goes to `domain` in `stream`; `message` is not looked at.
-    fn takes_flow(&self, domain: &str, stream: &Stream) -> bool {
-        self.domain.as_deref().is_none_or(|pattern| is_below(domain, pattern))
-            && self.tenant.as_deref().is_none_or(|wanted| *wanted == *stream.tenant)
-            && self.campaign.as_deref().is_none_or(|wanted| *wanted == *stream.campaign)
-            && self.class.is_none_or(|wanted| wanted == stream.class)
-    }
-}
-
-fn is_below(domain: &str, pattern: &str) -> bool {
-    match pattern.strip_prefix("*.") {
-        None => domain.eq_ignore_ascii_case(pattern),
-        Some(suffix) => {
-            let dot = domain.len().checked_sub(suffix.len() + 1);
-            dot.is_some_and(|dot| {
-                domain.as_bytes()[dot] == b'.'
-                    && domain.as_bytes()[dot + 1..].eq_ignore_ascii_case(suffix.as_bytes())
-            })
-        }
-    }
+/// Whether an order is carried out or only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    CarryOut,
+    Count,
 }
 
 impl Order {
-    fn is_for(self, state: TaskState) -> bool {
+    /// Whether it is for a task that stands so and goes this way.
+    fn is_for(self, state: TaskState, flow: &Flow) -> bool {
+        match self {
+            Order::Reroute(next_hop) if flow.next_hop == next_hop => false,
+            Order::Class(class) if flow.stream.class == class => false,
+            order => order.is_for_state(state),
+        }
+    }
+
+    fn is_for_state(self, state: TaskState) -> bool {
         match self {
             Order::Retry => state == TaskState::Delayed,
             Order::Hold => matches!(state, TaskState::Ready | TaskState::Delayed),
             Order::Release => state == TaskState::Held,
-            Order::Bounce => state != TaskState::InFlight,
+            Order::Bounce(_) | Order::Reroute(_) | Order::Class(_) => state != TaskState::InFlight,
         }
     }
 }
 
-impl Queue {
-    /// How many tasks `order` is for. Suspends now and then.
-    pub async fn count(&self, selection: &Selection, order: Order) -> Steered {
-        Steered { matched: self.select(selection, order).await.len(), done: 0 }
-    }
+/// What delivery knows of the way a flow takes.
+pub trait Sites {
+    /// The next hop in words; `None` where there is none.
+    fn site_of(&self, flow: &Flow) -> Option<String>;
+    /// What held up its line.
+    fn waiting_of(&self, flow: &Flow) -> Rc<dyn Waiting>;
+}
 
-    /// Carries `order` out on what `selection` takes, and resolves when it is durable.
-    pub async fn steer(&self, selection: &Selection, order: Order) -> Steered {
-        let selected = self.select(selection, order).await;
-        let mut steered = Steered { matched: selected.len(), done: 0 };
-        let mut last = None;
-        for (position, selected) in selected.into_iter().enumerate() {
-            if (position + 1).is_multiple_of(TASKS_AT_ONCE as usize) {
-                task::yield_now().await;
+impl Queue {
+    /// Carries `order` out on what `selection` takes of the messages that are queued now, a few at
+    /// a time, and resolves when all of it is durable. `go_on` hears how far it is, again and
+    /// again; when it says no, the rest stays as it is.
+    pub async fn steer(
+        &self,
+        selection: &Selection,
+        order: Order,
+        mode: Mode,
+        sites: &dyn Sites,
+        mut go_on: impl FnMut(Steered) -> bool,
+    ) -> Steered {
+        // What an order brings about, reports for one, is not meant by it.
+        let end = self.inner.journal.next_message_id();
+        let mut steered = Steered::default();
+        let mut from = 0;
+        let mut selected = Vec::new();
+        'slices: loop {
+            let next = self.select(selection, order, end, sites, from, &mut selected);
+            steered.matched += selected.len();
+            for task in selected.drain(..) {
+                if !go_on(steered) {
+                    break 'slices;
+                }
+                if mode == Mode::Count {
+                    continue;
+                }
+                // What is no longer as it was selected is left alone.
+                let is_for = |state| order.is_for_state(state);
+                let claimed = self.inner.index.borrow_mut().claim(task, is_for);
+                if let Some(before) = claimed {
+                    steered.done += usize::from(self.carry_out(task, before, order, sites).await);
+                }
             }
-            // What is no longer as it was selected is left alone.
-            let claimed = self.inner.index.borrow_mut().claim(selected, |it| order.is_for(it));
-            if claimed && let Some(ticket) = self.carry_out(selected, order).await {
-                steered.done += 1;
-                last = last.max(ticket);
-            }
+            let Some(next) = next.filter(|_| go_on(steered)) else { break };
+            from = next;
+            task::yield_now().await;
         }
-        if let Some(ticket) = last {
+        // What was recorded takes effect in order: the last is behind all others.
+        let last = self.inner.settlements.borrow().back().map(|it| it.ticket());
+        if let Some(ticket) = last.filter(|_| mode == Mode::CarryOut) {
             self.inner.journal.durable(ticket).await;
-        }
-        if order == Order::Bounce {
-            self.flushed().await;
         }
         steered
     }
 
-    async fn select(&self, selection: &Selection, order: Order) -> Vec<Task> {
-        let mut selected = Vec::new();
+    /// Adds the next few tasks that are meant, of messages below `end`. Returns where to go on.
+    fn select(
+        &self,
+        selection: &Selection,
+        order: Order,
+        end: u64,
+        sites: &dyn Sites,
+        from: u32,
+        selected: &mut Vec<Task>,
+    ) -> Option<u32> {
+        let index = self.inner.index.borrow();
+        let is_meant = |task: Task| {
+            let flow = index.flow_at(task.slot);
+            let site = || sites.site_of(&flow);
+            order.is_for(index.task(task.slot).state(), &flow)
+                && selection.flows.takes(&flow.domain, &flow.stream, site)
+        };
         if let Some(message) = selection.message {
-            let index = self.inner.index.borrow();
             let tasks = index.find(message).into_iter().flat_map(|slot| index.tasks_of(slot));
-            selected.extend(tasks.filter_map(|slot| {
-                let (domain, stream) = index.flow_of(slot);
-                let is_meant =
-                    order.is_for(index.task(slot).state()) && selection.takes_flow(domain, stream);
-                is_meant.then(|| index.handle(slot))
-            }));
-            return selected;
+            selected.extend(tasks.map(|slot| index.handle(slot)).filter(|task| is_meant(*task)));
+            return None;
         }
-        let mut from = 0;
-        loop {
-            let next = self.inner.index.borrow().visit_tasks(
-                from,
-                TASKS_AT_ONCE,
-                |task, entry, domain, stream| {
-                    if order.is_for(entry.state()) && selection.takes_flow(domain, stream) {
-                        selected.push(task);
-                    }
-                },
-            );
-            let Some(next) = next else { return selected };
-            from = next;
-            task::yield_now().await;
-        }
+        index.visit_tasks(from, TASKS_AT_ONCE, |task, _, _, _| {
+            if task.message < end && is_meant(task) {
+                selected.push(task);
+            }
+        })
     }
 
-    /// The task is in flight, and ends this in another state. `None` when it cannot be done; else
-    /// what is to be durable first, if anything.
-    async fn carry_out(&self, task: Task, order: Order) -> Option<Option<Ticket>> {
+    /// The task was claimed in state `before`, and ends this in another state than in flight.
+    /// Returns whether the order could be carried out; what is to be durable has its settlement.
+    async fn carry_out(
+        &self,
+        task: Task,
+        before: TaskState,
+        order: Order,
+        sites: &dyn Sites,
+    ) -> bool {
+        if order == Order::Retry {
+            self.put_back(task);
+            return true;
+        }
+        if let Order::Bounce(reports) = order
+            && before != TaskState::Held
+        {
+            return self.give_up(task, reports).await;
+        }
+        let due_ms = self.inner.index.borrow().task(task.slot).standing().due_ms;
+        let Some(mut record) = self.record_now(task, sites).await else {
+            // Held because it could not be read: released, it is tried anew.
+            if order == Order::Release {
+                self.put_back(task);
+                return true;
+            }
+            self.stand(task, before, due_ms);
+            return false;
+        };
         match order {
-            Order::Retry => {
-                self.put_back(task);
-                Some(None)
+            Order::Hold => record.turn(RecipientState::Delayed, RecipientState::Held),
+            Order::Release | Order::Bounce(_) => {
+                record.turn(RecipientState::Held, RecipientState::Delayed);
             }
-            Order::Release => {
-                let ticket = self.rewrite(task, RecipientState::Held, RecipientState::Delayed);
-                let ticket = ticket.await;
-                self.put_back(task);
-                ticket
-            }
-            Order::Hold => {
-                let (from, to) = (RecipientState::Delayed, RecipientState::Held);
-                let ticket = self.rewrite(task, from, to).await;
-                if !matches!(ticket, Some(Some(_))) {
-                    self.put_back(task);
-                }
-                ticket
-            }
-            Order::Bounce => {
-                let (from, to) = (RecipientState::Held, RecipientState::Delayed);
-                let ticket = self.rewrite(task, from, to).await;
-                if ticket.is_none() {
-                    self.put_back(task);
-                    return None;
-                }
-                match self.load(task).await {
-                    Err(error) => {
-                        self.hold(task, &error);
-                        None
-                    }
-                    Ok(message) => {
-                        self.bounce(task, &message);
-                        ticket
-                    }
-                }
+            Order::Reroute(next_hop) => record.change.next_hop = next_hop,
+            Order::Class(class) => record.change.class = Some(class),
+            Order::Retry => unreachable!("it needs no record"),
+        }
+        // With a recipient Held the task is, as of its STATE; one without stays in flight.
+        let can_hold = order != Order::Hold || record.is_held();
+        if !can_hold || self.inner.append_state(task, record).await.is_err() {
+            self.stand(task, before, due_ms);
+            return false;
+        }
+        match order {
+            Order::Bounce(reports) => return self.give_up(task, reports).await,
+            Order::Release => self.put_back(task),
+            Order::Reroute(_) if before == TaskState::Delayed => self.put_back(task),
+            Order::Hold => {}
+            Order::Retry | Order::Reroute(_) | Order::Class(_) => self.stand(task, before, due_ms),
+        }
+        true
+    }
+
+    /// A task in flight stands as it did.
+    fn stand(&self, task: Task, before: TaskState, due_ms: u64) {
+        let mut index = self.inner.index.borrow_mut();
+        match before {
+            TaskState::Held => index.hold(task.slot),
+            TaskState::Delayed => index.make_delayed(task.slot, due_ms),
+            TaskState::Ready | TaskState::InFlight => {
+                index.make_ready(task.slot);
+                self.inner.announced.notify_one();
             }
         }
     }
 
-    fn bounce(&self, task: Task, message: &Rc<Message>) {
+    async fn give_up(&self, task: Task, reports: Reports) -> bool {
+        match self.load(task).await {
+            Err(error) => {
+                self.hold(task, &error);
+                false
+            }
+            Ok(message) => {
+                self.bounce(task, &message, reports);
+                true
+            }
+        }
+    }
+
+    fn bounce(&self, task: Task, message: &Rc<Message>, reports: Reports) {
         let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
             recipient_index: *index,
             outcome: Outcome::Failed,
@@ -194,41 +239,49 @@ impl Queue {
             reply: BOUNCED,
         });
         let outcomes = outcomes.collect();
-        self.settle(task, message, outcomes, Attempt::without_session("operator".into()));
+        let mut attempt = Attempt::without_session("operator".into());
+        attempt.reports = reports;
+        self.settle(task, message, outcomes, attempt);
     }
 
-    /// Records that recipients in state `from` are in state `to`; with one of them Held, the task
-    /// is. A task that was never tried has no record: its recipients are Delayed. `None` when there
-    /// is no room, or the message cannot be read.
-    async fn rewrite(
-        &self,
-        task: Task,
-        from: RecipientState,
-        to: RecipientState,
-    ) -> Option<Option<Ticket>> {
-        let mut record = match self.inner.read_record(task.slot).await.ok()? {
+    /// The STATE of a task as of now, its ledger included. One that was never tried has none: its
+    /// recipients are Delayed. `None` when it cannot be read.
+    async fn record_now(&self, task: Task, sites: &dyn Sites) -> Option<TaskRecord> {
+        let record = self.inner.read_record(task.slot).await.ok()?;
+        let mut record = match record.filter(|record| record.ledger.is_some()) {
             Some(record) => TaskRecord::clone(&record),
-            None if from == RecipientState::Held => return Some(None),
-            None => {
-                let message = self.load(task).await.ok()?;
-                let recipient_indexes = message.recipient_indexes.clone();
-                let group = Group { state: from, reply: Box::default(), recipient_indexes };
-                TaskRecord {
-                    attempts: 0,
-                    due_ms: 0,
-                    possible_duplicate: false,
-                    groups: vec![group],
-                }
-            }
+            None => self.first_record(task).await?,
         };
-        if !record.groups.iter().any(|group| group.state == from) {
-            return Some(None);
+        let flow = self.inner.index.borrow().flow_at(task.slot);
+        let waiting = sites.waiting_of(&flow);
+        if let Some(mut ledger) = record.ledger.take() {
+            record.account_for(&mut ledger, &*waiting, None, clock::unix_ms());
+            record.ledger = Some(ledger);
         }
-        for group in record.groups.iter_mut().filter(|group| group.state == from) {
-            group.state = to;
+        Some(record)
+    }
+
+    /// The STATE of a task that has none, or one without a ledger.
+    async fn first_record(&self, task: Task) -> Option<TaskRecord> {
+        let record = self.inner.read_record(task.slot).await.ok()?;
+        let message = self.load(task).await.ok()?;
+        let ledger = Some(Ledger::new(message.envelope.accepted_ms));
+        if let Some(record) = record {
+            return Some(TaskRecord { ledger, ..TaskRecord::clone(&record) });
         }
-        record.due_ms = 0;
-        self.inner.append_state(task, record).await.ok().map(Some)
+        let group = Group {
+            state: RecipientState::Delayed,
+            reply: Box::default(),
+            recipient_indexes: message.recipient_indexes.clone(),
+        };
+        Some(TaskRecord {
+            attempts: 0,
+            due_ms: message.envelope.release_ms,
+            possible_duplicate: false,
+            groups: vec![group],
+            change: Change::default(),
+            ledger,
+        })
     }
 }
 
@@ -236,45 +289,3 @@ const BOUNCED: Reply =
     Reply::new(554, EnhancedStatusCode::new(5, 7, 0), "Given up by the operator of this server");
 /// Tasks looked at before others get a turn.
 const TASKS_AT_ONCE: u32 = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_selection_takes_a_domain_or_what_is_below_it() {
-        for (pattern, domain, expected) in [
-            ("A.test", "a.test", true),
-            ("a.test", "b.a.test", false),
-            ("*.a.test", "b.a.test", true),
-            ("*.a.test", "a.test", false),
-            ("*.a.test", "xa.test", false),
-            ("*.a.test", "", false),
-        ] {
-            let selection = Selection { domain: Some(pattern.to_owned()), ..Selection::default() };
-            let takes = selection.takes_flow(domain, &Stream::default());
-            assert_eq!(takes, expected, "{pattern} {domain}");
-        }
-        assert!(Selection::default().takes_flow("a.test", &Stream::default()));
-    }
-
-    #[test]
-    fn all_conditions_of_a_selection_hold() {
-        let stream = Stream {
-            tenant: "acme".into(),
-            campaign: "spring".into(),
-            class: Class::Transactional,
-        };
-        let takes = |tenant: Option<&str>, campaign: Option<&str>, class| {
-            let [tenant, campaign] = [tenant, campaign].map(|name| name.map(str::to_owned));
-            let selection = Selection { tenant, campaign, class, ..Selection::default() };
-            selection.takes_flow("a.test", &stream)
-        };
-        assert!(takes(Some("acme"), Some("spring"), Some(Class::Transactional)));
-        assert!(takes(Some("acme"), None, None));
-        assert!(!takes(Some("acme"), Some("autumn"), None));
-        assert!(!takes(Some("ac"), None, None));
-        assert!(!takes(None, None, Some(Class::Bulk)));
-        assert!(!takes(Some(""), None, None), "empty is for mail without a tenant");
-    }
-}

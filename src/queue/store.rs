@@ -10,11 +10,13 @@ use std::time::Duration;
 use super::codec;
 use super::codec::{Group, TaskRecord};
 use super::index::{Counts, Index, Removed, Task, TaskState};
+use super::ledger::{Cause, Ledger, Waiting};
 use super::outcome::Settlement;
 use super::outline::{pinned_bytes, recipients_of};
 use super::pace::Pace;
 use super::recovery::{self, Recovered};
 use super::schedule::{Announcement, Flow, FlowId, LineId};
+use super::steering::Sites;
 use crate::config::Config;
 use crate::event::LogSink;
 use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer, Ticket};
@@ -153,6 +155,11 @@ pub struct MessageView {
 
 pub struct TaskView {
     pub destination: Rc<str>,
+    pub flow: Flow,
+    /// The next hop in words; `None` where there is none.
+    pub site: Option<String>,
+    /// Where the time went up to now.
+    pub ledger: Ledger,
     pub state: TaskState,
     pub attempts: u32,
     /// Unix milliseconds; 0 unless Delayed.
@@ -243,6 +250,22 @@ impl Queue {
         self.inner.index.borrow().flow(id)
     }
 
+    /// Shows flows that have tasks, from `from` on, `count` of them at most. Returns where to go
+    /// on, `None` at the end.
+    pub fn visit_flows(
+        &self,
+        from: u32,
+        count: u32,
+        visit: impl FnMut(FlowId, Flow),
+    ) -> Option<u32> {
+        self.inner.index.borrow().visit_flows(from, count, visit)
+    }
+
+    /// The flow of a task in flight.
+    pub fn flow_of(&self, task: Task) -> Flow {
+        self.inner.index.borrow().flow_at(task.slot)
+    }
+
     /// Opens a line, to which no flow is assigned yet.
     pub fn open_line(&self) -> LineId {
         self.inner.index.borrow_mut().open_line()
@@ -264,7 +287,7 @@ impl Queue {
     /// The task whose turn it is in a line; it is in flight until settled, held or put back. After
     /// `None` the line is announced when it has one again.
     pub fn take(&self, line: LineId) -> Option<Task> {
-        self.inner.index.borrow_mut().take(line)
+        self.inner.index.borrow_mut().take(line, clock::unix_ms())
     }
 
     /// How many tasks `take` would give one after the other.
@@ -375,15 +398,20 @@ impl Queue {
     }
 
     /// A queued message in full; `None` when it is not (or no longer) queued here.
-    pub async fn view(&self, id: u64) -> Option<Result<MessageView, LoadError>> {
+    pub async fn view(&self, id: u64, sites: &dyn Sites) -> Option<Result<MessageView, LoadError>> {
         let slot = self.inner.index.borrow().find(id)?;
-        let result = self.read_view(id, slot).await;
+        let result = self.read_view(id, slot, sites).await;
         // What was settled meanwhile is no longer queued, whatever was read of it.
         self.inner.index.borrow().find(id)?;
         Some(result)
     }
 
-    async fn read_view(&self, id: u64, slot: u32) -> Result<MessageView, LoadError> {
+    async fn read_view(
+        &self,
+        id: u64,
+        slot: u32,
+        sites: &dyn Sites,
+    ) -> Result<MessageView, LoadError> {
         let kept = self.inner.index.borrow().kept(slot).cloned();
         let envelope = match kept {
             Some(kept) => kept.envelope.clone(),
@@ -408,7 +436,8 @@ impl Queue {
             let entry = index.task(task.slot);
             after = Some(entry.number);
             let standing = entry.standing();
-            let destination: Rc<str> = index.flow_of(task.slot).0.into();
+            let flow = index.flow_at(task.slot);
+            let destination = flow.domain.clone();
             let recipients = recipients_of(&view.envelope, &destination).into_iter();
             let recipients = recipients.map(|position| {
                 let mut groups = record.iter().flat_map(|record| &record.groups);
@@ -421,7 +450,13 @@ impl Queue {
             });
             let recipients = recipients.collect();
             let due_ms = if entry.state() == TaskState::Delayed { standing.due_ms } else { 0 };
+            let begun_ms = (entry.state() == TaskState::InFlight).then_some(standing.due_ms);
+            let ledger =
+                ledger_now(record.as_deref(), &view.envelope, &*sites.waiting_of(&flow), begun_ms);
             view.tasks.push(TaskView {
+                site: sites.site_of(&flow),
+                flow,
+                ledger,
                 destination,
                 state: entry.state(),
                 attempts: standing.attempts,
@@ -542,6 +577,31 @@ impl Inner {
         let record = self.journal.read(location).await.map_err(LoadError::Journal)?;
         Ok(Octets::Read(Rc::new(record)))
     }
+}
+
+/// Where the time of a task went up to now, of which `record` is the last STATE. `begun_ms` is when
+/// the attempt was begun that is under way.
+fn ledger_now(
+    record: Option<&TaskRecord>,
+    envelope: &Envelope,
+    line: &dyn Waiting,
+    begun_ms: Option<u64>,
+) -> Ledger {
+    let mut ledger = Ledger::new(envelope.accepted_ms);
+    let now_ms = clock::unix_ms();
+    match record {
+        Some(record) => {
+            ledger = record.ledger.clone().unwrap_or(ledger);
+            record.account_for(&mut ledger, line, begun_ms, now_ms);
+        }
+        None => {
+            let waited_ms = begun_ms.unwrap_or(now_ms).min(now_ms);
+            ledger.add(Cause::Scheduled, envelope.release_ms.min(waited_ms));
+            ledger.add_waiting(line, waited_ms);
+            ledger.add(Cause::Attempt, now_ms);
+        }
+    }
+    ledger
 }
 
 /// How often waiting tasks are looked at.

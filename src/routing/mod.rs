@@ -21,6 +21,16 @@ pub struct Routes {
     hostname: String,
 }
 
+/// What led to a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matched {
+    /// The route of the domain itself.
+    Route,
+    /// The route of what is below the last so many octets of the domain.
+    Below(usize),
+    Smarthost,
+}
+
 impl Routes {
     pub fn new(config: &Config) -> Self {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
@@ -38,19 +48,24 @@ impl Routes {
     ///
     /// The exact domain wins, then the longest wildcard, then the smarthost.
     pub fn resolve(&self, domain: &str) -> Result<NextHop, Reply> {
+        self.explain(domain).map(|(_, next_hop)| next_hop)
+    }
+
+    /// As `resolve`, with what led there.
+    pub fn explain(&self, domain: &str) -> Result<(Matched, NextHop), Reply> {
         let domain = domain.to_ascii_lowercase();
         let domain = if domain.is_empty() { &self.hostname } else { &domain };
         if let Some(next_hop) = self.exact.get(domain) {
-            return Ok(*next_hop);
+            return Ok((Matched::Route, *next_hop));
         }
         let mut rest = domain.as_str();
         while let Some((_, suffix)) = rest.split_once('.') {
             if let Some(next_hop) = self.wildcard.get(suffix) {
-                return Ok(*next_hop);
+                return Ok((Matched::Below(suffix.len()), *next_hop));
             }
             rest = suffix;
         }
-        self.smarthost.ok_or(NO_ROUTE)
+        self.smarthost.map(|next_hop| (Matched::Smarthost, next_hop)).ok_or(NO_ROUTE)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Giving up the rights of root once everything that needs them is done.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 
 /// Who the process becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,39 @@ pub fn is_root() -> bool {
 pub fn effective_uid() -> u32 {
     // SAFETY: no arguments, cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// The user at the other end of a connected Unix socket: by name, or by number where there is none.
+pub fn peer_user(stream: &UnixStream) -> io::Result<String> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `credentials` and `length` outlive the call, the length is that of `credentials`.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(user_name(credentials.uid).unwrap_or_else(|| credentials.uid.to_string()))
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let mut buffer = vec![0; RECORD_BYTES_MAX];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: as in `look_up_user`; the name points into `buffer`, and is copied before it goes.
+    unsafe {
+        let mut record: libc::passwd = std::mem::zeroed();
+        let result =
+            libc::getpwuid_r(uid, &mut record, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        let is_found = result == 0 && !found.is_null();
+        is_found.then(|| CStr::from_ptr(record.pw_name).to_string_lossy().into_owned())
+    }
 }
 
 /// Finds a user by name or number. `group` overrides the user's own group.
@@ -177,5 +212,13 @@ mod tests {
         let error = look_up("root", Some("no such group")).expect_err("unknown").to_string();
         assert!(error.contains("no group"), "{error}");
         assert!(look_up("a\0b", None).is_err());
+    }
+
+    #[test]
+    fn the_other_end_of_a_socket_is_known_by_name() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let user = peer_user(&ours).expect("connected");
+        assert_eq!(look_up(&user, None).expect("known").uid, effective_uid());
+        assert_eq!(user_name(u32::MAX - 1), None);
     }
 }

@@ -12,13 +12,21 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::metrics::Snapshot;
 use crate::queue::codec::RecipientState;
-use crate::queue::{LoadError, MessageView, Order, Queue, Selection, Stats, Steered, TaskState};
+use crate::queue::survey::{Survey, SurveyBy};
+use crate::queue::{
+    LoadError, MessageView, Mode, Order, Queue, Selection, Sites, StandingOrders, Stats, Steered,
+};
 
 /// A question or an order to one shard.
 pub enum Ask {
     /// A copy of every counter and histogram.
     Snapshot(Sender<Snapshot>),
     QueueStats(Sender<QueueStats>),
+    /// Every task by age.
+    QueueSurvey {
+        by: SurveyBy,
+        reply: Sender<Survey>,
+    },
     /// At most `count_max` queued messages whose number is above `after`, ascending.
     QueueList {
         after: Option<u64>,
@@ -30,19 +38,31 @@ pub enum Ask {
         message: u64,
         reply: Sender<Option<QueuedMessage>>,
     },
-    /// Carry out an order, or with `dry_run` only count what it is for.
+    /// Carry out an order, or only count what it is for. It ends early when nobody hears how far
+    /// it is.
     QueueSteer {
-        selection: Selection,
+        selection: Arc<Selection>,
         order: Order,
-        dry_run: bool,
-        reply: Sender<Steered>,
+        mode: Mode,
+        reply: Sender<Progress>,
     },
+    /// These are the standing orders from now on.
+    Suspend(Arc<StandingOrders>),
     /// Take this configuration from now on. Sessions go on; what binds and pins needs a restart.
     Reload(Arc<Config>),
     /// Accept nothing new, finish what is open within `time_max`, make all durable, end.
     Drain {
         time_max: Duration,
     },
+}
+
+/// How far an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub shard: usize,
+    pub steered: Steered,
+    /// Nothing follows, and all of it is durable.
+    pub finished: bool,
 }
 
 /// One shard's queue in numbers.
@@ -97,6 +117,24 @@ pub struct QueuedTask {
     /// Unix milliseconds of the next attempt while delayed, else 0.
     pub due_ms: u64,
     pub recipients: Vec<QueuedRecipient>,
+    /// The next hop in words; none where there is no route any more.
+    pub site: Option<String>,
+    /// An operator wants this next hop.
+    pub is_rerouted: bool,
+    pub tenant: String,
+    pub campaign: String,
+    pub class: String,
+    /// Where the time from acceptance to `as_of_ms` went: these add up to it.
+    pub waited: Vec<Waited>,
+    /// Unix milliseconds.
+    pub as_of_ms: u64,
+}
+
+/// How long one cause kept a task from being delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    pub cause: String,
+    pub ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,11 +147,16 @@ pub struct QueuedRecipient {
 }
 
 /// Answers `Ask::QueueList`. Suspends for messages that must be read back from the journal.
-pub async fn list(queue: &Queue, after: Option<u64>, count_max: usize) -> Vec<QueuedMessage> {
+pub async fn list(
+    queue: &Queue,
+    sites: &dyn Sites,
+    after: Option<u64>,
+    count_max: usize,
+) -> Vec<QueuedMessage> {
     let mut messages = Vec::new();
     for message in queue.list(after, count_max).await {
         // Settled since the list was made: no longer queued.
-        if let Some(shown) = show(queue, message).await {
+        if let Some(shown) = show(queue, sites, message).await {
             messages.push(shown);
         }
     }
@@ -121,9 +164,9 @@ pub async fn list(queue: &Queue, after: Option<u64>, count_max: usize) -> Vec<Qu
 }
 
 /// Answers `Ask::QueueShow`. Suspends when the message must be read back from the journal.
-pub async fn show(queue: &Queue, message: u64) -> Option<QueuedMessage> {
+pub async fn show(queue: &Queue, sites: &dyn Sites, message: u64) -> Option<QueuedMessage> {
     let id = queue.id_of(message).to_string();
-    Some(match queue.view(message).await? {
+    Some(match queue.view(message, sites).await? {
         Ok(view) => readable(id, &view),
         Err(error) => unreadable(id, &error),
     })
@@ -132,7 +175,7 @@ pub async fn show(queue: &Queue, message: u64) -> Option<QueuedMessage> {
 fn readable(id: String, view: &MessageView) -> QueuedMessage {
     let tasks = view.tasks.iter().map(|task| QueuedTask {
         destination: task.destination.to_string(),
-        state: task_state(task.state).to_owned(),
+        state: task.state.as_str().to_owned(),
         attempts: task.attempts,
         due_ms: task.due_ms,
         recipients: task
@@ -144,6 +187,17 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
                 reply: recipient.reply.to_string(),
             })
             .collect(),
+        site: task.site.clone(),
+        is_rerouted: task.flow.next_hop.is_some(),
+        tenant: task.flow.stream.tenant.to_string(),
+        campaign: task.flow.stream.campaign.to_string(),
+        class: task.flow.stream.class.as_str().to_owned(),
+        waited: task
+            .ledger
+            .spent()
+            .map(|(cause, ms)| Waited { cause: cause.as_str().to_owned(), ms })
+            .collect(),
+        as_of_ms: task.ledger.until_ms(),
     });
     QueuedMessage {
         id,
@@ -158,15 +212,6 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
 
 fn unreadable(id: String, error: &LoadError) -> QueuedMessage {
     QueuedMessage { id, unreadable: Some(error.to_string()), ..QueuedMessage::default() }
-}
-
-fn task_state(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Ready => "ready",
-        TaskState::InFlight => "in flight",
-        TaskState::Delayed => "delayed",
-        TaskState::Held => "held",
-    }
 }
 
 fn recipient_state(state: RecipientState) -> &'static str {

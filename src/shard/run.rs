@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::ask::{self, Ask, QueueStats};
+use super::ask::{self, Ask, Progress, QueueStats};
 use super::memo::Memo;
 use crate::config::{Config, Durability};
 use crate::delivery::lease::store::RecordStore;
@@ -13,7 +13,7 @@ use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
-use crate::queue::{Order, Queue, Recovered};
+use crate::queue::{Mode, Order, Queue, Recovered, StandingOrders};
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
@@ -43,6 +43,7 @@ pub(super) struct Start {
     pub log: LogSink,
     /// Where limits of minutes and more outlive the process.
     pub lease_records: RecordStore,
+    pub suspensions: Arc<StandingOrders>,
     /// Told once the journal is open, or why it is not.
     pub opened: Sender<Result<Opened, OpenError>>,
     /// Rung when every shard's journal is open.
@@ -51,8 +52,17 @@ pub(super) struct Start {
 
 /// Runs the shard to its end.
 pub(super) async fn run(start: Start) {
-    let Start { config, neighbours, listeners, mut inbox, log, lease_records, opened, mut gate } =
-        start;
+    let Start {
+        config,
+        neighbours,
+        listeners,
+        mut inbox,
+        log,
+        lease_records,
+        suspensions,
+        opened,
+        mut gate,
+    } = start;
     let Neighbours { shard, senders } = neighbours;
     let mut recovered = Recovered::default();
     let journal_config = journal_config(&config, shard);
@@ -94,6 +104,7 @@ pub(super) async fn run(start: Start) {
         records: lease_records,
     };
     let delivery = Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood);
+    delivery.suspend(suspensions);
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
             Memo::Client(memo) => memo,
@@ -152,32 +163,45 @@ impl Shard {
             Ask::QueueStats(reply) => {
                 let _ = reply.send(QueueStats::from(self.queue.stats()));
             }
-            Ask::QueueList { after, count_max, reply } => {
-                let queue = self.queue.clone();
+            Ask::QueueSurvey { by, reply } => {
+                let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
                 task::spawn(async move {
-                    let _ = reply.send(ask::list(&queue, after, count_max).await);
+                    let _ = reply.send(queue.survey(by, &delivery).await);
+                });
+            }
+            Ask::QueueList { after, count_max, reply } => {
+                let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
+                task::spawn(async move {
+                    let _ = reply.send(ask::list(&queue, &delivery, after, count_max).await);
                 });
             }
             Ask::QueueShow { message, reply } => {
-                let queue = self.queue.clone();
+                let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
                 task::spawn(async move {
-                    let _ = reply.send(ask::show(&queue, message).await);
+                    let _ = reply.send(ask::show(&queue, &delivery, message).await);
                 });
             }
-            Ask::QueueSteer { selection, order, dry_run, reply } => {
-                if order == Order::Retry && !dry_run {
+            Ask::QueueSteer { selection, order, mode, reply } => {
+                if order == Order::Retry && mode == Mode::CarryOut {
                     self.delivery.forget_failures();
                 }
-                let queue = self.queue.clone();
+                let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
+                let shard = self.shard;
                 task::spawn(async move {
-                    let steered = if dry_run {
-                        queue.count(&selection, order).await
-                    } else {
-                        queue.steer(&selection, order).await
+                    let mut next_ms = 0;
+                    let go_on = |steered| {
+                        let now_ms = clock::coarse_ms();
+                        if now_ms < next_ms {
+                            return true;
+                        }
+                        next_ms = now_ms + PROGRESS_PERIOD_MS;
+                        reply.send(Progress { shard, steered, finished: false }).is_ok()
                     };
-                    let _ = reply.send(steered);
+                    let steered = queue.steer(&selection, order, mode, &delivery, go_on).await;
+                    let _ = reply.send(Progress { shard, steered, finished: true });
                 });
             }
+            Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());
                 self.delivery.reload(config.clone());
@@ -214,8 +238,6 @@ impl Shard {
         numbers.flushes.set(if durable { flushes } else { 0 });
         numbers.records.set(counters.records);
         numbers.bytes.set(counters.bytes);
-        numbers.checkpoints.set(counters.checkpoints);
-        numbers.moved_bytes.set(counters.moved_bytes);
         numbers.segments.set(space.slots as u64);
         numbers.segments_free.set(space.slots_free as u64);
     }
@@ -236,3 +258,6 @@ fn journal_config(config: &Config, shard: usize) -> JournalConfig {
         log_core: None,
     }
 }
+
+/// How often whoever gave an order hears how far it is.
+const PROGRESS_PERIOD_MS: u64 = 200;

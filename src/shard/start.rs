@@ -17,6 +17,7 @@ use crate::delivery::lease::store::RecordStore;
 use crate::event::LogSink;
 use crate::journal::OpenError;
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
+use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
 use crate::runtime::net::BoundListener;
 use crate::runtime::{executor, thread};
@@ -128,9 +129,13 @@ impl Bound {
         (0..self.shard_count()).map(|shard| self.cores[shard % self.cores.len()]).collect()
     }
 
-    /// Opens every journal, then lets every shard accept. Returns once all do. Outcomes go to
-    /// `log`.
-    pub fn start(self, log: &LogSink) -> Result<Shards, StartError> {
+    /// Opens every journal, then lets every shard accept; mail of `suspensions` waits. Returns once
+    /// all do. Outcomes go to `log`.
+    pub fn start(
+        self,
+        log: &LogSink,
+        suspensions: &Arc<StandingOrders>,
+    ) -> Result<Shards, StartError> {
         let shard_count = self.shard_count();
         let data_dir = self.config.data_dir.clone();
         std::fs::create_dir_all(&data_dir)
@@ -154,6 +159,7 @@ impl Bound {
                 inbox: memos,
                 log: log.clone(),
                 lease_records: lease_records.clone(),
+                suspensions: suspensions.clone(),
                 opened: opened_sender,
                 gate,
             };

@@ -1,7 +1,6 @@
 //! ringpost as a real process on loopback, and the shape of its sources.
 
 mod bad_disk;
-mod compaction;
 mod disk;
 mod dns;
 mod durability;
@@ -19,5 +18,6 @@ mod relay;
 mod replies;
 mod reports;
 mod start;
+mod steer;
 mod streams;
 mod tidy;

@@ -48,7 +48,7 @@ fn bytes_a_message(count: u64) -> [f64; 2] {
         }
     }
     let ready = index.bytes();
-    while let Some(task) = index.take(line) {
+    while let Some(task) = index.take(line, 0) {
         let due_ms = 1_700_000_000_000 + task.message * 7;
         let standing = Standing { due_ms, attempts: 1, record: Some(at(2)), ..Standing::default() };
         index.set_standing(task.slot, &standing);

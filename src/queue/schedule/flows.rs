@@ -8,6 +8,7 @@ use super::super::slab::{FEW, Slab};
 use super::LineId;
 use super::list::{Chain, Links, List, NONE};
 use super::streams::{Names, Streams, mix};
+use crate::config::{NextHop, parse_next_hop};
 use crate::mail::Stream;
 
 /// A flow that has tasks here. Never names another one later.
@@ -23,11 +24,15 @@ pub struct Flow {
     /// Lower case; empty for a bare `Postmaster`.
     pub domain: Rc<str>,
     pub stream: Rc<Stream>,
+    /// By order of an operator, whatever routes say.
+    pub next_hop: Option<NextHop>,
 }
 
 pub struct FlowEntry {
     domain: u32,
     pub stream: u32,
+    /// Handle of the next hop that an operator wants; `NONE` without one.
+    next_hop: u32,
     generation: u32,
     /// Tasks in any state.
     task_count: u32,
@@ -49,23 +54,34 @@ pub struct Flows {
     flows: Slab<FlowEntry, FEW>,
     by_name: HashTable<u32>,
     domains: Names,
+    next_hops: Names,
     pub streams: Streams,
     next_generation: u32,
 }
 
 impl Flows {
     /// Counts a new task to `domain`. Domain and `sender`, that of the reverse-path, are in lower
-    /// case.
-    pub fn enter(&mut self, domain: &str, stream: &Stream, sender: &str) -> u32 {
+    /// case. `next_hop` is what an operator wants.
+    pub fn enter(
+        &mut self,
+        domain: &str,
+        stream: &Stream,
+        sender: &str,
+        next_hop: Option<NextHop>,
+    ) -> u32 {
         let domain = self.domains.enter(domain);
         let stream = self.streams.enter(stream, sender);
+        let next_hop = next_hop.map_or(NONE, |it| self.next_hops.enter(&it.to_string()));
         let flows = &mut self.flows;
-        let hash = mix(domain.into(), stream.into());
-        let same = |slot: &u32| flows[*slot].domain == domain && flows[*slot].stream == stream;
+        let hash = hash_of(domain, stream, next_hop);
+        let same = |slot: &u32| flows[*slot].name() == (domain, stream, next_hop);
         if let Some(slot) = self.by_name.find(hash, same).copied() {
             // The flow uses its names already.
             self.domains.leave(domain);
             self.streams.leave(stream);
+            if next_hop != NONE {
+                self.next_hops.leave(next_hop);
+            }
             flows[slot].task_count += 1;
             return slot;
         }
@@ -73,6 +89,7 @@ impl Flows {
         let slot = flows.insert(FlowEntry {
             domain,
             stream,
+            next_hop,
             generation: self.next_generation,
             task_count: 1,
             ready: List::default(),
@@ -82,8 +99,10 @@ impl Flows {
             links: Links::default(),
             pending: false,
         });
-        let hash_of = |slot: &u32| mix(flows[*slot].domain.into(), flows[*slot].stream.into());
-        self.by_name.insert_unique(hash, slot, hash_of);
+        self.by_name.insert_unique(hash, slot, |slot| {
+            let (domain, stream, next_hop) = flows[*slot].name();
+            hash_of(domain, stream, next_hop)
+        });
         slot
     }
 
@@ -102,11 +121,15 @@ impl Flows {
             return;
         }
         assert!(flow.ready.is_empty());
-        let FlowEntry { domain, stream, .. } = self.flows.remove(slot);
-        let found = self.by_name.find_entry(mix(domain.into(), stream.into()), |it| *it == slot);
+        let FlowEntry { domain, stream, next_hop, .. } = self.flows.remove(slot);
+        let hash = hash_of(domain, stream, next_hop);
+        let found = self.by_name.find_entry(hash, |it| *it == slot);
         found.expect("a flow can be found").remove();
         self.domains.leave(domain);
         self.streams.leave(stream);
+        if next_hop != NONE {
+            self.next_hops.leave(next_hop);
+        }
     }
 
     pub fn id(&self, slot: u32) -> FlowId {
@@ -140,6 +163,21 @@ impl Flows {
         self.streams.sender(self.flows[slot].stream)
     }
 
+    /// The next hop that an operator wants.
+    pub fn next_hop(&self, slot: u32) -> Option<NextHop> {
+        let name = Some(self.flows[slot].next_hop).filter(|name| *name != NONE)?;
+        let next_hop = parse_next_hop(self.next_hops.text(name));
+        Some(next_hop.expect("a next hop reads back"))
+    }
+
+    /// Shows the slots of flows from `from` on, `count` of them at most. Returns where to go on,
+    /// `None` at the end.
+    pub fn visit(&self, from: u32, count: u32, visit: impl FnMut(u32)) -> Option<u32> {
+        let end = from.saturating_add(count).min(self.flows.slot_end());
+        (from..end).filter(|slot| self.flows.get(*slot).is_some()).for_each(visit);
+        (end < self.flows.slot_end()).then_some(end)
+    }
+
     pub fn push_ready(&mut self, tasks: &mut impl Chain, slot: u32, task: u32) {
         let flow = &mut self.flows[slot];
         flow.ready.push_back(tasks, task);
@@ -161,7 +199,7 @@ impl Flows {
     }
 
     pub fn bytes(&self) -> usize {
-        let names = self.domains.bytes() + self.streams.bytes();
+        let names = self.domains.bytes() + self.streams.bytes() + self.next_hops.bytes();
         self.flows.bytes() + self.by_name.allocation_size() + names
     }
 
@@ -169,6 +207,16 @@ impl Flows {
     pub fn len(&self) -> usize {
         self.flows.len()
     }
+}
+
+impl FlowEntry {
+    fn name(&self) -> (u32, u32, u32) {
+        (self.domain, self.stream, self.next_hop)
+    }
+}
+
+fn hash_of(domain: u32, stream: u32, next_hop: u32) -> u64 {
+    mix(mix(domain.into(), stream.into()), next_hop.into())
 }
 
 impl Chain for Flows {

@@ -16,7 +16,7 @@ pub use streams::mix;
 pub(super) use list::{Chain, Links, NONE};
 pub(super) use wheel::{Step, Waiting};
 
-use crate::config;
+use crate::config::{self, NextHop};
 use crate::mail::Stream;
 use flows::Flows;
 use lines::Lines;
@@ -54,9 +54,15 @@ impl Schedule {
     }
 
     /// Counts a new task to `domain` and returns its flow. Domain and `sender`, that of the
-    /// reverse-path, are in lower case.
-    pub fn enter(&mut self, domain: &str, stream: &Stream, sender: &str) -> u32 {
-        self.flows.enter(domain, stream, sender)
+    /// reverse-path, are in lower case. `next_hop` is what an operator wants.
+    pub fn enter(
+        &mut self,
+        domain: &str,
+        stream: &Stream,
+        sender: &str,
+        next_hop: Option<NextHop>,
+    ) -> u32 {
+        self.flows.enter(domain, stream, sender, next_hop)
     }
 
     /// Takes a settled task off the count of its flow.
@@ -69,7 +75,27 @@ impl Schedule {
     }
 
     pub fn flow_at(&self, slot: u32) -> Flow {
-        Flow { domain: self.flows.domain(slot).clone(), stream: self.flows.stream(slot).clone() }
+        Flow {
+            domain: self.flows.domain(slot).clone(),
+            stream: self.flows.stream(slot).clone(),
+            next_hop: self.flows.next_hop(slot),
+        }
+    }
+
+    /// Shows flows that have tasks, from `from` on, `count` of them at most. Returns where to go
+    /// on, `None` at the end.
+    pub fn visit_flows(
+        &self,
+        from: u32,
+        count: u32,
+        mut visit: impl FnMut(FlowId, Flow),
+    ) -> Option<u32> {
+        self.flows.visit(from, count, |slot| visit(self.flows.id(slot), self.flow_at(slot)))
+    }
+
+    /// The next hop that an operator wants.
+    pub fn next_hop(&self, flow: u32) -> Option<NextHop> {
+        self.flows.next_hop(flow)
     }
 
     pub fn domain(&self, flow: u32) -> &str {

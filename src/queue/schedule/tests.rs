@@ -56,7 +56,7 @@ impl Bench {
     fn add(&mut self, count: usize, domain: &str, stream: &Stream, sender: &str, cost: u8) -> u32 {
         let first = self.tasks.0.len() as u32;
         for slot in (first..).take(count) {
-            let flow = self.schedule.enter(domain, stream, sender);
+            let flow = self.schedule.enter(domain, stream, sender, None);
             self.tasks.0.push(Fake { links: Links::default(), list: 0, flow, cost });
             self.schedule.push_ready(&mut self.tasks, slot);
         }
@@ -201,7 +201,7 @@ fn a_claimed_task_leaves_no_turn_behind() {
 #[test]
 fn a_line_is_announced_each_time_it_has_something_again() {
     let mut bench = Bench::new();
-    let flow = bench.schedule.enter("a.test", &Stream::default(), "");
+    let flow = bench.schedule.enter("a.test", &Stream::default(), "", None);
     for _ in 0..2 {
         bench.tasks.0.push(Fake { links: Links::default(), list: 0, flow, cost: 1 });
     }
@@ -245,7 +245,7 @@ fn flows_of_a_closed_line_are_announced_anew() {
 #[test]
 fn a_flow_can_be_moved_to_another_line() {
     let mut bench = Bench::new();
-    let flow = bench.schedule.enter("a.test", &Stream::default(), "");
+    let flow = bench.schedule.enter("a.test", &Stream::default(), "", None);
     bench.tasks.0.push(Fake { links: Links::default(), list: 0, flow, cost: 1 });
     bench.schedule.push_ready(&mut bench.tasks, 0);
     let Some(Announcement::Flow(id)) = bench.schedule.poll_announcement() else { panic!("a flow") };
@@ -260,10 +260,10 @@ fn a_flow_can_be_moved_to_another_line() {
 #[test]
 fn a_forgotten_flow_never_names_another_one() {
     let mut schedule = Schedule::default();
-    let old = schedule.enter("old.test", &Stream::default(), "");
+    let old = schedule.enter("old.test", &Stream::default(), "", None);
     let id = schedule.flows.id(old);
     schedule.leave(old);
-    let new = schedule.enter("new.test", &Stream::default(), "");
+    let new = schedule.enter("new.test", &Stream::default(), "", None);
     assert_eq!(new, old, "the slot is used again");
     assert!(schedule.flow(id).is_none());
     let line = schedule.open_line();

@@ -1,0 +1,196 @@
+//! Which queued mail an order of an operator is for. `Pure.`
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::mail::{Class, Stream};
+use crate::proto::classify::NamePattern;
+
+/// Conditions on mail as an operator writes them; those that are there all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conditions {
+    /// Destination domain: `a.test`, or `*.a.test` for what is below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The next hop in words, `smtp://192.0.2.1:25`, or without its protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
+    /// `transactional` or `bulk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+/// The same, understood. Patterns hold at most one `*`; case does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowPattern {
+    pub domain: Option<NamePattern>,
+    pub site: Option<NamePattern>,
+    pub tenant: Option<NamePattern>,
+    pub campaign: Option<NamePattern>,
+    pub class: Option<Class>,
+}
+
+/// Which tasks are meant. Conditions that are there all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// One message of this shard, by its number.
+    pub message: Option<u64>,
+    pub flows: FlowPattern,
+}
+
+impl Conditions {
+    /// Whether nothing is said: everything is meant.
+    pub fn is_empty(&self) -> bool {
+        *self == Conditions::default()
+    }
+
+    /// The error is for the operator.
+    pub fn parse(&self) -> Result<FlowPattern, String> {
+        let pattern = |name: &str, text: &Option<String>| {
+            text.as_deref().map(|text| parse_pattern(name, text)).transpose()
+        };
+        let class = self.class.as_deref().map(parse_class).transpose()?;
+        Ok(FlowPattern {
+            domain: pattern("domain", &self.domain)?,
+            site: pattern("site", &self.site)?,
+            tenant: pattern("tenant", &self.tenant)?,
+            campaign: pattern("campaign", &self.campaign)?,
+            class,
+        })
+    }
+}
+
+/// A name with at most one `*`.
+fn parse_pattern(name: &str, text: &str) -> Result<NamePattern, String> {
+    let pattern = NamePattern::parse(text).filter(|_| text.len() <= PATTERN_BYTES_MAX);
+    pattern.ok_or_else(|| {
+        format!("{name}: found {text:?}; expected a name with at most one *, up to 255 octets")
+    })
+}
+
+/// The error is for the operator.
+pub fn parse_class(text: &str) -> Result<Class, String> {
+    let class = Class::parse(text);
+    class.ok_or_else(|| format!("class: found {text:?}; expected transactional or bulk"))
+}
+
+/// `domain=*.a.test tenant=acme`, or `all`.
+impl fmt::Display for Conditions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("all");
+        }
+        let named = [
+            ("domain", &self.domain),
+            ("site", &self.site),
+            ("tenant", &self.tenant),
+            ("campaign", &self.campaign),
+            ("class", &self.class),
+        ];
+        let mut separator = "";
+        for (name, value) in named {
+            if let Some(value) = value {
+                write!(f, "{separator}{name}={value}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FlowPattern {
+    /// `site` says the next hop in words; it is asked only where that counts.
+    pub fn takes<S: AsRef<str>>(
+        &self,
+        domain: &str,
+        stream: &Stream,
+        site: impl FnOnce() -> Option<S>,
+    ) -> bool {
+        let fits = |pattern: &Option<NamePattern>, name: &str| {
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
+        };
+        fits(&self.domain, domain)
+            && fits(&self.tenant, &stream.tenant)
+            && fits(&self.campaign, &stream.campaign)
+            && self.class.is_none_or(|class| class == stream.class)
+            && self.site.as_ref().is_none_or(|pattern| {
+                site().is_some_and(|site| {
+                    let site = site.as_ref();
+                    let address = site.split_once("://").map_or(site, |(_, address)| address);
+                    pattern.matches(site) || pattern.matches(address)
+                })
+            })
+    }
+}
+
+/// A domain name is at most this long (RFC 5321 §4.5.3.1.2).
+const PATTERN_BYTES_MAX: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(tenant: &str, campaign: &str, class: Class) -> Stream {
+        Stream { tenant: tenant.into(), campaign: campaign.into(), class }
+    }
+
+    #[test]
+    fn a_pattern_takes_a_domain_or_what_is_below_it() {
+        for (pattern, domain, expected) in [
+            ("A.test", "a.test", true),
+            ("a.test", "b.a.test", false),
+            ("*.a.test", "b.a.test", true),
+            ("*.a.test", "a.test", false),
+            ("*.a.test", "xa.test", false),
+            ("*.a.test", "", false),
+        ] {
+            let conditions = Conditions { domain: Some(pattern.into()), ..Conditions::default() };
+            let flows = conditions.parse().expect("a pattern");
+            let taken = flows.takes(domain, &Stream::default(), || None::<&str>);
+            assert_eq!(taken, expected, "{pattern} {domain}");
+        }
+    }
+
+    #[test]
+    fn all_conditions_hold_together() {
+        let conditions = Conditions {
+            site: Some("127.0.0.*".into()),
+            tenant: Some("acme".into()),
+            campaign: Some("spring*".into()),
+            class: Some("bulk".into()),
+            ..Conditions::default()
+        };
+        let flows = conditions.parse().expect("patterns");
+        let site = || Some("smtp://127.0.0.1:25");
+        let right = stream("acme", "spring-1", Class::Bulk);
+        assert!(flows.takes("a.test", &right, site));
+        assert!(!flows.takes("a.test", &right, || Some("smtp://127.0.1.1:25")));
+        assert!(!flows.takes("a.test", &right, || None::<&str>));
+        assert!(!flows.takes("a.test", &stream("acme", "summer", Class::Bulk), site));
+        assert!(!flows.takes("a.test", &stream("acme", "spring", Class::Transactional), site));
+        assert!(!flows.takes("a.test", &stream("other", "spring", Class::Bulk), site));
+        assert_eq!(
+            conditions.to_string(),
+            "site=127.0.0.* tenant=acme campaign=spring* class=bulk"
+        );
+        assert!(FlowPattern::default().takes("", &Stream::default(), || None::<&str>));
+        assert_eq!(Conditions::default().to_string(), "all");
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_named() {
+        let tenant = |text: &str| Conditions { tenant: Some(text.into()), ..Default::default() };
+        for text in ["", "*a*", &"x".repeat(256)] {
+            let error = tenant(text).parse().expect_err(text);
+            assert!(error.starts_with("tenant: found "), "{error}");
+        }
+        let class = Conditions { class: Some("urgent".into()), ..Default::default() };
+        assert!(class.parse().expect_err("no class").contains("transactional or bulk"));
+    }
+}
