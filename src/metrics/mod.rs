@@ -143,6 +143,8 @@ numbers! {
         flushes counter "Flushes of the log: one for each frame.";
         records counter "Records written.";
         bytes counter "Octets written to segments.";
+        checkpoints counter "Checkpoints completed.";
+        moved_bytes counter "Octets that compaction copied to other segments.";
         segments gauge "Segments in the pool.";
         segments_free gauge "Segments free.";
     }

@@ -32,7 +32,7 @@ impl Queue {
         if inner.checkpointing.replace(true) {
             return;
         }
-        if let Ok(begin) = inner.step(|| inner.journal.begin_checkpoint()).await {
+        if let Ok(begin) = inner.step(pace, || inner.journal.begin_checkpoint()).await {
             inner.journal.durable(begin).await;
             // What was committed before BEGIN must be listed, so it must be known.
             while inner.commits.borrow().front().is_some_and(|(ticket, _)| *ticket <= begin) {
@@ -51,7 +51,7 @@ impl Queue {
         while let Some(slot) = from {
             // Built and appended without a pause between: an item says what holds at its place.
             from = inner
-                .step(|| {
+                .step(pace, || {
                     let (payload, next) = inner.items_from(slot);
                     inner.journal.append_items(&payload).map(|_| next)
                 })
@@ -61,7 +61,7 @@ impl Queue {
                 Pace::Fast => task::yield_now().await,
             }
         }
-        inner.step(|| inner.journal.end_checkpoint()).await
+        inner.step(pace, || inner.journal.end_checkpoint()).await
     }
 }
 
@@ -85,15 +85,19 @@ impl Drop for Commit<'_> {
 }
 
 impl Inner {
-    /// Repeats a step until there is room for it. A checkpoint that was begun is never given up.
+    /// Repeats a step until there is room for it. A checkpoint that was begun is never given up,
+    /// unless the process is about to end: that waits for no room.
     async fn step<T>(
         &self,
+        pace: Pace,
         mut step: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, AppendError> {
         loop {
             match step() {
                 Err(AppendError::Later) => self.journal.room().await,
-                Err(AppendError::NoSpace) => timer::sleep(NO_SPACE_WAIT).await,
+                Err(AppendError::NoSpace) if pace == Pace::Gentle => {
+                    timer::sleep(NO_SPACE_WAIT).await;
+                }
                 result => return result,
             }
         }

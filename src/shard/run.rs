@@ -238,6 +238,8 @@ impl Shard {
         numbers.flushes.set(if durable { flushes } else { 0 });
         numbers.records.set(counters.records);
         numbers.bytes.set(counters.bytes);
+        numbers.checkpoints.set(counters.checkpoints);
+        numbers.moved_bytes.set(counters.moved_bytes);
         numbers.segments.set(space.slots as u64);
         numbers.segments_free.set(space.slots_free as u64);
     }

@@ -1,6 +1,7 @@
 //! ringpost as a real process on loopback, and the shape of its sources.
 
 mod bad_disk;
+mod compaction;
 mod disk;
 mod dns;
 mod durability;
