@@ -7,6 +7,7 @@ pub mod control;
 pub mod delivery;
 pub mod dns;
 pub mod event;
+pub mod fsck;
 pub mod journal;
 pub mod limits;
 pub mod mail;

@@ -1,4 +1,4 @@
-//! The program's command line: serve, check, queue, explain, reload, doctor.
+//! The program's command line: serve, check, queue, explain, reload, doctor, fsck.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
@@ -10,6 +10,7 @@ mod client;
 mod doctor;
 mod exit;
 mod explain;
+mod fsck;
 mod orders;
 mod queue;
 mod serve;
@@ -46,6 +47,8 @@ enum Command {
     Explain(explain::Options),
     /// Makes a running server read its configuration and open its log anew, as SIGHUP does.
     Reload(client::Place),
+    /// Reads the journals of a server that does not run, by a reader of its own, and judges them.
+    Fsck(fsck::Options),
     /// Looks at this machine: io_uring, limits, cores, disk, ports, clock.
     Doctor(doctor::Options),
 }
@@ -84,6 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Queue(command) => queue::run(&command),
         Command::Explain(options) => explain::run(&options),
         Command::Reload(place) => client::reload(&place),
+        Command::Fsck(options) => fsck::run(&options),
         Command::Doctor(options) => doctor::run(&options),
     };
     match result {

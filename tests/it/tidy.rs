@@ -13,6 +13,7 @@ const RANKS: &[(&str, u32)] = &[
     ("runtime", 4),
     ("routing", 5),
     ("journal", 5),
+    ("fsck", 5),
     ("dns", 5),
     ("queue", 6),
     ("reception", 7),

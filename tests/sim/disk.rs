@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::DerefMut;
 
+use ringpost::fsck::Slots;
 use ringpost::journal::recovery::SegmentSource;
 
 use crate::rng::Rng;
@@ -139,6 +140,21 @@ impl SegmentSource for Disk {
 
     fn buffer(&self, bytes: usize) -> Box<dyn DerefMut<Target = [u8]>> {
         Box::new(Buffer(vec![0; bytes]))
+    }
+}
+
+impl Slots for Disk {
+    fn count(&self) -> usize {
+        self.slot_count()
+    }
+
+    fn bytes(&self, slot: usize) -> u64 {
+        self.slots.get(slot).map_or(0, |slot| slot.medium.len() as u64)
+    }
+
+    fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(slot, offset as usize, buffer);
+        Ok(())
     }
 }
 

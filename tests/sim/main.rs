@@ -16,6 +16,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ringpost::fsck::{self, Counted};
 use ringpost::journal::recovery::{Ground, RecoverError, recover};
 
 use disk::Disk;
@@ -104,6 +105,9 @@ fn start(
         ensure(recovery.rot.is_empty(), || format!("rot where there is none: {recovery:?}"))?;
         ensure(recovery.bad_checkpoints == 0, || format!("a bad checkpoint: {recovery:?}"))?;
         replay.judge(disk, &ground)?;
+        if ran.recoveries.is_multiple_of(FSCK_EVERY) {
+            agree(&replay.shown, disk)?;
+        }
         let found = std::mem::take(&mut replay.found);
         truth.judge_ground(&ground, disk)?;
         for slot in 0..disk.slot_count() {
@@ -118,6 +122,16 @@ fn start(
         }
         disk.lose_power(rng);
     }
+}
+
+/// Whether the independent reader finds the same records in the same order.
+fn agree(shown: &[Counted], disk: &mut Disk) -> Result<(), String> {
+    let counted = fsck::counted(&STORE.0, 0, disk).map_err(|error| error.to_string())?;
+    let differs = shown.iter().zip(&counted).find(|(ours, theirs)| ours != theirs);
+    ensure(differs.is_none() && shown.len() == counted.len(), || {
+        let (ours, theirs) = (shown.len(), counted.len());
+        format!("fsck finds {theirs} records, recovery {ours}; the first to differ: {differs:?}")
+    })
 }
 
 /// Runs one seed; what it says of a failure repeats it.
@@ -265,4 +279,6 @@ const SEGMENT_BYTES_MIN: usize =
 const SEEDS: u64 = 500;
 /// Seeds within which every planted bug must show.
 const BUG_SEEDS: u64 = 200;
+/// Recoveries from one that fsck looks at to the next.
+const FSCK_EVERY: u64 = 4;
 const WORKERS: usize = 2;

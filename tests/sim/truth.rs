@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use ringpost::fsck::Counted;
 use ringpost::journal::format::{FRAME_HEADER_BYTES, FrameHeader, RecordRef};
 use ringpost::journal::recovery::Ground;
 use ringpost::journal::{Location, Replayed, flag, kind};
@@ -234,11 +235,20 @@ pub struct Replay<'a> {
     /// Messages that may be settled: some record about them may be missing.
     pub doubtful: BTreeSet<u64>,
     id_max: u64,
+    /// Every record that was shown, by its place.
+    pub shown: Vec<Counted>,
     pub violation: Option<String>,
 }
 
 impl ringpost::journal::Replay for Replay<'_> {
     fn visit(&mut self, record: Replayed<'_>) {
+        self.shown.push(Counted {
+            kind: record.kind,
+            id: record.id,
+            number: record.aux,
+            slot: usize::from(record.location.slot),
+            offset: record.location.offset(),
+        });
         if let Err(violation) = self.try_visit(&record) {
             self.violation.get_or_insert(violation);
         }
@@ -258,6 +268,7 @@ impl<'a> Replay<'a> {
             last_seq: 0,
             doubtful: BTreeSet::new(),
             id_max: 0,
+            shown: Vec::new(),
             violation: None,
         }
     }

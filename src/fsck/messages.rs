@@ -1,0 +1,249 @@
+//! What the records say is queued, and whether all of it can be read. `Pure.`
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::bytes::{RECORD_HEADER, kind, read_record};
+use super::frames::{Frames, Record, records};
+use super::payload::{Envelope, Item, Place, State, read_items};
+use super::{Problem, Slots};
+
+/// What a journal comes to.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Segments whose frames may count.
+    pub segments: usize,
+    /// Frames that count from the checkpoint on, or all of them.
+    pub frames: usize,
+    /// Frames that nobody was told of.
+    pub dropped_frames: usize,
+    /// Whether a checkpoint was there to begin with.
+    pub has_checkpoint: bool,
+    /// What is queued, by id.
+    pub messages: Vec<Message>,
+    pub problems: Vec<Problem>,
+}
+
+/// A queued message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub id: u64,
+    /// Unix milliseconds.
+    pub accepted_ms: u64,
+    pub content_bytes: u64,
+    /// Recipients that an attempt or an operator is still to decide about.
+    pub open_recipients: usize,
+    /// Its envelope, its content and its states can be read and agree with one another.
+    pub is_whole: bool,
+}
+
+/// A message under replay: where its parts stand.
+struct Entry {
+    envelope: Place,
+    chunks: Vec<Place>,
+    /// Tasks that are open, and the last STATE of each.
+    tasks: BTreeMap<u16, Option<Place>>,
+}
+
+pub(super) fn read(found: Frames, slots: &mut dyn Slots) -> io::Result<Report> {
+    let Frames { segments, counted, dropped, checkpoint, problems } = found;
+    let mut replay = Replay { entries: BTreeMap::new(), problems };
+    for frame in &counted {
+        records(frame, slots, &mut |record| replay.visit(&record, frame.epoch as u32))?;
+    }
+    let Replay { entries, problems } = replay;
+    let slots_of = segments.iter().map(|(epoch, (slot, _))| (*slot as u16, *epoch as u32));
+    let mut reader = Reader { slots, epochs: slots_of.collect(), problems };
+    let mut messages = Vec::new();
+    for (id, entry) in &entries {
+        messages.push(reader.message(*id, entry)?);
+    }
+    Ok(Report {
+        segments: segments.len(),
+        frames: counted.len(),
+        dropped_frames: dropped,
+        has_checkpoint: checkpoint.is_some(),
+        messages,
+        problems: reader.problems,
+    })
+}
+
+struct Replay {
+    entries: BTreeMap<u64, Entry>,
+    problems: Vec<Problem>,
+}
+
+impl Replay {
+    fn visit(&mut self, record: &Record<'_>, epoch_low: u32) {
+        let place = Place {
+            slot: record.slot as u16,
+            block: (record.frame_offset / 4096) as u16,
+            epoch_low,
+            in_frame: (record.offset - record.frame_offset) as u32,
+            record_bytes: (RECORD_HEADER + record.payload.len()) as u32,
+        };
+        let id = record.id;
+        let mut wrong = |what| self.problems.push(Problem::Message { id, what });
+        match record.kind {
+            kind::ENVELOPE => {
+                let Some(envelope) = Envelope::read(record.payload) else {
+                    return wrong("its ENVELOPE makes no sense");
+                };
+                let chunks = envelope.chunks.clone();
+                match self.entries.get_mut(&id) {
+                    Some(entry) => (entry.envelope, entry.chunks) = (place, chunks),
+                    // A copy of what was settled meanwhile is nothing.
+                    None if record.is_moved => {}
+                    None => {
+                        let numbers = 0..envelope.tasks().len() as u16;
+                        let tasks = numbers.map(|number| (number, None)).collect();
+                        self.entries.insert(id, Entry { envelope: place, chunks, tasks });
+                    }
+                }
+            }
+            kind::STATE => {
+                let Some(state) = State::read(record.payload) else {
+                    return wrong("a STATE makes no sense");
+                };
+                let Some(entry) = self.entries.get_mut(&id) else { return };
+                let number = record.number as u16;
+                if state.is_open() {
+                    entry.tasks.entry(number).and_modify(|it| *it = Some(place));
+                } else {
+                    entry.tasks.remove(&number);
+                }
+                if entry.tasks.is_empty() {
+                    self.entries.remove(&id);
+                }
+            }
+            kind::RETIRED => {
+                self.entries.remove(&id);
+            }
+            kind::ITEMS => {
+                let Some(items) = read_items(record.payload) else {
+                    return self
+                        .problems
+                        .push(Problem::Record { slot: record.slot, offset: record.offset });
+                };
+                for Item { id, envelope, chunks, tasks } in items {
+                    self.entries.insert(id, Entry { envelope, chunks, tasks });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads back what stands somewhere.
+struct Reader<'s> {
+    slots: &'s mut dyn Slots,
+    /// Low half of the epoch of each live segment, by slot.
+    epochs: HashMap<u16, u32>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn message(&mut self, id: u64, entry: &Entry) -> io::Result<Message> {
+        let before = self.problems.len();
+        let mut message =
+            Message { id, accepted_ms: 0, content_bytes: 0, open_recipients: 0, is_whole: false };
+        let Some(payload) = self.record(entry.envelope, kind::ENVELOPE, id, 0)? else {
+            self.wrong(id, "its ENVELOPE cannot be read");
+            return Ok(message);
+        };
+        let Some(envelope) = Envelope::read(&payload) else {
+            self.wrong(id, "its ENVELOPE makes no sense");
+            return Ok(message);
+        };
+        message.accepted_ms = envelope.accepted_ms;
+        message.content_bytes = envelope.content_bytes;
+        if envelope.chunks != entry.chunks {
+            self.wrong(id, "its chunks are not where its ENVELOPE says");
+        }
+        self.content(id, entry, &envelope)?;
+        message.open_recipients = self.tasks(id, entry, &envelope)?;
+        message.is_whole = self.problems.len() == before;
+        Ok(message)
+    }
+
+    fn content(&mut self, id: u64, entry: &Entry, envelope: &Envelope) -> io::Result<()> {
+        let beside = Place {
+            in_frame: entry.envelope.in_frame + entry.envelope.record_bytes.next_multiple_of(8),
+            record_bytes: (RECORD_HEADER as u64 + envelope.content_bytes) as u32,
+            ..entry.envelope
+        };
+        let places = if envelope.chunks.is_empty() { vec![beside] } else { entry.chunks.clone() };
+        let (mut hash, mut bytes) = (Xxh3::new(), 0);
+        for (number, place) in places.into_iter().enumerate() {
+            match self.record(place, kind::CONTENT, id, number as u32)? {
+                Some(payload) => {
+                    hash.update(&payload);
+                    bytes += payload.len() as u64;
+                }
+                None => {
+                    self.wrong(id, "its content cannot be read");
+                    return Ok(());
+                }
+            }
+        }
+        if bytes != envelope.content_bytes || hash.digest128() != envelope.content_hash {
+            self.wrong(id, "its content is not what its ENVELOPE says");
+        }
+        Ok(())
+    }
+
+    /// Looks at each open task; returns how many recipients are open.
+    fn tasks(&mut self, id: u64, entry: &Entry, envelope: &Envelope) -> io::Result<usize> {
+        let of_tasks = envelope.tasks();
+        let mut open = 0;
+        for (number, state) in &entry.tasks {
+            let Some(recipients) = of_tasks.get(usize::from(*number)) else {
+                self.wrong(id, "it has a task for nobody");
+                continue;
+            };
+            let Some(place) = *state else {
+                open += recipients.len();
+                continue;
+            };
+            let payload = self.record(place, kind::STATE, id, u32::from(*number))?;
+            let Some(state) = payload.and_then(|payload| State::read(&payload)) else {
+                self.wrong(id, "a STATE cannot be read");
+                continue;
+            };
+            let said = state.recipients.iter().map(|(recipient, _)| *recipient);
+            if !said.eq(recipients.iter().copied()) {
+                self.wrong(id, "a STATE speaks of other recipients than its task has");
+            }
+            open += state.recipients.iter().filter(|(_, is_open)| *is_open).count();
+        }
+        Ok(open)
+    }
+
+    /// The payload of the record at a place; `None` where it is not there.
+    fn record(
+        &mut self,
+        place: Place,
+        kind: u8,
+        id: u64,
+        number: u32,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let offset = u64::from(place.block) * 4096 + u64::from(place.in_frame);
+        let is_there = self.epochs.get(&place.slot) == Some(&place.epoch_low)
+            && offset + u64::from(place.record_bytes) <= self.slots.bytes(place.slot.into());
+        if !is_there {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; place.record_bytes as usize];
+        self.slots.read(place.slot.into(), offset, &mut bytes)?;
+        // Of the epoch a record's checksum knows the low half only.
+        let record = read_record(u64::from(place.epoch_low), &bytes);
+        let record = record.filter(|it| (it.kind, it.id, it.number) == (kind, id, number));
+        Ok(record.map(|record| record.payload.to_vec()))
+    }
+
+    fn wrong(&mut self, id: u64, what: &'static str) {
+        self.problems.push(Problem::Message { id, what });
+    }
+}

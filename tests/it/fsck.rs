@@ -1,0 +1,62 @@
+//! `ringpost fsck` over the journals of servers that were killed.
+
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Output};
+
+use crate::harness::{Server, free_address, wait_until};
+
+fn fsck(server: &Server) -> (Output, serde_json::Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .arg("fsck")
+        .arg(server.directory.path().join("data"))
+        .args(["--json", "--list"])
+        .output()
+        .expect("ringpost runs");
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output, json)
+}
+
+fn sum(json: &serde_json::Value, key: &str) -> u64 {
+    let shards = json["shards"].as_array().expect("shards");
+    shards.iter().map(|shard| shard[key].as_u64().expect("a number")).sum()
+}
+
+#[test]
+fn a_killed_server_leaves_a_journal_that_reads_whole_and_damage_is_found() {
+    let mut server = Server::start(free_address(), "[shards]\ncount = 2\n");
+    let large = b"x: y\r\n\r\n".iter().copied().chain(b"0123456789abcde\r\n".repeat(40_000));
+    let large: Vec<u8> = large.collect();
+    for number in 0..20 {
+        let mut client = server.client();
+        client.expect("EHLO client.test", "250");
+        let content: &[u8] = if number == 7 { &large } else { b"x: y\r\n\r\nfind me\r\n" };
+        let reply = client.message("a@from.test", &["b@one.test", "c@two.test"], content);
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    wait_until("an attempt has failed", || server.log().contains("outcome=delayed"));
+    let (output, _) = fsck(&server);
+    assert_eq!(output.status.code(), Some(75), "a server has it open");
+    server.kill();
+
+    let (output, json) = fsck(&server);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{json} {text}");
+    assert_eq!((sum(&json, "messages"), sum(&json, "open_recipients")), (20, 40));
+
+    // One octet of acknowledged content, in whichever segment it stands.
+    let data = server.directory.path().join("data");
+    let damaged = ["shard-00", "shard-01"].iter().any(|shard| {
+        let path = data.join(shard).join("seg.000000");
+        let bytes = std::fs::read(&path).expect("a segment");
+        let place = bytes.windows(7).position(|octets| octets == b"find me");
+        place.is_some_and(|place| {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("a segment");
+            file.write_all_at(b"F", place as u64).expect("written");
+            true
+        })
+    });
+    assert!(damaged, "content stands in a first segment");
+    let (output, json) = fsck(&server);
+    assert_eq!(output.status.code(), Some(1), "{json}");
+    assert!(json.to_string().contains("were acknowledged and are not there"), "{json}");
+}
