@@ -56,6 +56,7 @@ impl Default for Config {
                 content_cache_bytes: 64 << 20,
                 messages_max: 10_000_000,
             },
+            retries: Vec::new(),
             delivery: Delivery {
                 ehlo_name: None,
                 connections_max: 20,

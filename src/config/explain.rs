@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, egress};
+use super::{Config, egress, retry};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads.
@@ -67,6 +67,7 @@ impl Config {
         out.plain("notifications_per_minute", it.notifications_per_minute);
         out.text("content_cache_bytes", Some(&write_size(it.content_cache_bytes as u64)));
         out.plain("messages_max", it.messages_max);
+        retry::explain(self, &mut out);
         let it = &self.delivery;
         out.table("[delivery]");
         out.text("ehlo_name", it.ehlo_name.as_deref());

@@ -11,6 +11,7 @@ mod egress;
 mod explain;
 mod parse;
 mod reload;
+mod retry;
 mod rules;
 mod table;
 mod values;
@@ -26,6 +27,7 @@ use crate::proto::classify::Rules;
 pub use dns::Dns;
 pub use egress::{Egress, Limit, Pool, PoolMember, SiteLimits, Source};
 pub use parse::ConfigError;
+pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
 pub use values::{parse_duration, parse_next_hop, write_duration};
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub reception: Reception,
     pub journal: Journal,
     pub queue: Queue,
+    /// The first that is for a task counts; `queue` says what holds for the others.
+    pub retries: Vec<Retry>,
     pub delivery: Delivery,
     pub dns: Dns,
     /// Looked up by exact domain, then by the longest `*.suffix`.

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 
 use super::table::{Checked, Table};
 use super::{BareNewline, Config, Durability, Headers, Listener, LogFormat, Route};
-use super::{egress, rules, values};
+use super::{egress, retry, rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 use crate::mail::class::is_stream_name;
@@ -113,6 +113,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("reception", |it| read_reception(it, &mut config))?;
     root.table("journal", |it| read_journal(it, &mut config))?;
     root.table("queue", |it| read_queue(it, &mut config))?;
+    retry::read(&root, &mut config)?;
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
     config.routes = root.tables("route", read_route)?;

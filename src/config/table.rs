@@ -273,6 +273,22 @@ impl<'t, 'i> Table<'t, 'i> {
         }
     }
 
+    /// A number that may have a fraction.
+    pub fn fraction(&self, key: &str, field: &mut f64, min: f64, max: f64) -> Checked<()> {
+        let Some(entry) = self.entry(key) else { return Ok(()) };
+        let number = match entry.value {
+            DeValue::Float(text) => text.as_str().parse().ok(),
+            value => integer(value).map(|it| it as f64),
+        };
+        match number {
+            Some(number) if number >= min && number <= max => {
+                *field = number;
+                Ok(())
+            }
+            _ => Err(self.wrong(entry, &format!("a number from {min} to {max}"))),
+        }
+    }
+
     pub fn boolean(&self, key: &str, field: &mut bool) -> Checked<()> {
         let Some(entry) = self.entry(key) else { return Ok(()) };
         match entry.value {

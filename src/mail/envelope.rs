@@ -14,8 +14,6 @@ pub struct Envelope {
     pub flags: EnvelopeFlags,
     /// Unix milliseconds at which responsibility was taken.
     pub accepted_ms: u64,
-    /// Unix milliseconds at which the lifetime in the queue is over.
-    pub expires_ms: u64,
     /// Unix milliseconds before which no attempt is made (RFC 4865); 0 for at once.
     pub release_ms: u64,
     pub stream: Stream,
@@ -67,6 +65,12 @@ impl Notify {
     /// Whether a failure is to be reported to the reverse-path.
     pub fn wants_failure(self) -> bool {
         self == Notify::DEFAULT || self.0 & Self::FAILURE != 0
+    }
+
+    /// Whether a delay is to be reported, where the server does that for those who said nothing
+    /// (`unasked`) or only for those who asked.
+    pub fn wants_delay(self, unasked: bool) -> bool {
+        self.0 & Self::DELAY != 0 || (unasked && self == Notify::DEFAULT)
     }
 
     /// Whether it is to be reported that the recipient was Delivered, or Relayed to where nobody

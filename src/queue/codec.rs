@@ -21,7 +21,7 @@ pub struct Malformed;
 /// content beside the envelope.
 pub fn write_envelope(envelope: &Envelope, chunks: &[Location], out: &mut Vec<u8>) {
     out.extend_from_slice(&envelope.accepted_ms.to_le_bytes());
-    out.extend_from_slice(&envelope.expires_ms.to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
     out.extend_from_slice(&envelope.content_bytes.to_le_bytes());
     out.extend_from_slice(&envelope.content_hash.to_le_bytes());
     out.extend_from_slice(&envelope.flags.0.to_le_bytes());
@@ -71,9 +71,10 @@ pub fn write_envelope(envelope: &Envelope, chunks: &[Location], out: &mut Vec<u8
 /// skipped.
 pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malformed> {
     let mut reader = Reader { rest: payload };
+    let accepted_ms = reader.u64()?;
+    reader.u64()?;
     let mut envelope = Envelope {
-        accepted_ms: reader.u64()?,
-        expires_ms: reader.u64()?,
+        accepted_ms,
         content_bytes: reader.u64()?,
         content_hash: u128::from_le_bytes(reader.array()?),
         flags: EnvelopeFlags(reader.u16()?),
@@ -191,6 +192,8 @@ pub struct TaskRecord {
     /// Unix milliseconds of the next attempt.
     pub due_ms: u64,
     pub possible_duplicate: bool,
+    /// The reverse-path was told that recipients are Delayed; it is told once.
+    pub delay_notified: bool,
     /// Recipients that share a state and the reply that decided it. Every recipient of the task
     /// stands in exactly one group.
     pub groups: Vec<Group>,
@@ -277,7 +280,12 @@ pub const REPLY_TEXT_BYTES_MAX: usize = 200;
 pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&state.attempts.to_le_bytes());
     out.extend_from_slice(&state.due_ms.to_le_bytes());
-    out.push(u8::from(state.possible_duplicate));
+    let flags = [
+        (state.possible_duplicate, state_flag::POSSIBLE_DUPLICATE),
+        (state.delay_notified, state_flag::DELAY_NOTIFIED),
+    ];
+    let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
+    out.push(flags.fold(0, |flags, (_, flag)| flags | flag));
     out.extend_from_slice(&(state.groups.len() as u16).to_le_bytes());
     for group in &state.groups {
         let reply = clip(&group.reply);
@@ -308,10 +316,12 @@ pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
 /// Reads the payload of a STATE. Unknown fields are skipped.
 pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
     let mut reader = Reader { rest: payload };
+    let (attempts, due_ms, flags) = (reader.u32()?, reader.u64()?, reader.u8()?);
     let mut state = TaskRecord {
-        attempts: reader.u32()?,
-        due_ms: reader.u64()?,
-        possible_duplicate: reader.u8()? != 0,
+        attempts,
+        due_ms,
+        possible_duplicate: flags & state_flag::POSSIBLE_DUPLICATE != 0,
+        delay_notified: flags & state_flag::DELAY_NOTIFIED != 0,
         groups: Vec::new(),
         change: Change::default(),
         ledger: None,
@@ -374,6 +384,11 @@ fn field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
 
 fn text(value: &[u8]) -> Result<Box<str>, Malformed> {
     std::str::from_utf8(value).map(Box::from).map_err(|_| Malformed)
+}
+
+mod state_flag {
+    pub const POSSIBLE_DUPLICATE: u8 = 1;
+    pub const DELAY_NOTIFIED: u8 = 2;
 }
 
 mod tag {
@@ -455,7 +470,6 @@ mod tests {
             ],
             flags: EnvelopeFlags(EnvelopeFlags::SMTPUTF8),
             accepted_ms: 1_700_000_000_000,
-            expires_ms: 1_700_432_000_000,
             release_ms: 1_700_000_100_000,
             stream: Stream {
                 tenant: "acme".into(),
@@ -475,6 +489,7 @@ mod tests {
             attempts: 3,
             due_ms: 1_700_000_000_000,
             possible_duplicate: true,
+            delay_notified: true,
             groups: vec![
                 Group {
                     state: RecipientState::Delayed,

@@ -9,9 +9,11 @@ use hashbrown::HashTable;
 use super::codec::{Change, TaskRecord};
 use super::outline::{COST_MAX, Outline, Standing, TaskOutline, pinned_bytes};
 use super::place::{Millis, Place};
+use super::retry::delay_notice_age_ms;
 use super::schedule::{self, Chain, FlowId, Links, NONE, Schedule, Step, Waiting};
 use super::slab::Slab;
 use super::store::{Content, Kept};
+use crate::config::RetryPolicy;
 use crate::journal::{Location, Ticket};
 use crate::mail::{Class, Stream};
 
@@ -45,6 +47,8 @@ pub(super) struct MessageEntry {
     has_chunks: bool,
     /// Its content is in memory.
     is_kept: bool,
+    /// Somebody asked to be told of a delay.
+    asks_for_delays: bool,
 }
 
 /// A task as the index keeps it. 48 bytes.
@@ -68,6 +72,8 @@ pub(super) struct TaskEntry {
     traits: u8,
 }
 
+/// A delay was told of, or nobody wants to know.
+const DELAY_NOTIFIED: u8 = 32;
 /// Some attempt was in doubt.
 const POSSIBLE_DUPLICATE: u8 = 64;
 /// Some recipient is settled: who is left must be read from the STATE.
@@ -125,6 +131,14 @@ pub(super) struct Removed {
     /// Length of content that stands beside it; 0 for chunks.
     pub content_bytes: u32,
     pub chunks: Option<Rc<Vec<Location>>>,
+}
+
+/// Tasks in flight for whose end, or delay, it is time.
+#[derive(Debug, Default)]
+pub(super) struct Overdue {
+    pub expired: Vec<Task>,
+    /// Nobody was told of their delay.
+    pub untold: Vec<Task>,
 }
 
 /// What came of letting time pass.
@@ -194,6 +208,7 @@ impl Index {
             first_task: NONE,
             has_chunks: !outline.chunks.is_empty(),
             is_kept: false,
+            asks_for_delays: outline.asks_for_delays,
         });
         if !outline.chunks.is_empty() {
             self.chunks.insert(slot, Rc::new(outline.chunks));
@@ -317,6 +332,7 @@ impl Index {
             content_bytes: entry.content_bytes,
             chunks: self.chunks(slot).map(|chunks| chunks.to_vec()).unwrap_or_default(),
             since_ms: u64::from(entry.since_s) * 1000,
+            asks_for_delays: entry.asks_for_delays,
             stream: Cow::Borrowed(self.schedule.stream(flow)),
             sender: Cow::Borrowed(self.schedule.sender(flow)),
             tasks: tasks.collect(),
@@ -395,6 +411,9 @@ impl Index {
         task.traits &= COST_MAX;
         if standing.possible_duplicate {
             task.traits |= POSSIBLE_DUPLICATE;
+        }
+        if standing.delay_notified {
+            task.traits |= DELAY_NOTIFIED;
         }
         if standing.is_partial {
             task.traits |= PARTIAL;
@@ -573,14 +592,20 @@ impl Index {
         (end < self.tasks.slot_end()).then_some(end)
     }
 
-    /// Makes tasks ready whose wait is over, in at most `steps_max` steps. Those whose message has
-    /// been here for `lifetime_ms` go in flight instead, into `expired`.
+    /// Nothing is to be told of a delay of this task any more.
+    pub fn set_delay_notified(&mut self, slot: u32) {
+        self.tasks[slot].traits |= DELAY_NOTIFIED;
+    }
+
+    /// Makes tasks ready whose wait is over, in at most `steps_max` steps. Those whose lifetime is
+    /// over by the policy for their domain and stream, or whose delay is to be told of, go in
+    /// flight instead, into `overdue`.
     pub fn release_due(
         &mut self,
         now_ms: u64,
-        lifetime_ms: u64,
+        policy_of: impl Fn(&str, &Stream) -> RetryPolicy,
         steps_max: usize,
-        expired: &mut Vec<Task>,
+        overdue: &mut Overdue,
     ) -> Released {
         let mut ready_count = 0;
         for _ in 0..steps_max {
@@ -589,9 +614,18 @@ impl Index {
                 Step::Moved => continue,
                 Step::Idle => return Released { ready_count, is_all: true },
             };
-            if now_ms >= self.messages[self.tasks[slot].message].expires_ms(lifetime_ms) {
+            let (domain, stream) = self.flow_of(slot);
+            let policy = policy_of(domain, stream);
+            let message = &self.messages[self.tasks[slot].message];
+            let is_told = self.tasks[slot].traits & DELAY_NOTIFIED != 0;
+            let may_tell = policy.delay_notice.is_some() || message.asks_for_delays;
+            if now_ms >= message.end_ms(policy.lifetime.as_millis() as u64) {
                 self.set_state(slot, TaskState::InFlight);
-                expired.push(self.handle(slot));
+                overdue.expired.push(self.handle(slot));
+            } else if may_tell && !is_told && now_ms >= message.end_ms(delay_notice_age_ms(&policy))
+            {
+                self.set_state(slot, TaskState::InFlight);
+                overdue.untold.push(self.handle(slot));
             } else {
                 self.make_ready(slot);
                 ready_count += 1;
@@ -678,11 +712,11 @@ impl MessageEntry {
         self.envelope.get().expect("a message has an envelope")
     }
 
-    /// Unix milliseconds at which a lifetime is over that began with acceptance, or with the
+    /// Unix milliseconds at which a time of `ms` is over that began with acceptance, or with the
     /// release where that is later.
-    fn expires_ms(&self, lifetime_ms: u64) -> u64 {
-        // Seconds were rounded down, and nothing is to expire early.
-        ((u64::from(self.since_s) + 1) * 1000).saturating_add(lifetime_ms)
+    fn end_ms(&self, ms: u64) -> u64 {
+        // Seconds were rounded down, and nothing is to end early.
+        ((u64::from(self.since_s) + 1) * 1000).saturating_add(ms)
     }
 }
 
@@ -697,6 +731,7 @@ impl TaskEntry {
             attempts: self.attempts.into(),
             is_held: self.state == TaskState::Held,
             possible_duplicate: self.traits & POSSIBLE_DUPLICATE != 0,
+            delay_notified: self.traits & DELAY_NOTIFIED != 0,
             is_partial: self.traits & PARTIAL != 0,
             record: self.record.get(),
         }

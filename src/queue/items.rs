@@ -61,12 +61,12 @@ impl Items {
         outline.chunks.iter().for_each(|chunk| out.extend_from_slice(&chunk.to_bytes()));
         out.extend_from_slice(&(outline.tasks.len() as u16).to_le_bytes());
         for task in &outline.tasks {
-            self.add_task(task);
+            self.add_task(task, outline.asks_for_delays);
         }
         self.message_count += 1;
     }
 
-    fn add_task(&mut self, task: &TaskOutline<'_>) {
+    fn add_task(&mut self, task: &TaskOutline<'_>, asks_for_delays: bool) {
         let domain = self.text(&task.domain);
         let next_hop = task.change.next_hop.map(|it| it.to_string()).unwrap_or_default();
         let next_hop = if next_hop.is_empty() { 0 } else { 1 + self.text(&next_hop) };
@@ -79,6 +79,8 @@ impl Items {
             (waits, WAITS),
             (standing.record.is_some(), RECORD),
             (task.change != Change::default(), CHANGED),
+            (standing.delay_notified, DELAY_NOTIFIED),
+            (asks_for_delays, ASKS_FOR_DELAYS),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
         let out = &mut self.messages;
@@ -180,8 +182,11 @@ impl<'a> Read<'a> {
             }
             let task_count = usize::from(self.messages.u16()?);
             let mut tasks = Vec::with_capacity(task_count.min(RECIPIENTS_MAX));
+            let mut asks_for_delays = false;
             for _ in 0..task_count {
-                tasks.push(self.task()?);
+                let (task, flags) = self.task()?;
+                asks_for_delays |= flags & ASKS_FOR_DELAYS != 0;
+                tasks.push(task);
             }
             let (stream, sender) = self.streams.get(stream).ok_or(Malformed)?;
             let is_sound = !tasks.is_empty()
@@ -199,6 +204,7 @@ impl<'a> Read<'a> {
                 content_bytes,
                 chunks,
                 since_ms: u64::from(since_s) * 1000,
+                asks_for_delays,
                 stream: Cow::Borrowed(stream),
                 sender: Cow::Borrowed(sender),
                 tasks,
@@ -207,7 +213,8 @@ impl<'a> Read<'a> {
         if self.messages.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
-    fn task(&mut self) -> Result<TaskOutline<'a>, Malformed> {
+    /// A task, and its flags.
+    fn task(&mut self) -> Result<(TaskOutline<'a>, u8), Malformed> {
         let reader = &mut self.messages;
         let number = reader.u16()?;
         let domain = self.texts.get(usize::from(reader.u16()?)).ok_or(Malformed)?;
@@ -244,10 +251,11 @@ impl<'a> Read<'a> {
             attempts,
             is_held: flags & HELD != 0,
             possible_duplicate: flags & POSSIBLE_DUPLICATE != 0,
+            delay_notified: flags & DELAY_NOTIFIED != 0,
             is_partial: flags & PARTIAL != 0,
             record,
         };
-        Ok(TaskOutline { number, domain: Cow::Borrowed(domain), cost, standing, change })
+        Ok((TaskOutline { number, domain: Cow::Borrowed(domain), cost, standing, change }, flags))
     }
 }
 
@@ -277,6 +285,9 @@ const WAITS: u8 = 8;
 const RECORD: u8 = 16;
 /// What an operator made different follows.
 const CHANGED: u8 = 32;
+const DELAY_NOTIFIED: u8 = 64;
+/// Of the message, with each of its tasks.
+const ASKS_FOR_DELAYS: u8 = 128;
 /// A payload is full from here on.
 const ITEMS_BYTES: usize = 60 * 1024;
 
@@ -308,6 +319,7 @@ mod tests {
             content_bytes: 1_234,
             chunks: Vec::new(),
             since_ms: 1_700_000_000_000,
+            asks_for_delays: false,
             stream: Cow::Owned(stream("acme", Class::Bulk)),
             sender: "a.test".into(),
             tasks: vec![task(0, "x.test", Standing::default())],
@@ -317,6 +329,7 @@ mod tests {
             attempts: 3,
             is_held: false,
             possible_duplicate: true,
+            delay_notified: true,
             is_partial: true,
             record: Some(place(3)),
         };
@@ -324,6 +337,7 @@ mod tests {
             id: 6,
             chunks: vec![place(1), place(2)],
             content_bytes: 0,
+            asks_for_delays: true,
             stream: Cow::Owned(stream("", Class::Transactional)),
             tasks: vec![
                 task(1, "x.test", standing),

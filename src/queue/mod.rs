@@ -20,6 +20,7 @@ mod outline;
 mod pace;
 mod place;
 mod recovery;
+mod retry;
 pub mod schedule;
 pub mod selection;
 mod slab;

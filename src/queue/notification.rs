@@ -5,6 +5,7 @@ use std::rc::Rc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::outcome::{Attempt, Reports};
+use super::retry::DelayNotice;
 use super::store::{Content, Kept, Message, Octets};
 use crate::config::Config;
 use crate::mail::envelope::Notify;
@@ -43,6 +44,7 @@ pub(super) fn plan(
     envelope: &Envelope,
     outcomes: &[RecipientOutcome],
     attempt: &Attempt,
+    delay_notice: DelayNotice,
 ) -> Option<Plan> {
     if attempt.reports == Reports::Suppressed {
         return None;
@@ -63,7 +65,7 @@ pub(super) fn plan(
         let notify = envelope.recipients[usize::from(outcome.recipient_index)].notify;
         match outcome.outcome {
             Outcome::Failed => of_ours || notify.wants_failure(),
-            Outcome::Delayed => false,
+            Outcome::Delayed => !of_ours && delay_notice.is_for(notify),
             // A next hop that offers DSN reports itself (RFC 3461 §5.2).
             Outcome::Delivered | Outcome::Relayed => {
                 notify.wants_success() && !attempt.remote.is_some_and(|remote| remote.offers_dsn)
@@ -76,6 +78,13 @@ pub(super) fn plan(
     (!outcome_indexes.is_empty()).then_some(Plan { reader, address, outcome_indexes })
 }
 
+impl Plan {
+    /// Whether it tells of a delay.
+    pub fn tells_of_delay(&self, outcomes: &[RecipientOutcome]) -> bool {
+        self.outcome_indexes.iter().any(|index| outcomes[*index].outcome == Outcome::Delayed)
+    }
+}
+
 /// What a report is about.
 pub(super) struct Occasion<'a> {
     pub message: &'a Message,
@@ -86,6 +95,8 @@ pub(super) struct Occasion<'a> {
     pub now_ms: u64,
     /// Unix milliseconds at which the report may go.
     pub release_ms: u64,
+    /// Unix milliseconds until which Delayed recipients are tried.
+    pub retry_until_ms: u64,
 }
 
 /// Composes the planned report.
@@ -116,7 +127,7 @@ pub(super) fn compose(
         envelope_id: envelope.envelope_id.as_deref(),
         arrival_ms: envelope.accepted_ms,
         now_ms,
-        retry_until_ms: envelope.expires_ms,
+        retry_until_ms: occasion.retry_until_ms,
         remote_mta: occasion.attempt.remote.map(|remote| remote.address),
         recipients: &recipients,
         header_prefix: &envelope.header_prefix,
@@ -141,7 +152,6 @@ pub(super) fn compose(
             }],
             flags,
             accepted_ms: now_ms,
-            expires_ms: release_ms + config.queue.lifetime.as_millis() as u64,
             release_ms: if release_ms > now_ms { release_ms } else { 0 },
             stream: Stream::default(),
             envelope_id: None,
@@ -164,7 +174,8 @@ mod tests {
         let envelope = envelope("a@b.test", notify, 0);
         let attempt =
             Attempt { remote: remote(offers_dsn), ..Attempt::without_session("x".into()) };
-        let plan = plan(&Config::embedded(), &envelope, &[outcome_of(outcome)], &attempt);
+        let plan =
+            plan(&Config::embedded(), &envelope, &[outcome_of(outcome)], &attempt, DelayNotice::No);
         assert_eq!(plan.is_some(), expected, "{notify} {outcome:?} {offers_dsn}");
         if let Some(plan) = plan {
             assert_eq!((plan.reader, &*plan.address), (Reader::Sender, "a@b.test"));
@@ -187,7 +198,6 @@ mod tests {
             recipients: vec![recipient],
             flags: EnvelopeFlags(flags),
             accepted_ms: 0,
-            expires_ms: 0,
             release_ms: 0,
             stream: Stream::default(),
             envelope_id: None,
@@ -221,14 +231,40 @@ mod tests {
         let failed = [outcome_of(Outcome::Failed)];
         let of_ours = envelope("", Notify::NEVER, EnvelopeFlags::NOTIFICATION);
         let foreign = envelope("", 0, 0);
-        assert!(plan(&config, &of_ours, &failed, &attempt).is_none());
+        assert!(plan(&config, &of_ours, &failed, &attempt, DelayNotice::No).is_none());
         config.queue.double_bounce = Some("postmaster@here.test".into());
-        let told = plan(&config, &of_ours, &failed, &attempt).expect("the postmaster");
+        let told =
+            plan(&config, &of_ours, &failed, &attempt, DelayNotice::No).expect("the postmaster");
         assert_eq!((told.reader, &*told.address), (Reader::Postmaster, "postmaster@here.test"));
-        assert!(plan(&config, &foreign, &failed, &attempt).is_none());
+        assert!(plan(&config, &foreign, &failed, &attempt, DelayNotice::No).is_none());
         let flags = EnvelopeFlags::NOTIFICATION | EnvelopeFlags::DOUBLE_BOUNCE;
         let triple = envelope("", Notify::NEVER, flags);
-        assert!(plan(&config, &triple, &failed, &attempt).is_none());
+        assert!(plan(&config, &triple, &failed, &attempt, DelayNotice::No).is_none());
+    }
+
+    #[test]
+    fn a_delay_is_reported_when_it_is_time_to_whoever_wants_it() {
+        let config = Config::embedded();
+        let attempt = Attempt { remote: remote(true), ..Attempt::without_session("x".into()) };
+        let delayed = [outcome_of(Outcome::Delayed)];
+        let asked_for = Notify::DELAY | Notify::FAILURE;
+        for (notify, delay_notice, expected) in [
+            (0, DelayNotice::No, false),
+            (0, DelayNotice::AskedFor, false),
+            (0, DelayNotice::All, true),
+            (asked_for, DelayNotice::No, false),
+            (asked_for, DelayNotice::AskedFor, true),
+            (asked_for, DelayNotice::All, true),
+            (Notify::NEVER, DelayNotice::All, false),
+            (Notify::FAILURE, DelayNotice::All, false),
+        ] {
+            let envelope = envelope("a@b.test", notify, 0);
+            let plan = plan(&config, &envelope, &delayed, &attempt, delay_notice);
+            assert_eq!(plan.is_some(), expected, "{notify} {delay_notice:?}");
+            assert!(plan.is_none_or(|plan| plan.tells_of_delay(&delayed)));
+        }
+        let of_ours = envelope("", asked_for, EnvelopeFlags::NOTIFICATION);
+        assert!(plan(&config, &of_ours, &delayed, &attempt, DelayNotice::All).is_none());
     }
 
     #[test]
@@ -237,6 +273,6 @@ mod tests {
         let attempt = Attempt { reports, ..Attempt::without_session("operator".into()) };
         let envelope = envelope("a@b.test", 0, 0);
         let failed = [outcome_of(Outcome::Failed)];
-        assert!(plan(&Config::embedded(), &envelope, &failed, &attempt).is_none());
+        assert!(plan(&Config::embedded(), &envelope, &failed, &attempt, DelayNotice::No).is_none());
     }
 }

@@ -9,9 +9,9 @@ use super::index::{Removed, Task};
 use super::ledger::{Cause, Ledger, NoLine, Waiting};
 use super::notification::{self, Notification, Occasion, Plan};
 use super::outline::{Standing, pinned_bytes};
-use super::schedule::retry_wait;
+use super::retry::{self, DelayNotice, retry_wait};
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
-use crate::config::LogFormat;
+use crate::config::{LogFormat, RetryPolicy};
 use crate::event::{self, OutcomeRecord};
 use crate::journal::{Append, AppendError, Appended, Location, Record, Ticket, kind};
 use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, status};
@@ -111,7 +111,12 @@ impl Queue {
         attempt: Attempt,
     ) {
         assert_eq!(outcomes.len(), message.recipient_indexes.len());
-        let ending = Ending::new(&self.inner, message.clone(), outcomes, attempt);
+        let reason = Reason::Attempt;
+        let ending = Ending::new(&self.inner, reason, task, message.clone(), outcomes, attempt);
+        self.finish(task, ending);
+    }
+
+    fn finish(&self, task: Task, ending: Ending) {
         if let Some(ending) = self.inner.finish(task, ending, None) {
             // What must be read back takes a while, and so does a journal without room.
             task::spawn_vital(self.clone().finish_later(task, ending));
@@ -163,27 +168,72 @@ impl Queue {
     pub(super) async fn expire(&self, task: Task) {
         match self.load(task).await {
             Ok(message) => {
-                let last = self.inner.last_reply(task).await;
-                let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
-                    recipient_index: *index,
-                    outcome: Outcome::Failed,
-                    reply: last.clone(),
-                    class: Some(ReplyClass::Expired),
-                });
-                let outcomes = outcomes.collect();
+                let text = match self.inner.last_reply(task).await {
+                    Some(reply) => format!("Message expired; last reply: {reply}"),
+                    None => "Message expired before it could be tried".to_owned(),
+                };
+                let reply = Reply::with_text(451, status::DELIVERY_TIME_EXPIRED, text);
+                let outcomes = all(&message, Outcome::Failed, &reply, Some(ReplyClass::Expired));
                 self.settle(task, &message, outcomes, Attempt::without_session("queue".into()));
+            }
+            Err(error) => self.hold(task, &error),
+        }
+    }
+
+    /// Tells of a delay that it is time to tell of, where somebody wants to know, and makes the
+    /// task ready. No attempt is counted.
+    pub(super) async fn tell_of_delay(&self, task: Task) {
+        match self.load(task).await {
+            Ok(message) => {
+                let text = match self.inner.last_reply(task).await {
+                    Some(reply) => format!("Message is queued; last reply: {reply}"),
+                    None => "Message is queued and could not be tried yet".to_owned(),
+                };
+                let reply = Reply::with_text(451, status::OTHER_TRANSIENT, text);
+                let outcomes = all(&message, Outcome::Delayed, &reply, None);
+                let attempt = Attempt::without_session("queue".into());
+                let reason = Reason::Delay;
+                let ending = Ending::new(&self.inner, reason, task, message, outcomes, attempt);
+                if ending.tells_of_delay() {
+                    self.finish(task, ending);
+                } else {
+                    self.inner.index.borrow_mut().set_delay_notified(task.slot);
+                    self.put_back(task);
+                }
             }
             Err(error) => self.hold(task, &error),
         }
     }
 }
 
-/// An attempt that has ended and is not yet recorded.
+/// The same outcome for every recipient that is left.
+fn all(
+    message: &Message,
+    outcome: Outcome,
+    reply: &Reply,
+    class: Option<ReplyClass>,
+) -> Vec<RecipientOutcome> {
+    let of_one = |index: &u16| RecipientOutcome {
+        recipient_index: *index,
+        outcome,
+        reply: reply.clone(),
+        class,
+    };
+    message.recipient_indexes.iter().map(of_one).collect()
+}
+
+/// An attempt that has ended, or a delay to tell of, that is not yet recorded.
 pub(super) struct Ending {
     message: Rc<Message>,
     outcomes: Vec<RecipientOutcome>,
     attempt: Attempt,
+    reason: Reason,
     now_ms: u64,
+    policy: RetryPolicy,
+    /// End of the lifetime, Unix milliseconds.
+    expires_ms: u64,
+    /// When the delay is still to be told of, Unix milliseconds; `None` where nobody wants it.
+    delay_notice_ms: Option<u64>,
     /// The report that is due.
     report: Option<Plan>,
     /// When it may go, Unix milliseconds.
@@ -212,36 +262,81 @@ impl Past {
     }
 }
 
+/// Why a task is recorded anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// An attempt has ended: it is counted and logged.
+    Attempt,
+    /// It is time to tell of its delay.
+    Delay,
+}
+
 impl Ending {
     fn new(
         inner: &Inner,
+        reason: Reason,
+        task: Task,
         message: Rc<Message>,
         mut outcomes: Vec<RecipientOutcome>,
         attempt: Attempt,
     ) -> Self {
         let now_ms = clock::unix_ms();
         let envelope = &message.envelope;
+        let config = inner.config.borrow();
+        let (policy, is_told) = {
+            let index = inner.index.borrow();
+            let (domain, stream) = index.flow_of(task.slot);
+            let is_told = index.task(task.slot).standing().delay_notified;
+            (config.retry_of(domain, stream), is_told)
+        };
+        let expires_ms = retry::expires_ms(envelope, &policy);
         for outcome in &mut outcomes {
-            if outcome.outcome == Outcome::Delayed && now_ms >= envelope.expires_ms {
+            if outcome.outcome == Outcome::Delayed && now_ms >= expires_ms {
                 outcome.outcome = Outcome::Failed;
             }
         }
-        let config = inner.config.borrow();
-        let report = notification::plan(&config, envelope, &outcomes, &attempt);
+        let plan =
+            |delay_notice| notification::plan(&config, envelope, &outcomes, &attempt, delay_notice);
+        let delay_notice = retry::delay_notice(&policy);
+        let delay_notice_ms = retry::since_ms(envelope) + retry::delay_notice_age_ms(&policy);
+        let is_due = !is_told && now_ms >= delay_notice_ms;
+        let report = plan(if is_due { delay_notice } else { DelayNotice::No });
+        let is_wanted = |plan: Plan| plan.tells_of_delay(&outcomes);
+        let is_to_come = !is_told && !is_due && plan(delay_notice).is_some_and(is_wanted);
+        let delay_notice_ms = is_to_come.then_some(delay_notice_ms);
         let per_minute = config.queue.notifications_per_minute;
         let report_ms = report
             .as_ref()
             .map_or(now_ms, |plan| inner.pace.borrow_mut().next(&plan.address, per_minute, now_ms));
         let numbers = &inner.metrics.queue;
-        numbers.count_outcomes(&outcomes);
+        if reason == Reason::Attempt {
+            numbers.count_outcomes(&outcomes);
+        }
         numbers.notifications.add(u64::from(report.is_some()));
         numbers.notifications_paced.add(u64::from(report_ms > now_ms));
         if envelope.flags.has(EnvelopeFlags::NOTIFICATION) {
             let failed = outcomes.iter().filter(|it| it.outcome == Outcome::Failed);
             numbers.notifications_failed.add(failed.count() as u64);
         }
-        let (chunk_missing, past) = (false, None);
-        Self { message, outcomes, attempt, now_ms, report, report_ms, chunk_missing, past }
+        drop(config);
+        Self {
+            message,
+            outcomes,
+            attempt,
+            reason,
+            now_ms,
+            policy,
+            expires_ms,
+            delay_notice_ms,
+            report,
+            report_ms,
+            chunk_missing: false,
+            past: None,
+        }
+    }
+
+    fn tells_of_delay(&self) -> bool {
+        self.report.as_ref().is_some_and(|plan| plan.tells_of_delay(&self.outcomes))
     }
 
     fn needs_chunk(&self) -> bool {
@@ -419,22 +514,14 @@ impl Inner {
 
     /// The absolute state of the task after this attempt.
     fn record_of(&self, task: Task, ending: &Ending) -> TaskRecord {
-        let config = self.config.borrow();
-        let attempts = ending.message.attempts + 1;
-        let mut wait = retry_wait(attempts, clock::random_u64(), &config.queue);
-        if ending.attempt.in_doubt {
-            wait = wait.max(IN_DOUBT_WAIT);
-        }
-        let due_ms = ending.now_ms + wait.as_millis() as u64;
-        let envelope = &ending.message.envelope;
-        let due_ms = due_ms.min(envelope.expires_ms.max(ending.now_ms + 1));
         let earlier = self.index.borrow().task(task.slot).standing();
         let mut record = TaskRecord {
-            attempts,
-            due_ms,
+            attempts: ending.message.attempts + u32::from(ending.reason == Reason::Attempt),
+            due_ms: due_ms(ending),
+            delay_notified: earlier.delay_notified || ending.tells_of_delay(),
             possible_duplicate: ending.attempt.in_doubt || earlier.possible_duplicate,
             groups: ending.message.settled.clone(),
-            change: self.index.borrow().change_of(task.slot, envelope.stream.class),
+            change: self.index.borrow().change_of(task.slot, ending.message.envelope.stream.class),
             ledger: ending.past.as_ref().map(|past| ending.ledger_after(past)),
         };
         for outcome in &ending.outcomes {
@@ -478,6 +565,7 @@ impl Inner {
             content,
             now_ms: ending.now_ms,
             release_ms: ending.report_ms,
+            retry_until_ms: ending.expires_ms,
         };
         let id = self.journal.next_message_id();
         notification::compose(id, &self.config.borrow(), plan, &occasion)
@@ -486,7 +574,7 @@ impl Inner {
     fn log_lines(&self, ending: &Ending) -> Vec<u8> {
         let mut lines = Vec::new();
         let config = self.config.borrow();
-        if !config.log.outcomes {
+        if !config.log.outcomes || ending.reason == Reason::Delay {
             return lines;
         }
         let format = match config.log.format {
@@ -544,18 +632,32 @@ impl Inner {
         }
     }
 
-    /// The reply of the last attempt, or that the time is over without one.
-    async fn last_reply(&self, task: Task) -> Reply {
+    /// The reply of the last attempt, in words.
+    async fn last_reply(&self, task: Task) -> Option<Box<str>> {
         // That the reply cannot be read keeps nobody from being told that the time is over.
         let record = self.read_record(task.slot).await.unwrap_or(None);
         let mut groups = record.iter().flat_map(|record| &record.groups);
         let last = groups.find(|group| group.state == RecipientState::Delayed);
-        let text = match last {
-            Some(group) => format!("Message expired; last reply: {}", group.reply),
-            None => "Message expired before it could be tried".to_owned(),
-        };
-        Reply::with_text(451, status::DELIVERY_TIME_EXPIRED, text)
+        last.map(|group| group.reply.clone()).filter(|reply| !reply.is_empty())
     }
+}
+
+/// When the task is to be looked at again: for the next attempt, and no later than its lifetime
+/// ends or its delay is to be told of.
+fn due_ms(ending: &Ending) -> u64 {
+    let soon_ms = ending.now_ms + 1;
+    if ending.reason == Reason::Delay {
+        return soon_ms;
+    }
+    let attempt_count = ending.message.attempts + 1;
+    let mut wait = retry_wait(attempt_count, clock::random_u64(), &ending.policy);
+    let mut notice_ms = ending.delay_notice_ms;
+    if ending.attempt.in_doubt {
+        wait = wait.max(IN_DOUBT_WAIT);
+        notice_ms = None;
+    }
+    let due_ms = ending.now_ms + wait.as_millis() as u64;
+    due_ms.min(ending.expires_ms.max(soon_ms)).min(notice_ms.unwrap_or(u64::MAX))
 }
 
 /// Pause before a record is tried again that found no room.

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::codec::{Change, TaskRecord};
+use super::retry::{DelayNotice, since_ms};
 use crate::journal::Location;
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
-use crate::mail::{Envelope, Stream};
+use crate::mail::{Envelope, Recipient, Stream};
 
 /// All there is to an entry, in plain values: what a message is entered from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Outline<'a> {
     pub chunks: Vec<Location>,
     /// Unix milliseconds of acceptance, or of the release where that is later; kept in seconds.
     pub since_ms: u64,
+    /// Some recipient's NOTIFY=DELAY is to be obeyed.
+    pub asks_for_delays: bool,
     pub stream: Cow<'a, Stream>,
     /// Domain of the reverse-path in lower case; it counts where no campaign is named.
     pub sender: Cow<'a, str>,
@@ -47,6 +50,8 @@ pub(super) struct Standing {
     pub is_held: bool,
     /// Some attempt was in doubt.
     pub possible_duplicate: bool,
+    /// A delay was told of, or nobody wants to know.
+    pub delay_notified: bool,
     /// Some recipient is settled: who is left must be read from the STATE.
     pub is_partial: bool,
     /// The last STATE, where an attempt left one.
@@ -61,6 +66,7 @@ impl Standing {
             attempts: record.attempts,
             is_held: record.is_held(),
             possible_duplicate: record.possible_duplicate,
+            delay_notified: record.delay_notified,
             is_partial: record.groups.iter().any(|group| group.state.is_final()),
             record: Some(location),
         }
@@ -91,12 +97,18 @@ impl<'a> Outline<'a> {
             envelope: location,
             content_bytes: if chunks.is_empty() { envelope.content_bytes as u32 } else { 0 },
             chunks,
-            since_ms: envelope.accepted_ms.max(envelope.release_ms),
+            since_ms: since_ms(envelope),
+            asks_for_delays: asks_for_delays(envelope),
             stream: Cow::Borrowed(&envelope.stream),
             sender: lower_case(sender),
             tasks,
         }
     }
+}
+
+fn asks_for_delays(envelope: &Envelope) -> bool {
+    let asks = |recipient: &Recipient| DelayNotice::AskedFor.is_for(recipient.notify);
+    !envelope.reverse_path.is_empty() && envelope.recipients.iter().any(asks)
 }
 
 /// What a task takes from its stream's share: 1, and 1 more for every 8 recipients and for every
@@ -107,7 +119,7 @@ fn cost(recipient_count: usize, content_bytes: u64) -> u8 {
 }
 
 /// Highest cost of a task.
-pub(super) const COST_MAX: u8 = 63;
+pub(super) const COST_MAX: u8 = 31;
 /// The distinct destination domains of an envelope in lower case, in order of first appearance,
 /// and how many recipients each has: the position is the task number.
 fn destination_domains(envelope: &Envelope) -> Vec<(Cow<'_, str>, usize)> {

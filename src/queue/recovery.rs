@@ -284,10 +284,14 @@ const RAMP_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::{Config, RetryPolicy};
     use crate::mail::envelope::Notify;
     use crate::mail::{Envelope, EnvelopeFlags, Recipient, Stream};
     use crate::queue::Announcement;
+    use crate::queue::index::Overdue;
 
     const AT: Location =
         Location { slot: 0, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
@@ -319,7 +323,6 @@ mod tests {
             recipients: vec![recipient("c@d.test"), recipient("e@f.test")],
             flags: EnvelopeFlags::default(),
             accepted_ms: 1,
-            expires_ms: 2,
             release_ms: 0,
             stream: Stream::default(),
             envelope_id: None,
@@ -340,6 +343,7 @@ mod tests {
             attempts: 2,
             due_ms: 9,
             possible_duplicate: false,
+            delay_notified: false,
             groups,
             change: codec::Change::default(),
             ledger: None,
@@ -435,10 +439,13 @@ mod tests {
         schedule(&mut index, 1_024);
         let ready = take_all(&mut index).len();
         assert_eq!(ready, 100, "what was never tried");
-        let mut expired = Vec::new();
-        let mut release = |now_ms| index.release_due(now_ms, 1 << 40, usize::MAX, &mut expired);
+        let mut overdue = Overdue::default();
+        let lifetime = Duration::from_secs(1 << 30);
+        let policy = RetryPolicy { lifetime, ..Config::embedded().queue.retry() };
+        let mut release =
+            |now_ms| index.release_due(now_ms, |_, _| policy, usize::MAX, &mut overdue);
         let released = [1_024, 1_088, 1_152].map(|now_ms| release(now_ms).ready_count);
-        assert_eq!((released, expired.len()), ([0, 64, 36], 0));
+        assert_eq!((released, overdue.expired.len()), ([0, 64, 36], 0));
     }
 
     #[test]
@@ -452,12 +459,15 @@ mod tests {
         let mut index = recovered.index;
         schedule(&mut index, 64_000);
         assert_eq!(take_all(&mut index), []);
-        let mut expired = Vec::new();
-        let mut release = |now_ms| index.release_due(now_ms, 1, usize::MAX, &mut expired);
+        let mut overdue = Overdue::default();
+        let policy =
+            RetryPolicy { lifetime: Duration::from_millis(1), ..Config::embedded().queue.retry() };
+        let mut release =
+            |now_ms| index.release_due(now_ms, |_, _| policy, usize::MAX, &mut overdue);
         assert_eq!([127_999, 128_000].map(|now_ms| release(now_ms).ready_count), [0, 2]);
         let tasks = take_all(&mut index);
         assert!(tasks.iter().all(|task| index.task(task.slot).standing().attempts == 0));
-        assert_eq!((tasks.len(), expired.len()), (2, 0));
+        assert_eq!((tasks.len(), overdue.expired.len()), (2, 0));
     }
 
     /// Takes everything that is ready, all flows in one line.

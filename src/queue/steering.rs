@@ -278,6 +278,7 @@ impl Queue {
             attempts: 0,
             due_ms: message.envelope.release_ms,
             possible_duplicate: false,
+            delay_notified: false,
             groups: vec![group],
             change: Change::default(),
             ledger,

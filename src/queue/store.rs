@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use super::codec;
 use super::codec::{Group, TaskRecord};
-use super::index::{Counts, Index, Removed, Task, TaskState};
+use super::index::{Counts, Index, Overdue, Removed, Task, TaskState};
 use super::ledger::{Cause, Ledger, Waiting};
 use super::outcome::Settlement;
 use super::outline::{pinned_bytes, recipients_of};
 use super::pace::Pace;
 use super::recovery::{self, Recovered};
+use super::retry;
 use super::schedule::{Announcement, Flow, FlowId, LineId};
 use super::steering::Sites;
 use crate::config::Config;
@@ -164,6 +165,8 @@ pub struct TaskView {
     pub attempts: u32,
     /// Unix milliseconds; 0 unless Delayed.
     pub due_ms: u64,
+    /// Unix milliseconds at which the lifetime is over by the configuration in force.
+    pub expires_ms: u64,
     pub recipients: Vec<RecipientView>,
 }
 
@@ -437,6 +440,7 @@ impl Queue {
             after = Some(entry.number);
             let standing = entry.standing();
             let flow = index.flow_at(task.slot);
+            let policy = self.inner.config.borrow().retry_of(&flow.domain, &flow.stream);
             let destination = flow.domain.clone();
             let recipients = recipients_of(&view.envelope, &destination).into_iter();
             let recipients = recipients.map(|position| {
@@ -461,29 +465,33 @@ impl Queue {
                 state: entry.state(),
                 attempts: standing.attempts,
                 due_ms,
+                expires_ms: retry::expires_ms(&view.envelope, &policy),
                 recipients,
             });
         }
     }
 
-    /// Makes tasks ready whose wait is over, and fails those whose lifetime is.
+    /// Makes tasks ready whose wait is over, fails those whose lifetime is, and tells of delays.
     async fn run_clock(self) {
-        let mut expired = Vec::new();
+        let mut overdue = Overdue::default();
         loop {
             timer::sleep(CLOCK_PERIOD).await;
-            let lifetime_ms = self.inner.config.borrow().queue.lifetime.as_millis() as u64;
+            let config = self.inner.config.borrow().clone();
             loop {
                 let released = self.inner.index.borrow_mut().release_due(
                     clock::unix_ms(),
-                    lifetime_ms,
+                    |domain, stream| config.retry_of(domain, stream),
                     STEPS_AT_ONCE,
-                    &mut expired,
+                    &mut overdue,
                 );
                 if released.ready_count > 0 {
                     self.inner.announced.notify_one();
                 }
-                for task in expired.drain(..) {
+                for task in overdue.expired.drain(..) {
                     self.expire(task).await;
+                }
+                for task in overdue.untold.drain(..) {
+                    self.tell_of_delay(task).await;
                 }
                 if released.is_all {
                     break;

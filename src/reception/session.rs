@@ -248,12 +248,9 @@ impl Session<'_> {
                 assert_eq!(taken, rest.len(), "a line's beginning is smaller than an empty buffer");
             }
         }
-        let lifetime_ms = self.terms.config.queue.lifetime.as_millis() as u64;
-        envelope.expires_ms = envelope.accepted_ms.max(envelope.release_ms) + lifetime_ms;
         draft.commit(envelope).await.map_err(Refusal::reply)
     }
 
-    /// The envelope, without the end of its lifetime.
     fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
         let Transaction { reverse_path, recipients, flags, envelope_id, hold, .. } = transaction;
         let config = &self.terms.config;
@@ -281,7 +278,6 @@ impl Session<'_> {
             recipients,
             flags,
             accepted_ms: now_ms,
-            expires_ms: now_ms,
             release_ms: hold.map_or(0, |hold| hold.release_ms(now_ms)),
             stream: (*self.mail_stream).clone(),
             envelope_id,

@@ -98,7 +98,7 @@ pub struct QueuedMessage {
     pub content_bytes: u64,
     /// Unix milliseconds.
     pub accepted_ms: u64,
-    /// Unix milliseconds.
+    /// Unix milliseconds at which the last of its tasks expires.
     pub expires_ms: u64,
     pub tasks: Vec<QueuedTask>,
     /// Why the message cannot be read back; everything but `id` is then empty.
@@ -204,7 +204,7 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
         reverse_path: view.envelope.reverse_path.to_string(),
         content_bytes: view.envelope.content_bytes,
         accepted_ms: view.envelope.accepted_ms,
-        expires_ms: view.envelope.expires_ms,
+        expires_ms: view.tasks.iter().map(|task| task.expires_ms).max().unwrap_or_default(),
         tasks: tasks.collect(),
         unreadable: None,
     }

@@ -179,5 +179,101 @@ fn reports_to_one_address_wait_for_their_turn() {
     let made = || server.metric("ringpost_queue_notifications_total") == 3.0;
     wait_until("three reports are made", made);
     assert_eq!(server.metric("ringpost_queue_notifications_paced_total"), 1.0);
-    next_hop.wait_for(2);
+    let mut told: Vec<String> = next_hop.wait_for(2).iter().map(|it| it.to[0].clone()).collect();
+    told.sort_by_key(|address| address.to_ascii_lowercase());
+    assert!(told[0].eq_ignore_ascii_case("a@from.test") && told[1] == "b@from.test", "{told:?}");
+    wait_until("one waits", || server.metric("ringpost_queue_messages") == 1.0);
+}
+
+/// Towards a next hop that delays everything, with reports going to another one.
+fn delaying(extra: &str) -> (NextHop, NextHop, Server) {
+    let delaying = NextHop::start(Behaviour {
+        on_rcpt: Box::new(|_, _| Some("450 4.2.1 not now".into())),
+        ..Behaviour::default()
+    });
+    let reports = NextHop::start(Behaviour::default());
+    let extra = format!(
+        "[[route]]\ndomain = \"from.test\"\nnext_hop = \"smtp://{}\"\n\
+         [queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n{extra}",
+        reports.address
+    );
+    let server = Server::start(delaying.address, &extra);
+    (delaying, reports, server)
+}
+
+#[test]
+fn a_delay_is_told_of_once_and_over_a_restart() {
+    let rule = "[[retry]]\ndomain = \"*to.test\"\ndelay_notice = \"1s\"\nlifetime = \"5d\"\n";
+    let (_delaying, reports, mut server) = delaying(rule);
+    let mut client = greeted(&server);
+    let rcpts = [
+        "<b@to.test>",
+        "<c@to.test> NOTIFY=DELAY ORCPT=rfc822;x@to.test",
+        "<d@to.test> NOTIFY=NEVER",
+        "<e@to.test> NOTIFY=FAILURE,SUCCESS",
+    ];
+    send(&mut client, "<a@from.test> ENVID=Q", &rcpts);
+    send(&mut client, "<>", &["<f@to.test> NOTIFY=DELAY"]);
+    let text = report_of(&reports.wait_for(1));
+    for part in [
+        "Subject: Delayed mail, still being tried\r\n",
+        "Original-Envelope-Id: Q\r\n",
+        "Original-Recipient: rfc822;x@to.test\r\nFinal-Recipient: rfc822;c@to.test\r\n\
+         Action: delayed\r\nStatus: 4.",
+        "450 4.2.1 not now",
+        "Will-Retry-Until: ",
+        "Content-Type: text/rfc822-headers\r\n",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(text.contains("rfc822;b@to.test"), "{text}");
+    assert!(!text.contains("rfc822;d@") && !text.contains("rfc822;e@") && !text.contains("f@to"));
+    let attempts = |server: &Server| server.metric("ringpost_delivery_attempts_total");
+    let before = attempts(&server);
+    wait_until("it is tried again", || attempts(&server) >= before + 4.0);
+    assert!(server.stop().success(), "{}", server.stderr());
+    server.start_again();
+    wait_until("it is tried again", || attempts(&server) >= 4.0);
+    assert_eq!(server.metric("ringpost_queue_notifications_total"), 0.0);
+    assert_eq!(reports.got().len(), 1);
+}
+
+#[test]
+fn a_delay_of_mail_that_is_not_tried_is_told_of_as_well() {
+    let reports = NextHop::start(Behaviour::default());
+    let extra = format!(
+        "[[route]]\ndomain = \"from.test\"\nnext_hop = \"smtp://{}\"\n\
+         [queue]\nretry_wait_min = \"500ms\"\nretry_wait_max = \"500ms\"\n\
+         [shards]\ncount = 1\n[[retry]]\ndelay_notice = \"2s\"\n",
+        reports.address
+    );
+    // Nobody listens there: one message is tried, the others wait for the site.
+    let server = Server::start(crate::harness::free_address(), &extra);
+    let mut client = greeted(&server);
+    for index in 0..3 {
+        send(&mut client, &format!("<a{index}@from.test>"), &["<b@to.test>"]);
+    }
+    let mut told: Vec<String> = reports.wait_for(3).iter().map(|it| it.to[0].clone()).collect();
+    told.sort();
+    assert_eq!(told, ["a0@from.test", "a1@from.test", "a2@from.test"]);
+}
+
+#[test]
+fn a_rule_of_retry_gives_a_domain_its_own_lifetime() {
+    let rules = "lifetime = \"5d\"\n\
+                 [[retry]]\ndomain = \"short.test\"\nlifetime = \"1s\"\n";
+    let (_delaying, reports, server) = delaying(rules);
+    let mut client = greeted(&server);
+    send(&mut client, "<a@from.test>", &["<b@short.test>", "<c@long.test>"]);
+    let text = report_of(&reports.wait_for(1));
+    assert!(text.contains("Action: failed\r\n") && text.contains("rfc822;b@short.test"), "{text}");
+    assert!(!text.contains("c@long.test"), "{text}");
+    wait_until("one is left", || server.metric("ringpost_queue_messages") == 1.0);
+    // A reload holds for mail that is queued already.
+    let before = std::fs::read_to_string(server.config_path()).expect("a configuration");
+    let after = before.replace("short.test", "long.test");
+    std::fs::write(server.config_path(), after).expect("a configuration");
+    server.signal("HUP");
+    let text = reports.wait_for(2).remove(1).content;
+    assert!(String::from_utf8_lossy(&text).contains("rfc822;c@long.test"));
 }

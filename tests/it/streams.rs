@@ -77,3 +77,27 @@ fn large_content_loses_its_fields_and_nothing_else() {
     assert!(reply.starts_with("250"), "{reply}");
     assert!(next_hop.wait_for(1)[0].original() == [fields, rest].concat());
 }
+
+#[test]
+fn a_message_is_held_until_its_release_and_over_a_restart() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let mut server = Server::start(next_hop.address, FIELDS);
+    let mut client = server.client();
+    let extensions = client.expect("EHLO client.test", "250");
+    assert!(extensions.contains("250-FUTURERELEASE 604800 20"), "{extensions}");
+    for (parameter, to) in [(" HOLDFOR=3600", "later"), (" HOLDFOR=4", "soon"), ("", "now")] {
+        client.expect(&format!("MAIL FROM:<a@from.test>{parameter}"), "250");
+        client.expect(&format!("RCPT TO:<{to}@to.test>"), "250");
+        client.expect("DATA", "354");
+        client.send(b"x: y\r\n\r\n.\r\n");
+        assert!(client.reply().starts_with("250"));
+    }
+    client.message("a@from.test", &["field@to.test"], b"X-Send-At: 3600\r\n\r\n");
+    client.expect("MAIL FROM:<a@from.test> HOLDFOR=604801", "501 5.5.4");
+    assert_eq!(next_hop.wait_for(1)[0].to, ["now@to.test"]);
+    drop(client);
+    assert!(server.stop().success(), "{}", server.stderr());
+    server.start_again();
+    assert_eq!(next_hop.wait_for(2)[1].to, ["soon@to.test"]);
+    wait_until("two are left", || server.metric("ringpost_queue_messages") == 2.0);
+}

@@ -1,4 +1,7 @@
 use super::*;
+use std::time::Duration;
+
+use crate::config::Config;
 use crate::mail::envelope::Notify;
 use crate::mail::{Envelope, EnvelopeFlags, Recipient};
 
@@ -17,7 +20,6 @@ fn envelope(recipients: &[&str]) -> Envelope {
         recipients: recipients.iter().map(recipient).collect(),
         flags: EnvelopeFlags::default(),
         accepted_ms: 1_700_000_000_000,
-        expires_ms: 1_700_432_000_000,
         release_ms: 0,
         stream: Stream::default(),
         envelope_id: None,
@@ -105,6 +107,7 @@ fn a_message_is_entered_again_from_its_outline() {
         attempts: 3,
         is_held: false,
         possible_duplicate: true,
+        delay_notified: true,
         is_partial: true,
         record: Some(at(9)),
     };
@@ -125,7 +128,7 @@ fn a_message_is_entered_again_from_its_outline() {
 }
 
 #[test]
-fn the_lifetime_counts_from_acceptance_or_release() {
+fn the_lifetime_counts_from_acceptance_or_release_and_follows_from_domain_and_stream() {
     let mut index = Index::default();
     let mut envelope = envelope(&["a@b.test"]);
     index.begin(envelope.accepted_ms);
@@ -137,9 +140,54 @@ fn the_lifetime_counts_from_acceptance_or_release() {
         let task = index.first_task(slot).expect("one");
         index.make_delayed(task, envelope.release_ms);
     }
-    let mut expired = Vec::new();
-    let released = index.release_due(envelope.release_ms + 64, 400_000, 9_999, &mut expired);
+    let mut overdue = Overdue::default();
+    let policy_of = |domain: &str, stream: &Stream| {
+        assert_eq!((domain, stream), ("b.test", &envelope.stream));
+        policy(400, None)
+    };
+    let released = index.release_due(envelope.release_ms + 64, policy_of, 9_999, &mut overdue);
     assert_eq!(released, Released { ready_count: 1, is_all: true });
-    assert_eq!(expired.iter().map(|task| task.message).collect::<Vec<_>>(), [1]);
+    assert_eq!(overdue.expired.iter().map(|task| task.message).collect::<Vec<_>>(), [1]);
+    assert!(overdue.untold.is_empty());
     assert_eq!(index.oldest_ms(), Some(envelope.accepted_ms));
+}
+
+fn policy(lifetime_s: u64, delay_notice_s: Option<u64>) -> RetryPolicy {
+    let lifetime = Duration::from_secs(lifetime_s);
+    let delay_notice = delay_notice_s.map(Duration::from_secs);
+    RetryPolicy { lifetime, delay_notice, ..Config::embedded().queue.retry() }
+}
+
+#[test]
+fn a_delay_is_to_be_told_of_once_where_it_is_asked_for_or_policy() {
+    let check = |notify: u8, delay_notice_s: Option<u64>, age_s: u64, is_told: bool| {
+        let mut index = Index::default();
+        let mut envelope = envelope(&["a@b.test"]);
+        envelope.recipients[0].notify = Notify(notify);
+        let now_ms = envelope.accepted_ms + age_s * 1000;
+        index.begin(now_ms - 1000);
+        let slot = index.insert(Outline::of_fresh(1, at(1), Vec::new(), &envelope));
+        let task = index.first_task(slot).expect("one");
+        if is_told {
+            index.set_delay_notified(task);
+        }
+        index.make_delayed(task, now_ms - 500);
+        let mut overdue = Overdue::default();
+        let policy = policy(1_000_000, delay_notice_s);
+        let released = index.release_due(now_ms, |_, _| policy, 9_999, &mut overdue);
+        assert_eq!(released.ready_count + overdue.untold.len(), 1);
+        overdue.untold.len() == 1
+    };
+    let delay = Notify::DELAY;
+    for (notify, delay_notice_s, age_s, expected) in [
+        (0, None, 20_000, false),
+        (delay, None, 14_399, false),
+        (delay, None, 14_402, true),
+        (0, Some(600), 599, false),
+        (0, Some(600), 602, true),
+        (delay, Some(600), 602, true),
+    ] {
+        assert_eq!(check(notify, delay_notice_s, age_s, false), expected, "{notify} {age_s}");
+        assert!(!check(notify, delay_notice_s, age_s, true));
+    }
 }

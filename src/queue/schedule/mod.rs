@@ -7,7 +7,6 @@ mod streams;
 mod wheel;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 pub use flows::{Flow, FlowId};
 pub use lines::LineId;
@@ -16,7 +15,7 @@ pub use streams::mix;
 pub(super) use list::{Chain, Links, NONE};
 pub(super) use wheel::{Step, Waiting};
 
-use crate::config::{self, NextHop};
+use crate::config::NextHop;
 use crate::mail::Stream;
 use flows::Flows;
 use lines::Lines;
@@ -230,19 +229,6 @@ impl Schedule {
             self.announcements.push_back(Announcement::Flow(self.flows.id(flow)));
         }
     }
-}
-
-/// Wait before the next attempt of a Delayed task: doubles with each finished attempt within the
-/// configured range, then spread by up to a fifth either way so that retries do not march in step.
-///
-/// `attempt_count` counts from 1. `random` is uniform over all values. RFC 5321 §4.5.4.1 asks for
-/// at least 30 minutes in general; the configured floor decides.
-pub fn retry_wait(attempt_count: u32, random: u64, config: &config::Queue) -> Duration {
-    assert!(attempt_count > 0);
-    let doubled = config.retry_wait_min.saturating_mul(1 << (attempt_count - 1).min(16));
-    let wait = doubled.clamp(config.retry_wait_min, config.retry_wait_max);
-    let permille = 800 + (random % 401) as u32;
-    wait * permille / 1000
 }
 
 #[cfg(test)]

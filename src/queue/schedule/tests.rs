@@ -270,16 +270,3 @@ fn a_forgotten_flow_never_names_another_one() {
     schedule.assign(id, line);
     assert_eq!(schedule.flows.get(new).line, None);
 }
-
-#[test]
-fn the_wait_doubles_between_floor_and_ceiling_and_is_spread() {
-    let config = config::Config::embedded().queue;
-    let wait = |count, random| retry_wait(count, random, &config).as_millis();
-    let floor = config.retry_wait_min.as_millis();
-    let ceiling = config.retry_wait_max.as_millis();
-    assert_eq!(wait(1, 200), floor);
-    assert_eq!(wait(1, 0), floor * 8 / 10);
-    assert_eq!(wait(1, 400), floor * 12 / 10);
-    assert_eq!(wait(2, 200), (floor * 2).min(ceiling));
-    assert_eq!(wait(u32::MAX, 200), ceiling);
-}
