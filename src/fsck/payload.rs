@@ -171,6 +171,10 @@ pub(super) fn read_items(payload: &[u8]) -> Option<Vec<Item>> {
             }
             let has_state = flags & HAS_STATE != 0;
             let state = if has_state { Some(Place::read(&mut bytes)?) } else { None };
+            if flags & HAS_CHANGE != 0 {
+                // The next hop and the class that an operator wants.
+                bytes.take(3)?;
+            }
             tasks.insert(number, state);
         }
         items.push(Item { id, envelope, chunks, tasks });
@@ -180,3 +184,31 @@ pub(super) fn read_items(payload: &[u8]) -> Option<Vec<Item>> {
 
 const HAS_DUE: u64 = 8;
 const HAS_STATE: u64 = 16;
+const HAS_CHANGE: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_an_operator_changed_is_read_with_the_task_behind_it() {
+        let mut payload = Vec::new();
+        // One text, one stream, no kept place, one message.
+        for count in [1_u16, 1, 0, 1] {
+            payload.extend_from_slice(&count.to_le_bytes());
+        }
+        payload.extend_from_slice(b"\x01\0d");
+        payload.extend_from_slice(&[0; 8]);
+        payload.extend_from_slice(&7_u64.to_le_bytes());
+        payload.extend_from_slice(&[0; 4 + 2 + 16 + 4 + 4]);
+        payload.extend_from_slice(&2_u16.to_le_bytes());
+        let task = |number: u8, flags: u8| [number, 0, 0, 0, 1, flags];
+        payload.extend_from_slice(&task(0, HAS_CHANGE as u8));
+        payload.extend_from_slice(&[1, 0, 2]);
+        payload.extend_from_slice(&task(1, 0));
+        let items = read_items(&payload).expect("whole");
+        assert_eq!(items[0].id, 7);
+        assert_eq!(items[0].tasks.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        assert!((0..payload.len()).all(|end| read_items(&payload[..end]).is_none()));
+    }
+}
