@@ -1,4 +1,4 @@
-//! The program's command line: serve, check, queue, explain, reload, doctor, fsck.
+//! The program's command line: serve, check, queue, explain, reload, doctor, dns, fsck.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
@@ -7,9 +7,11 @@
 
 mod check;
 mod client;
+mod dns;
 mod doctor;
 mod exit;
 mod explain;
+mod finding;
 mod fsck;
 mod orders;
 mod queue;
@@ -51,6 +53,8 @@ enum Command {
     Fsck(fsck::Options),
     /// Looks at this machine: io_uring, limits, cores, disk, ports, clock.
     Doctor(doctor::Options),
+    /// Checks the DNS records by which a domain's mail reaches this server, or asks for records.
+    Dns(dns::Options),
 }
 
 /// Where the configuration comes from.
@@ -89,6 +93,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reload(place) => client::reload(&place),
         Command::Fsck(options) => fsck::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Dns(options) => dns::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -169,7 +169,7 @@ where
 fn ask(upstreams: &[SocketAddr]) -> config::Dns {
     config::Dns {
         upstreams: upstreams.to_vec(),
-        timeout: Some(Duration::from_secs(5)),
+        timeout: Some(Duration::from_secs(30)),
         attempts: Some(1),
         ..config::Dns::default()
     }
@@ -466,31 +466,41 @@ fn good(query: &[u8], _: usize) -> Vec<Vec<u8>> {
     vec![answer(query, 0, 60)]
 }
 
-fn check_fakes(upstreams: &[&Fake], timeout: Duration, expected: &str) {
+/// Asks for the address of `a.test`. No answer that comes is too late: where silence is the point,
+/// the others are asked again and again.
+fn check_fakes(upstreams: &[&Fake], silence: Silence, expected: &str) {
+    let (timeout, attempts) = match silence {
+        Silence::IsWaitedFor => (Duration::from_millis(100), 10),
+        Silence::IsNot => (Duration::from_secs(30), 1),
+    };
     let addresses: Vec<SocketAddr> = upstreams.iter().map(|it| it.address).collect();
-    let dns = config::Dns { timeout: Some(timeout), ..ask(&addresses) };
+    let dns = config::Dns { timeout: Some(timeout), attempts: Some(attempts), ..ask(&addresses) };
     assert_eq!(show_all(dns, &[("a.test", Kind::A)]), [expected]);
 }
 
-const SHORT: Duration = Duration::from_millis(100);
-const LONG: Duration = Duration::from_secs(10);
+/// Whether an upstream of a test says nothing.
+#[derive(Clone, Copy)]
+enum Silence {
+    IsWaitedFor,
+    IsNot,
+}
 
 #[test]
 fn an_upstream_that_fails_is_stood_in_for_by_the_next() {
     let well = Fake::start(good, good);
     let dead = Fake::start(silence, silence);
-    check_fakes(&[&dead, &well], SHORT, "192.0.2.1");
-    check_fakes(&[&dead], SHORT, "DNS server does not answer");
-    assert_eq!(dead.count(), 2);
+    check_fakes(&[&dead, &well], Silence::IsWaitedFor, "192.0.2.1");
+    check_fakes(&[&dead], Silence::IsWaitedFor, "DNS server does not answer");
+    assert!(dead.count() >= 11, "asked first, and then as often as allowed");
     let failing = Fake::start(|query, _| vec![answer(query, 2, 0)], silence);
-    check_fakes(&[&failing, &well], LONG, "192.0.2.1");
-    check_fakes(&[&failing], LONG, "DNS server failure");
+    check_fakes(&[&failing, &well], Silence::IsNot, "192.0.2.1");
+    check_fakes(&[&failing], Silence::IsNot, "DNS server failure");
     let refusing = Fake::start(|query, _| vec![answer(query, 5, 0)], silence);
-    check_fakes(&[&refusing, &failing, &well], LONG, "192.0.2.1");
-    check_fakes(&[&refusing], LONG, "DNS query refused");
+    check_fakes(&[&refusing, &failing, &well], Silence::IsNot, "192.0.2.1");
+    check_fakes(&[&refusing], Silence::IsNot, "DNS query refused");
     // Nobody listens: known at once.
     let nobody = Fake { address: free_address(), count: Arc::default() };
-    check_fakes(&[&nobody, &well], LONG, "192.0.2.1");
+    check_fakes(&[&nobody, &well], Silence::IsNot, "192.0.2.1");
     // The question is right, the rest is not.
     let broken = Fake::start(
         |query, _| {
@@ -500,8 +510,8 @@ fn an_upstream_that_fails_is_stood_in_for_by_the_next() {
         },
         silence,
     );
-    check_fakes(&[&broken, &well], LONG, "192.0.2.1");
-    check_fakes(&[&broken], LONG, "malformed DNS answer");
+    check_fakes(&[&broken, &well], Silence::IsNot, "192.0.2.1");
+    check_fakes(&[&broken], Silence::IsNot, "malformed DNS answer");
 }
 
 #[test]
@@ -522,7 +532,7 @@ fn only_an_answer_to_the_question_is_believed() {
         },
         silence,
     );
-    check_fakes(&[&guessed], LONG, "192.0.2.1");
+    check_fakes(&[&guessed], Silence::IsNot, "192.0.2.1");
     // One who guesses all the time does not keep the answer away: it comes over TCP.
     let flooded = Fake::start(
         |query, _| {
@@ -532,7 +542,7 @@ fn only_an_answer_to_the_question_is_believed() {
         },
         good,
     );
-    check_fakes(&[&flooded], LONG, "192.0.2.1");
+    check_fakes(&[&flooded], Silence::IsNot, "192.0.2.1");
     // An upstream that answers in lower case proves itself over TCP.
     let lower = Fake::start(
         |query, _| {
@@ -544,7 +554,7 @@ fn only_an_answer_to_the_question_is_believed() {
         good,
     );
     for _ in 0..4 {
-        check_fakes(&[&lower], LONG, "192.0.2.1");
+        check_fakes(&[&lower], Silence::IsNot, "192.0.2.1");
     }
     // One that knows no EDNS is asked without, one answer at once with.
     let old = Fake::start(
@@ -554,25 +564,89 @@ fn only_an_answer_to_the_question_is_believed() {
         },
         silence,
     );
-    check_fakes(&[&old], LONG, "192.0.2.1");
+    check_fakes(&[&old], Silence::IsNot, "192.0.2.1");
     assert_eq!(old.count(), 2);
 }
 
 #[test]
-fn an_answer_past_its_time_is_given_while_the_upstreams_are_gone() {
+fn an_answer_past_its_time_is_given_while_the_upstreams_fail() {
     let first_only = Fake::start(
-        |query, number| if number == 0 { vec![answer(query, 0, 0)] } else { Vec::new() },
+        |query, number| vec![answer(query, if number == 0 { 0 } else { 2 }, 0)],
         silence,
     );
-    let ask_twice = |stale_max: Duration| {
-        let mut dns = config::Dns { timeout: Some(SHORT), ..ask(&[first_only.address]) };
+    let ask_thrice = |stale_max: Duration| {
+        let mut dns = ask(&[first_only.address]);
         (dns.ttl_min, dns.stale_max) = (Duration::ZERO, stale_max);
         first_only.count.store(0, Ordering::SeqCst);
         show_all(dns, &[("a.test", Kind::A); 3])
     };
-    let shown = ask_twice(Duration::from_secs(3600));
+    let shown = ask_thrice(Duration::from_secs(3600));
     assert_eq!(shown, ["192.0.2.1", "192.0.2.1 stale", "192.0.2.1 stale"]);
     assert_eq!(first_only.count(), 2, "the third question met what stands in");
-    let shown = ask_twice(Duration::ZERO);
-    assert_eq!(shown[..2], ["192.0.2.1", "DNS server does not answer"]);
+    let shown = ask_thrice(Duration::ZERO);
+    assert_eq!(shown[..2], ["192.0.2.1", "DNS server failure"]);
+}
+
+/// `ringpost dns` with these arguments, this server's name and upstream: its exit code, what it
+/// prints, and what it says went wrong.
+fn command(hostname: &str, upstream: SocketAddr, arguments: &[&str]) -> (i32, String, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ringpost.toml");
+    let config = format!(
+        "hostname = \"{hostname}\"\n[[listener]]\naddress = \"{}\"\n\
+         [dns]\nupstreams = [\"{upstream}\"]\ntimeout = \"10s\"\nattempts = 1\n",
+        free_address()
+    );
+    std::fs::write(&path, config).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .arg("dns")
+        .args(arguments)
+        .arg("--config")
+        .arg(path)
+        .output()
+        .expect("ringpost runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_command_asks_one_question() {
+    let Some(knot) = Knot::start() else { return };
+    let ask = |arguments: &[&str]| command("mx1.a.test", knot.address, arguments);
+    let (code, output, _) = ask(&["null.A.test", "--type", "mx"]);
+    assert_eq!((code, output.as_str()), (0, "null.a.test 300 MX 0 .\n"));
+    let (code, output, _) = ask(&["192.0.2.1", "--type", "PTR"]);
+    assert_eq!((code, output.as_str()), (0, "1.2.0.192.in-addr.arpa 300 PTR mx1.a.test\n"));
+    let (code, output, _) = ask(&["alias1.a.test", "--type", "A", "--json"]);
+    for part in ["\"canonical\": \"mx1.a.test\"", "\"192.0.2.1\"", "\"ttl\": 300"] {
+        assert!(code == 0 && output.contains(part), "{output}");
+    }
+    let (code, _, error) = ask(&["gone.a.test", "--type", "A"]);
+    assert_eq!((code, error.as_str()), (1, "ringpost: gone.a.test A: no such domain\n"));
+    let (code, _, error) = ask(&["elsewhere.example", "--type", "A"]);
+    assert_eq!((code, error.as_str()), (75, "ringpost: elsewhere.example A: DNS query refused\n"));
+    assert_eq!(ask(&["a..b", "--type", "A"]).0, 64);
+    assert_eq!(ask(&["a.test", "--type", "X"]).0, 64);
+}
+
+#[test]
+fn the_command_checks_the_records_of_a_domain() {
+    let Some(knot) = Knot::start() else { return };
+    let (code, output, _) = command("mx1.a.test", knot.address, &["a.test"]);
+    for line in [
+        "ok    MX             10 mx1.a.test, 20 mx2.a.test",
+        "ok    address        mx1.a.test: 192.0.2.1, 2001:db8::1",
+        "ok    PTR            192.0.2.1: mx1.a.test",
+        "warn  SPF            none",
+        "                     -> add: a.test. TXT \"v=spf1 mx -all\"",
+        "warn  DMARC          none",
+        "ok    MTA-STS        none",
+    ] {
+        assert!(output.lines().any(|it| it == line), "{line} in\n{output}");
+    }
+    assert_eq!(code, 0, "{output}");
+    let (code, output, error) = command("mx2.a.test", knot.address, &["null.a.test"]);
+    assert_eq!((code, error.as_str()), (1, "ringpost: 1 of 8 checks failed\n"), "{output}");
+    let line = "-> add: null.a.test. MX 10 mx2.a.test.";
+    assert!(output.lines().any(|it| it.trim() == line), "{output}");
 }

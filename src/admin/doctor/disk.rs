@@ -167,8 +167,8 @@ const HONEST_US_MIN: u128 = 10;
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
+    use crate::admin::finding::Verdict;
 
     fn cost(fdatasync_us: u64, dsync_us: u64) -> FlushCost {
         FlushCost {

@@ -180,8 +180,8 @@ const CLOCK_MIN: u64 = 1_735_689_600;
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
+    use crate::admin::finding::Verdict;
 
     fn check(finding: &Finding, verdict: Verdict, expected: &str) {
         assert_eq!(finding.verdict, verdict, "{finding:?}");
