@@ -85,4 +85,5 @@ pub fn available_bytes(directory: &Path) -> io::Result<u64> {
     }
 }
 
-const ZERO_BYTES: usize = 1024 * 1024;
+/// Written at once. Segments are made while mail flows: what this takes is not the mail's.
+const ZERO_BYTES: usize = 256 * 1024;

@@ -11,14 +11,20 @@ fn fifty_megabytes_pass_in_two() {
     let server = Server::start(next_hop.address, "");
     let mut client = server.client();
     client.expect("EHLO client.test", "250");
-    // A first message of the same kind, so that buffers that stay are there.
     let line = b"0123456789012345678901234567890123456789012345678901234567890123\r\n";
-    let small = [b"x: y\r\n\r\n".to_vec(), line.repeat(20_000)].concat();
-    client.message("a@from.test", &["b@to.test"], &small);
+    let large = [b"x: y\r\n\r\n".to_vec(), line.repeat(50_000_000 / line.len())].concat();
+    // A first message of the same kind, so that buffers that stay are there, and the pool of
+    // segments has grown to what such mail takes.
+    client.message("a@from.test", &["b@to.test"], &large);
     next_hop.wait_for(1);
     wait_until("the first is settled", || server.metric("ringpost_queue_messages") == 0.0);
+    let mut segments = 0.0;
+    wait_until("the pool is as large as it gets", || {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut segments, server.metric("ringpost_journal_segments"));
+        before == segments
+    });
     let before_kib = server.memory_kib("Rss:");
-    let large = [b"x: y\r\n\r\n".to_vec(), line.repeat(50_000_000 / line.len())].concat();
     let mut peak_kib = 0;
     client.expect("MAIL FROM:<a@from.test>", "250");
     client.expect("RCPT TO:<b@to.test>", "250");
