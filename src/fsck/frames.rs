@@ -157,7 +157,7 @@ fn counts_in_its_run(frame: &Frame, segments: &BTreeMap<u64, (usize, Header)>) -
 
 /// Whether a checkpoint has its BEGIN, its END, and between them what END says.
 fn is_whole(begin: &Begin, frames: &[Frame], slots: &mut dyn Slots) -> io::Result<bool> {
-    let offset = begin.block * BLOCK as u64;
+    let Some(offset) = begin.block.checked_mul(BLOCK as u64) else { return Ok(false) };
     let first = frames.iter().position(|frame| {
         frame.head.seq == begin.seq && frame.epoch == begin.epoch && frame.offset == offset
     });
@@ -204,7 +204,7 @@ fn cut_tail(
         if seq < first {
             continue;
         }
-        let missing = (last + 1..seq).find(|missing| was_given_out(*missing, segments));
+        let missing = next_given_out(last, segments).filter(|missing| *missing < seq);
         if let Some(missing) = missing {
             let told = frames[index..].iter().any(|it| it.head.durable_upto >= missing);
             if !told {
@@ -217,10 +217,17 @@ fn cut_tail(
     }
 }
 
-/// Whether a frame with `seq` was written in some run and counts if it is whole: seqs above the cut
+/// The next seq behind `last` that some run gave out and no later one cut off: those above the cut
 /// of a run and below its first were dropped, or never were.
-fn was_given_out(seq: u64, segments: &BTreeMap<u64, (usize, Header)>) -> bool {
-    !segments.values().any(|(_, header)| seq > header.cut && seq < header.run_first_seq)
+fn next_given_out(last: u64, segments: &BTreeMap<u64, (usize, Header)>) -> Option<u64> {
+    let mut next = last.checked_add(1)?;
+    // Each step passes over what one run dropped.
+    while let Some((_, header)) =
+        segments.values().find(|(_, header)| next > header.cut && next < header.run_first_seq)
+    {
+        next = header.run_first_seq;
+    }
+    Some(next)
 }
 
 /// Gives each record of a whole frame to `visit`.

@@ -169,12 +169,21 @@ impl Reader<'_> {
     }
 
     fn content(&mut self, id: u64, entry: &Entry, envelope: &Envelope) -> io::Result<()> {
-        let beside = Place {
-            in_frame: entry.envelope.in_frame + entry.envelope.record_bytes.next_multiple_of(8),
-            record_bytes: (RECORD_HEADER as u64 + envelope.content_bytes) as u32,
-            ..entry.envelope
+        // Beside the envelope, where no chunks are named.
+        let beside = || {
+            let Place { in_frame, record_bytes, .. } = entry.envelope;
+            let record_bytes = record_bytes.checked_next_multiple_of(8)?;
+            let bytes = envelope.content_bytes.checked_add(RECORD_HEADER as u64)?;
+            Some(Place {
+                in_frame: in_frame.checked_add(record_bytes)?,
+                record_bytes: bytes.try_into().ok()?,
+                ..entry.envelope
+            })
         };
-        let places = if envelope.chunks.is_empty() { vec![beside] } else { entry.chunks.clone() };
+        let places = match envelope.chunks.is_empty() {
+            true => beside().into_iter().collect(),
+            false => entry.chunks.clone(),
+        };
         let (mut hash, mut bytes) = (Xxh3::new(), 0);
         for (number, place) in places.into_iter().enumerate() {
             match self.record(place, kind::CONTENT, id, number as u32)? {

@@ -63,6 +63,8 @@ fn a_suspended_tenant_waits_over_a_kill_and_others_do_not() {
     send(&mut client, "two@a.test", "other");
     assert_eq!(next_hop.wait_for(1)[0].to, ["two@a.test"]);
     assert_eq!(state_of(&server, &waiting), "ready");
+    // Lines of the log are written behind the order: a kill takes the last of them along.
+    wait_until("the order is in the log", || server.log().contains("order=\"suspend\""));
 
     server.kill();
     server.start_again();
