@@ -106,7 +106,7 @@ impl Inner {
     /// The next payload of ITEMS, with messages in the slots from `from` on, and where to go on.
     fn items_from(&self, from: u32) -> (Vec<u8>, Option<u32>) {
         let index = self.index.borrow();
-        let mut items = Items::default();
+        let mut items = Items::new();
         if from == 0 {
             self.malformed.iter().for_each(|(id, place)| items.add_place(*id, *place));
         }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ptr;
 
 use super::codec::{Change, Malformed, Reader};
 use super::outline::{COST_MAX, Outline, Standing, TaskOutline};
@@ -14,19 +15,37 @@ use crate::limits::{FRAME_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::{Class, Stream};
 
 /// Gathers messages into one payload.
-#[derive(Default)]
-pub(super) struct Items {
+pub(super) struct Items<'a> {
     texts: Vec<u8>,
     text_numbers: HashMap<Box<str>, u16>,
     streams: Vec<u8>,
     stream_numbers: HashMap<[u16; 4], u16>,
+    /// Numbers by where a text or stream stands: messages share them, so most were met before, and
+    /// an address is compared faster than a text is hashed.
+    texts_met: [Option<(&'a str, u16)>; MET],
+    streams_met: [Option<(&'a Stream, &'a str, u16)>; MET],
     places: Vec<u8>,
     place_count: u16,
     messages: Vec<u8>,
     message_count: u16,
 }
 
-impl Items {
+impl<'a> Items<'a> {
+    pub fn new() -> Self {
+        Self {
+            texts: Vec::new(),
+            text_numbers: HashMap::new(),
+            streams: Vec::new(),
+            stream_numbers: HashMap::new(),
+            texts_met: [None; MET],
+            streams_met: [None; MET],
+            places: Vec::new(),
+            place_count: 0,
+            messages: Vec::with_capacity(ITEMS_BYTES),
+            message_count: 0,
+        }
+    }
+
     /// Whether one more message should go to the next payload.
     pub fn is_full(&self) -> bool {
         self.messages.len() + self.texts.len() >= ITEMS_BYTES || self.message_count == u16::MAX
@@ -39,18 +58,8 @@ impl Items {
         self.place_count += 1;
     }
 
-    pub fn add(&mut self, outline: &Outline<'_>) {
-        let stream = [
-            self.text(&outline.stream.tenant),
-            self.text(&outline.stream.campaign),
-            self.text(&outline.sender),
-            u16::from(outline.stream.class == Class::Transactional),
-        ];
-        let next = self.stream_numbers.len() as u16;
-        let stream = *self.stream_numbers.entry(stream).or_insert_with(|| {
-            stream.iter().for_each(|part| self.streams.extend_from_slice(&part.to_le_bytes()));
-            next
-        });
+    pub fn add(&mut self, outline: &Outline<'a>) {
+        let stream = self.stream(&outline.stream, &outline.sender);
         let out = &mut self.messages;
         out.extend_from_slice(&outline.id.to_le_bytes());
         out.extend_from_slice(&((outline.since_ms / 1000) as u32).to_le_bytes());
@@ -66,8 +75,11 @@ impl Items {
         self.message_count += 1;
     }
 
-    fn add_task(&mut self, task: &TaskOutline<'_>, asks_for_delays: bool) {
-        let domain = self.text(&task.domain);
+    fn add_task(&mut self, task: &TaskOutline<'a>, asks_for_delays: bool) {
+        let domain = match task.domain {
+            Cow::Borrowed(domain) => self.shared_text(domain),
+            Cow::Owned(ref domain) => self.text(domain),
+        };
         let next_hop = task.change.next_hop.map(|it| it.to_string()).unwrap_or_default();
         let next_hop = if next_hop.is_empty() { 0 } else { 1 + self.text(&next_hop) };
         let standing = &task.standing;
@@ -104,6 +116,50 @@ impl Items {
         }
     }
 
+    /// The number of a stream and the domain of its reverse-path.
+    fn stream(&mut self, stream: &Cow<'a, Stream>, sender: &Cow<'a, str>) -> u16 {
+        let (&Cow::Borrowed(stream), &Cow::Borrowed(sender)) = (stream, sender) else {
+            return self.stream_number(stream, sender);
+        };
+        let slot = met_slot(ptr::from_ref(stream).addr());
+        if let Some((met, of, number)) = self.streams_met[slot]
+            && ptr::eq(met, stream)
+            && ptr::eq(of, sender)
+        {
+            return number;
+        }
+        let number = self.stream_number(stream, sender);
+        self.streams_met[slot] = Some((stream, sender, number));
+        number
+    }
+
+    fn stream_number(&mut self, stream: &Stream, sender: &str) -> u16 {
+        let parts = [
+            self.text(&stream.tenant),
+            self.text(&stream.campaign),
+            self.text(sender),
+            u16::from(stream.class == Class::Transactional),
+        ];
+        let next = self.stream_numbers.len() as u16;
+        *self.stream_numbers.entry(parts).or_insert_with(|| {
+            parts.iter().for_each(|part| self.streams.extend_from_slice(&part.to_le_bytes()));
+            next
+        })
+    }
+
+    /// The number of a text that others may share.
+    fn shared_text(&mut self, text: &'a str) -> u16 {
+        let slot = met_slot(text.as_ptr().addr());
+        if let Some((met, number)) = self.texts_met[slot]
+            && ptr::eq(met, text)
+        {
+            return number;
+        }
+        let number = self.text(text);
+        self.texts_met[slot] = Some((text, number));
+        number
+    }
+
     /// The number of a text.
     fn text(&mut self, text: &str) -> u16 {
         if let Some(number) = self.text_numbers.get(text) {
@@ -127,6 +183,11 @@ impl Items {
         tables.iter().for_each(|table| payload.extend_from_slice(table));
         payload
     }
+}
+
+/// Where a text or stream at an address is looked for: allocations begin at multiples of 16.
+fn met_slot(address: usize) -> usize {
+    (address >> 4) % MET
 }
 
 /// What a payload holds.
@@ -270,9 +331,13 @@ fn is_place(place: &Location) -> bool {
 /// Writes what `payload` says anew; `None` where it makes no sense. What is written reads the same.
 pub fn rewrite(payload: &[u8]) -> Option<Vec<u8>> {
     let read = Read::new(payload).ok()?;
-    let mut items = Items::default();
-    read.places.iter().for_each(|(id, place)| items.add_place(*id, *place));
-    read.visit(|outline| items.add(&outline)).ok()?;
+    let places = read.places.clone();
+    // They outlive `read`, whose streams they name.
+    let mut outlines = Vec::new();
+    read.visit(|outline| outlines.push(outline.into_owned())).ok()?;
+    let mut items = Items::new();
+    places.iter().for_each(|(id, place)| items.add_place(*id, *place));
+    outlines.iter().for_each(|outline| items.add(outline));
     Some(items.into_payload())
 }
 
@@ -288,6 +353,8 @@ const CHANGED: u8 = 32;
 const DELAY_NOTIFIED: u8 = 64;
 /// Of the message, with each of its tasks.
 const ASKS_FOR_DELAYS: u8 = 128;
+/// Texts and streams that are found by their addresses.
+const MET: usize = 64;
 /// A payload is full from here on.
 const ITEMS_BYTES: usize = 60 * 1024;
 
@@ -349,7 +416,7 @@ mod tests {
     }
 
     fn payload() -> Vec<u8> {
-        let mut items = Items::default();
+        let mut items = Items::new();
         items.add_place(3, place(8));
         outlines().iter().for_each(|outline| items.add(outline));
         items.into_payload()
@@ -371,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_message_like_others_costs_fifty_bytes() {
-        let mut items = Items::default();
+        let mut items = Items::new();
         let mut count = 0;
         while !items.is_full() {
             items.add(&Outline { id: count, ..outlines()[0].clone() });

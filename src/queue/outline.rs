@@ -104,6 +104,20 @@ impl<'a> Outline<'a> {
             tasks,
         }
     }
+
+    /// The same with texts of its own.
+    pub fn into_owned(self) -> Outline<'static> {
+        let tasks = self
+            .tasks
+            .into_iter()
+            .map(|task| TaskOutline { domain: Cow::Owned(task.domain.into_owned()), ..task });
+        Outline {
+            stream: Cow::Owned(self.stream.into_owned()),
+            sender: Cow::Owned(self.sender.into_owned()),
+            tasks: tasks.collect(),
+            ..self
+        }
+    }
 }
 
 fn asks_for_delays(envelope: &Envelope) -> bool {

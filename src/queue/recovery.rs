@@ -380,7 +380,7 @@ mod tests {
         visit(&mut before, kind::ENVELOPE, 1, 0, &envelope(0));
         visit(&mut before, kind::ENVELOPE, 2, 0, &envelope(3));
         visit(&mut before, kind::STATE, 2, 1, &state(codec::RecipientState::Delayed, 1));
-        let mut items = items::Items::default();
+        let mut items = items::Items::new();
         let index = &before.index;
         index.visit_messages(0, u32::MAX, |slot, _| items.add(&index.outline(slot)));
         let payload = items.into_payload();

@@ -16,13 +16,14 @@ use crate::{source, stop};
 /// Fills a queue that cannot be delivered, restarts the server on it, and lets it go.
 ///
 /// (a) Messages are relayed to a sink that is up. (b) The queue fills with messages for dead and
-/// slow sinks, in slices by the same source; the first slice finds it empty. (c) The server is
-/// stopped and started, then killed and started. (d) The sinks recover, the operator has everything
-/// retried at once, and the queue drains.
+/// slow sinks, in slices by the same source. Between them, every now and then, another server with
+/// an empty queue is started, takes as many for the same sinks, and is thrown away. (c) The server
+/// is stopped and started, then killed and started. (d) The sinks recover, the operator has
+/// everything retried at once, and the queue drains.
 ///
-/// accept_rate_ratio: acceptances a second behind the first slice over those of the first, both
-/// without deliveries. accept_cpu_ratio: the same of the server's CPU a message, which other work
-/// on the machine disturbs less. index_bytes_per_message: the server's own count, if it has one.
+/// accept_rate_ratio: acceptances a second of the slices right before and after an empty server's
+/// over its own, the median of all such pairs; accept_rate_ratios shows them in the order in which
+/// the queue grows. accept_cpu_ratio: the same of CPU a message. index_bytes_per_message: the server's own count, if it has one.
 /// rss_bytes_per_message: growth of resident memory while the queue fills, caches included;
 /// rss_bytes_per_message_restarted: after a restart, over a server without a queue.
 /// restart_s: from exec to the greeting. drain_rate_ratio: of the whole drain over the direct relay
@@ -69,7 +70,9 @@ struct Report {
     accept_rate_empty: f64,
     accept_rate_backlog: f64,
     accept_rate_ratio: Option<f64>,
+    accept_rate_ratios: Vec<f64>,
     accept_rate_of_slices: Vec<u64>,
+    accept_rate_of_empty: Vec<u64>,
     accept_cpu_us_empty: f64,
     accept_cpu_us_backlog: f64,
     accept_cpu_ratio: Option<f64>,
@@ -116,8 +119,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let plans = [Mode::Normal, options.dead, Mode::Slow(options.slow_delay)];
     let plans = plans.map(|mode| SinkPlan { mode, ..SinkPlan::default() });
     let stage = Stage::new(&options.stage, "backlog", plans.into())?;
-    let routes = [("direct.test", DIRECT), ("dead.test", DEAD), ("slow.test", SLOW)];
-    let server = stage.server(&routes, options.retry_wait, |_| {})?;
+    let server = stage.server(&ROUTES, options.retry_wait, |_| {})?;
     let mut run = Run { options, stage, server, report: Report::default() };
     run.report.messages = run.options.messages;
     run.report.domains = run.options.domains / 2 * 2;
@@ -178,33 +180,22 @@ impl Run {
         eprintln!("queueing {messages} messages for dead and slow sinks");
         let relayed_before = self.stage.sinks.all_totals().recipients;
         let mut sent = 0;
-        let (mut seconds, mut cpu_us, mut p99s) = (0.0, 0.0, Vec::new());
+        let (mut slices, mut pairs) = (Vec::new(), Vec::new());
         while sent < messages {
             let count = slice.min(messages - sent);
-            let cpu = self.server.group.cpu();
-            let source =
-                self.inject(&format!("slice-{sent}"), &["dead.test", "slow.test"], count, sent)?;
-            let cpu = self.server.group.cpu() - cpu;
-            self.report.accept_rate_of_slices.push(source.accepted_per_s as u64);
-            if sent == 0 {
-                self.report.accept_rate_empty = source.accepted_per_s;
-                self.report.accept_cpu_us_empty = micros(cpu) / count as f64;
-                self.report.accept_p99_us_empty = source.end_of_data.p99_us;
-            } else {
-                seconds += source.seconds;
-                cpu_us += micros(cpu);
-                p99s.push(source.end_of_data.p99_us);
-            }
+            let first = self.slice(None, count, sent)?;
             sent += count;
+            slices.push(first);
+            if slices.len() as u64 % SLICES_A_PAIR == 0 && sent < messages {
+                let other = self.empty_server(slice)?;
+                let count = slice.min(messages - sent);
+                let second = self.slice(None, count, sent)?;
+                sent += count;
+                slices.push(second);
+                pairs.push((first, other, second));
+            }
         }
-        let behind_first = messages.saturating_sub(slice) as f64;
-        self.report.accept_rate_backlog = behind_first / f64::max(seconds, 1e-6);
-        self.report.accept_cpu_us_backlog = cpu_us / behind_first.max(1.0);
-        p99s.sort_unstable();
-        self.report.accept_p99_us_backlog = p99s.get(p99s.len() / 2).copied().unwrap_or(0);
-        let report = &mut self.report;
-        report.accept_rate_ratio = ratio(report.accept_rate_backlog, report.accept_rate_empty);
-        report.accept_cpu_ratio = ratio(report.accept_cpu_us_backlog, report.accept_cpu_us_empty);
+        self.report.accept(&slices, &pairs);
         std::thread::sleep(CALM);
         let relayed = self.stage.sinks.all_totals().recipients - relayed_before;
         self.report.relayed_while_queueing = relayed;
@@ -214,6 +205,37 @@ impl Run {
         let grown = self.server.resident_bytes().saturating_sub(empty_bytes);
         self.report.rss_bytes_per_message = grown as f64 / queued;
         Ok(())
+    }
+
+    /// The same for a server whose queue is empty, while the other one looks after its own.
+    fn empty_server(&mut self, messages: u64) -> Result<Slice, Failure> {
+        let mut other = self.stage.other_server(&ROUTES, self.options.retry_wait)?;
+        other.start()?;
+        let slice = self.slice(Some(&other), messages, OTHER_SEQUENCE)?;
+        other.kill()?;
+        self.stage.remove_other()?;
+        Ok(slice)
+    }
+
+    /// Messages for sinks that take none, to the server or to the `other` one.
+    fn slice(&mut self, other: Option<&Server>, count: u64, first: u64) -> Result<Slice, Failure> {
+        let name = if other.is_some() { "other".to_owned() } else { format!("slice-{first}") };
+        let mut injection = self.injection(&name, &["dead.test", "slow.test"], count, first);
+        injection.is_thrown_away = other.is_some();
+        let server = other.unwrap_or(&self.server);
+        if other.is_some() {
+            // What first messages and a small pool of segments cost is not the matter here.
+            let warm_up = Injection { messages: WARM_UP_OTHER, ..injection.clone() };
+            self.stage.inject(server, &warm_up)?;
+        }
+        let cpu = server.group.cpu();
+        let source = self.stage.inject(server, &injection)?;
+        let cpu = server.group.cpu() - cpu;
+        Ok(Slice {
+            rate: source.accepted_per_s,
+            cpu_us: micros(cpu) / count as f64,
+            p99_us: source.end_of_data.p99_us,
+        })
     }
 
     /// (c) In order, and as after a crash.
@@ -300,15 +322,25 @@ impl Run {
         messages: u64,
         first_sequence: u64,
     ) -> Result<source::Report, Failure> {
-        let injection = Injection {
+        let injection = self.injection(name, domains, messages, first_sequence);
+        self.stage.inject(&self.server, &injection)
+    }
+
+    fn injection(
+        &self,
+        name: &str,
+        domains: &[&str],
+        messages: u64,
+        first_sequence: u64,
+    ) -> Injection {
+        Injection {
             name: name.to_owned(),
             messages,
             first_sequence,
             domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
             domain_count: (self.options.domains / 2).max(1),
             ..Injection::default()
-        };
-        self.stage.inject(&self.server, &injection)
+        }
     }
 
     fn wait_drained(&mut self) -> Result<Drain, Failure> {
@@ -317,7 +349,39 @@ impl Run {
     }
 }
 
+/// How a slice of messages was accepted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    /// Acceptances a second.
+    rate: f64,
+    /// The server's CPU a message.
+    cpu_us: f64,
+    p99_us: u64,
+}
+
 impl Report {
+    /// How messages were accepted: each of `pairs` is a slice, an empty server's, and a slice.
+    fn accept(&mut self, slices: &[Slice], pairs: &[(Slice, Slice, Slice)]) {
+        self.accept_rate_of_slices = slices.iter().map(|slice| slice.rate as u64).collect();
+        self.accept_rate_of_empty = pairs.iter().map(|(_, empty, _)| empty.rate as u64).collect();
+        let beside = |of: fn(&Slice) -> f64| {
+            let mean = move |(one, _, two): &(Slice, Slice, Slice)| (of(one) + of(two)) / 2.0;
+            let ratios = pairs.iter().map(move |pair| mean(pair) / of(&pair.1).max(1e-6));
+            let medians =
+                (median(pairs.iter().map(mean)), median(pairs.iter().map(|it| of(&it.1))));
+            (ratios.collect::<Vec<f64>>(), medians)
+        };
+        let (ratios, (backlog, empty)) = beside(|slice| slice.rate);
+        self.accept_rate_ratio = (!ratios.is_empty()).then(|| median(ratios.iter().copied()));
+        self.accept_rate_ratios = ratios;
+        (self.accept_rate_backlog, self.accept_rate_empty) = (backlog, empty);
+        let (ratios, (backlog, empty)) = beside(|slice| slice.cpu_us);
+        self.accept_cpu_ratio = (!ratios.is_empty()).then(|| median(ratios.into_iter()));
+        (self.accept_cpu_us_backlog, self.accept_cpu_us_empty) = (backlog, empty);
+        let (_, (backlog, empty)) = beside(|slice| slice.p99_us as f64);
+        (self.accept_p99_us_backlog, self.accept_p99_us_empty) = (backlog as u64, empty as u64);
+    }
+
     /// What had to hold and did not, in words; loss and what was missing after a restart are there.
     fn judge(&mut self) {
         let restart_s_max = RESTART_S_MAX * (self.messages as f64 / MILLION).max(1.0);
@@ -349,9 +413,11 @@ impl Report {
     }
 }
 
-/// `None` where one of them was not measured.
-fn ratio(value: f64, base: f64) -> Option<f64> {
-    (value > 0.0 && base > 0.0).then(|| value / base)
+/// 0 of nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn micros(duration: Duration) -> f64 {
@@ -362,13 +428,19 @@ fn micros(duration: Duration) -> f64 {
 const DIRECT: usize = 0;
 const DEAD: usize = 1;
 const SLOW: usize = 2;
+const ROUTES: [(&str, usize); 3] =
+    [("direct.test", DIRECT), ("dead.test", DEAD), ("slow.test", SLOW)];
 /// The queue fills in that many steps; the rate of each is shown.
 const SLICES: u64 = 20;
+/// After so many slices comes an empty server, and then the slice that it is compared with too.
+const SLICES_A_PAIR: u64 = 3;
 const MESSAGES_MIN: u64 = 1_000;
 const DIRECT_MIN: u64 = 10_000;
 const WARM_UP_MESSAGES: u64 = 1_000;
 const WARM_UP_SEQUENCE: u64 = 1 << 40;
 const DIRECT_SEQUENCE: u64 = 1 << 41;
+const OTHER_SEQUENCE: u64 = 3 << 40;
+const WARM_UP_OTHER: u64 = 2_000;
 const _: () = assert!(DIRECT_SEQUENCE < SEQUENCE_END / 2);
 /// From exec to the greeting, for each million of messages.
 const RESTART_S_MAX: f64 = 2.0;

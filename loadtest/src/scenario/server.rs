@@ -23,12 +23,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Writes the configuration beside the logs; does not start yet.
+    /// Writes the configuration beside the logs; does not start yet. Its CPU is counted by `group`.
     pub fn new(
         program: PathBuf,
         directory: &Path,
         address: SocketAddr,
         metrics: SocketAddr,
+        group: &str,
         config_text: &str,
     ) -> Result<Self, Failure> {
         let config = directory.join("ringpost.toml");
@@ -36,7 +37,7 @@ impl Server {
             Failure::cannot_create(format!("cannot write {}: {error}", config.display()))
         })?;
         let log = directory.join("server.log");
-        let group = Group::new("scenario");
+        let group = Group::new(group);
         Ok(Self { address, group, program, config, log, metrics, process: None })
     }
 

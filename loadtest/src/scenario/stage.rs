@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,8 @@ pub struct Injection {
     /// Messages a second; as fast as the server takes them by default.
     pub rate: Option<f64>,
     pub fields: Vec<String>,
+    /// Goes to a server that is thrown away with its queue: nobody is owed anything.
+    pub is_thrown_away: bool,
 }
 
 /// A scenario under way.
@@ -132,12 +134,48 @@ impl Stage {
         retry_wait: Duration,
         more: impl FnOnce(&mut Plan<'_>),
     ) -> Result<Server, Failure> {
+        self.server_in("scenario", &self.directory, routes, retry_wait, more)
+    }
+
+    /// Another server, with a queue of its own. `remove_other` throws it away.
+    pub fn other_server(
+        &self,
+        routes: &[(&str, usize)],
+        retry_wait: Duration,
+    ) -> Result<Server, Failure> {
+        let directory = self.other_directory();
+        fs::create_dir_all(&directory).map_err(|error| {
+            Failure::cannot_create(format!("cannot make {}: {error}", directory.display()))
+        })?;
+        self.server_in("other", &directory, routes, retry_wait, |_| {})
+    }
+
+    /// Removes the queue of the other server, which was stopped.
+    pub fn remove_other(&self) -> Result<(), Failure> {
+        let directory = self.other_directory();
+        fs::remove_dir_all(&directory).map_err(|error| {
+            Failure::system(format!("cannot remove {}: {error}", directory.display()))
+        })
+    }
+
+    fn other_directory(&self) -> PathBuf {
+        self.directory.join("other")
+    }
+
+    fn server_in(
+        &self,
+        group: &str,
+        directory: &Path,
+        routes: &[(&str, usize)],
+        retry_wait: Duration,
+        more: impl FnOnce(&mut Plan<'_>),
+    ) -> Result<Server, Failure> {
         let program = server_program(self.options.server.as_deref())?;
         let (address, metrics) = (child::free_address()?, child::free_address()?);
-        let directory = self.directory.display().to_string();
+        let text = directory.display().to_string();
         let routes = routes.iter().map(|(domain, sink)| (*domain, self.addresses[*sink])).collect();
         let mut plan = Plan {
-            directory: &directory,
+            directory: &text,
             address,
             metrics,
             routes,
@@ -147,7 +185,7 @@ impl Stage {
             stream_fields: false,
         };
         more(&mut plan);
-        Server::new(program, &self.directory, address, metrics, &plan.write())
+        Server::new(program, directory, address, metrics, group, &plan.write())
     }
 
     /// Sends messages until the last one is answered; what was accepted is owed from then on.
@@ -173,7 +211,9 @@ impl Stage {
             ..source::Options::to(server.address)
         };
         let report = source::send_all(&options)?;
-        self.accepted.push(record);
+        if !injection.is_thrown_away {
+            self.accepted.push(record);
+        }
         check_stop()?;
         if report.totals.accepted < injection.messages {
             let refusal = report.refusals.values().map(|refusal| refusal.first.clone()).next();
