@@ -189,8 +189,8 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Stats { place, json } => {
             let mut shards = Vec::new();
             ask(place, &Request::QueueStats, &mut |line| {
-                if let Line::Stats { stats, .. } = line {
-                    shards.push(stats);
+                if let Line::Stats { shard, stats } = line {
+                    shards.push(OfShard { shard, stats });
                 }
                 Ok(())
             })?;
@@ -277,9 +277,17 @@ pub fn show_page(message: &QueuedMessage, now_ms: u64) -> String {
     text
 }
 
-fn add_up(shards: &[QueueStats]) -> QueueStats {
+/// A row of the table.
+#[derive(serde::Serialize)]
+struct OfShard {
+    shard: usize,
+    #[serde(flatten)]
+    stats: QueueStats,
+}
+
+fn add_up(shards: &[OfShard]) -> QueueStats {
     let mut total = QueueStats::default();
-    for it in shards {
+    for it in shards.iter().map(|it| &it.stats) {
         total.messages += it.messages;
         total.tasks += it.tasks;
         total.ready += it.ready;
@@ -288,11 +296,11 @@ fn add_up(shards: &[QueueStats]) -> QueueStats {
         total.held += it.held;
         total.kept_bytes += it.kept_bytes;
     }
-    total.oldest_ms = shards.iter().filter_map(|it| it.oldest_ms).min();
+    total.oldest_ms = shards.iter().filter_map(|it| it.stats.oldest_ms).min();
     total
 }
 
-fn stats_table(shards: &[QueueStats], total: &QueueStats, now_ms: u64) -> String {
+fn stats_table(shards: &[OfShard], total: &QueueStats, now_ms: u64) -> String {
     let mut text = format!(
         "{:<6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}\n",
         "SHARD", "MESSAGES", "TASKS", "READY", "IN FLIGHT", "DELAYED", "HELD", "CACHED", "OLDEST"
@@ -311,8 +319,8 @@ fn stats_table(shards: &[QueueStats], total: &QueueStats, now_ms: u64) -> String
             size(it.kept_bytes as u64),
         );
     };
-    for (shard, it) in shards.iter().enumerate() {
-        row(&shard.to_string(), it);
+    for it in shards {
+        row(&it.shard.to_string(), &it.stats);
     }
     row("all", total);
     text
@@ -372,7 +380,7 @@ mod tests {
     fn shards_add_up() {
         let one = QueueStats { messages: 2, oldest_ms: Some(5_000), ..QueueStats::default() };
         let two = QueueStats { messages: 3, kept_bytes: 20 << 10, ..QueueStats::default() };
-        let shards = [one, two];
+        let shards = [OfShard { shard: 0, stats: one }, OfShard { shard: 3, stats: two }];
         let table = stats_table(&shards, &add_up(&shards), 65_000);
         let last: Vec<&str> = table.lines().last().expect("rows").split_whitespace().collect();
         assert_eq!(last, ["all", "5", "0", "0", "0", "0", "0", "20KiB", "60s"]);

@@ -33,18 +33,6 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
     let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
-    if let Some(orphan) = orphan_shard(&config.data_dir, bound.shard_count()) {
-        let shard_count = bound.shard_count();
-        return Err(Failure::new(
-            Exit::Config,
-            format!(
-                "{} holds a journal of shard {orphan}, but [shards] makes {shard_count}: mail in \
-                 it would wait for ever; set shards.count to {} at least",
-                config.data_dir.display(),
-                orphan + 1,
-            ),
-        ));
-    }
     drop_privileges(identity.as_ref())?;
     let suspensions = Arc::new(load_suspensions(&config.data_dir)?);
     let (writer, log) = LogWriter::start(config.log.path.clone()).map_err(|error| {
@@ -161,16 +149,6 @@ fn check_unused(address: SocketAddr, end_by: Instant) -> io::Result<()> {
     }
 }
 
-/// The highest shard that has a journal and would not be started.
-fn orphan_shard(data_dir: &Path, shard_count: usize) -> Option<usize> {
-    let entries = fs::read_dir(data_dir).ok()?;
-    let shards = entries.filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        name.to_str()?.strip_prefix("shard-")?.parse().ok()
-    });
-    shards.filter(|shard| *shard >= shard_count).max()
-}
-
 /// What an operator suspended. Without it nothing starts: mail that is to wait would go out.
 fn load_suspensions(data_dir: &Path) -> Result<StandingOrders, Failure> {
     control::load_suspensions(data_dir).map_err(|error| {
@@ -221,9 +199,11 @@ fn bind_exit(error: &io::Error) -> Exit {
 }
 
 fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&Path>) {
-    for (shard, opened) in shards.opened().iter().enumerate() {
+    for (shard, opened) in shards.opened() {
         if opened.message_count > 0 {
-            eprintln!("ringpost: shard {shard}: {} messages queued", opened.message_count);
+            let role =
+                if *shard < cores.len() { "" } else { "; it delivers them and accepts none" };
+            eprintln!("ringpost: shard {shard}: {} messages queued{role}", opened.message_count);
         }
         if opened.malformed_count > 0 || !opened.recovery.rot.is_empty() {
             eprintln!(
@@ -233,7 +213,7 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
             );
         }
     }
-    for (shard, opened) in shards.opened().iter().enumerate() {
+    for (shard, opened) in shards.opened() {
         if opened.recovery.is_degraded {
             eprintln!(
                 "ringpost: shard {shard}: DEGRADED START: both checkpoints are unreadable; {} \
@@ -291,17 +271,6 @@ const FILES_ADVISED_MIN: u64 = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_journal_without_a_shard_is_noticed() {
-        let directory = tempfile::tempdir().expect("a directory");
-        for name in ["shard-00", "shard-07", "shard-x", "other"] {
-            fs::create_dir(directory.path().join(name)).expect("made");
-        }
-        assert_eq!(orphan_shard(directory.path(), 8), None);
-        assert_eq!(orphan_shard(directory.path(), 2), Some(7));
-        assert_eq!(orphan_shard(&directory.path().join("missing"), 2), None);
-    }
 
     #[test]
     fn the_hints_name_the_addresses_of_the_embedded_default() {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -13,19 +12,24 @@ use crate::shard::{self, Memo};
 
 /// The way to the shards.
 pub trait Shards: Send + Sync {
-    fn count(&self) -> usize;
+    /// Their numbers, which queue ids name too, in ascending order. Some may be missing.
+    fn numbers(&self) -> Vec<usize>;
 
-    /// Never waits; gives the question back when the inbox of `shard` (0-based) is full.
+    /// Never waits; gives the question back when the inbox of the shard with this number is full,
+    /// or when there is none.
     fn ask(&self, shard: usize, ask: Ask) -> Result<(), Ask>;
 }
 
-impl Shards for Vec<InboxSender<Memo>> {
-    fn count(&self) -> usize {
-        self.len()
+impl Shards for Vec<(usize, InboxSender<Memo>)> {
+    fn numbers(&self) -> Vec<usize> {
+        self.iter().map(|(number, _)| *number).collect()
     }
 
     fn ask(&self, shard: usize, ask: Ask) -> Result<(), Ask> {
-        shard::ask_through(&self[shard], ask)
+        match self.iter().find(|(number, _)| *number == shard) {
+            Some((_, sender)) => shard::ask_through(sender, ask),
+            None => Err(ask),
+        }
     }
 }
 
@@ -82,43 +86,46 @@ pub fn ask_one<T>(
     wait(&answer, shard, time_max)
 }
 
-/// Asks all shards at once; the answers are in shard order.
+/// Asks all shards at once; the answers are in shard order, each with the shard's number.
 pub fn ask_all<T>(
     shards: &dyn Shards,
     time_max: Duration,
     make: impl Fn(Sender<T>) -> Ask,
-) -> Vec<Result<T, AskError>> {
+) -> Vec<(usize, Result<T, AskError>)> {
     let start = Instant::now();
-    let asked: Vec<_> = (0..shards.count())
-        .map(|shard| {
-            let (reply, answer) = mpsc::channel();
-            let left = time_max.saturating_sub(start.elapsed());
-            tell(shards, shard, make(reply), left).map(|()| answer)
-        })
-        .collect();
-    let answers = asked.into_iter().enumerate().map(|(shard, asked)| {
+    let asked = shards.numbers().into_iter().map(|shard| {
+        let (reply, answer) = mpsc::channel();
         let left = time_max.saturating_sub(start.elapsed());
-        wait(&asked?, shard, left).map_err(|error| match error {
-            AskError::Silent { .. } => AskError::Silent { shard, waited: time_max },
-            error => error,
-        })
+        (shard, tell(shards, shard, make(reply), left).map(|()| answer))
+    });
+    // All are asked before the first is waited for.
+    let asked: Vec<_> = asked.collect();
+    let answers = asked.into_iter().map(|(shard, asked)| {
+        let left = time_max.saturating_sub(start.elapsed());
+        let answer = asked.and_then(|asked| {
+            wait(&asked, shard, left).map_err(|error| match error {
+                AskError::Silent { .. } => AskError::Silent { shard, waited: time_max },
+                error => error,
+            })
+        });
+        (shard, answer)
     });
     answers.collect()
 }
 
-/// Gives each of `shards` an order whose progress comes over one channel, and calls `on_progress`
+/// Gives each shard of `numbers` an order whose progress comes over one channel, and calls `on_progress`
 /// with the sums as they grow. Each must be heard of within `silence_max` again and again; an error
 /// of `on_progress` ends the order.
 pub fn follow<E: From<AskError>>(
     shards: &dyn Shards,
-    numbers: Range<usize>,
+    numbers: &[usize],
     silence_max: Duration,
     make: impl Fn(Sender<Progress>) -> Ask,
     mut on_progress: impl FnMut(Steered) -> Result<(), E>,
 ) -> Result<Steered, E> {
     let (reply, answers) = mpsc::channel();
-    for shard in numbers.clone() {
-        tell(shards, shard, make(reply.clone()), silence_max)?;
+    for shard in numbers {
+        tell(shards, *shard, make(reply.clone()), silence_max)?;
     }
     drop(reply);
     let mut last: HashMap<usize, Progress> = HashMap::new();
@@ -126,7 +133,7 @@ pub fn follow<E: From<AskError>>(
         let is_open = |shard: &usize| !last.get(shard).is_some_and(|last| last.finished);
         let sum = |part: fn(&Steered) -> usize| last.values().map(|it| part(&it.steered)).sum();
         let all = Steered { matched: sum(|it| it.matched), done: sum(|it| it.done) };
-        let Some(shard) = numbers.clone().find(is_open) else { return Ok(all) };
+        let Some(shard) = numbers.iter().copied().find(is_open) else { return Ok(all) };
         on_progress(all)?;
         let progress = wait(&answers, shard, silence_max)?;
         last.insert(progress.shard, progress);
@@ -156,8 +163,8 @@ pub mod fake {
     }
 
     impl Shards for FakeShards {
-        fn count(&self) -> usize {
-            self.0.len()
+        fn numbers(&self) -> Vec<usize> {
+            (0..self.0.len()).collect()
         }
 
         fn ask(&self, shard: usize, ask: Ask) -> Result<(), Ask> {
@@ -190,9 +197,9 @@ mod tests {
         });
         let answers = ask_all(&shards, Duration::from_millis(200), Ask::QueueStats);
         answering.join().expect("no panic");
-        assert_eq!(answers[0].as_ref().map(|it| it.messages), Ok(5));
-        assert_eq!(answers[1], Err(AskError::Gone { shard: 1 }));
-        assert_eq!(answers[2], Err(AskError::Full { shard: 2 }));
+        assert_eq!(answers[0].1.as_ref().map(|it| it.messages), Ok(5));
+        assert_eq!(answers[1].1, Err(AskError::Gone { shard: 1 }));
+        assert_eq!(answers[2].1, Err(AskError::Full { shard: 2 }));
     }
 
     #[test]
@@ -218,7 +225,7 @@ mod tests {
             // Their ends of the channel stay until all are done.
             let answering: Vec<_> = answering.collect();
             let mut heard = Vec::new();
-            let followed = follow(&shards, 0..2, Duration::from_millis(300), order, |it| {
+            let followed = follow(&shards, &[0, 1], Duration::from_millis(300), order, |it| {
                 heard.push(it.matched);
                 Ok(())
             });

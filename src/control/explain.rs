@@ -82,7 +82,7 @@ fn in_words(matched: Matched, domain: &str) -> String {
 pub(super) fn answer(subject: &str, control: &Control, out: &mut Out) -> Result<(), Stop> {
     let config = control.config();
     let id = subject.parse().ok().filter(|id: &QueueId| {
-        id.node == config.node && usize::from(id.shard) < control.shards.count()
+        id.node == config.node && control.shards.numbers().contains(&id.shard.into())
     });
     let Some(id) = id else {
         let domain = subject.to_ascii_lowercase();

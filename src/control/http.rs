@@ -122,11 +122,8 @@ fn respond(head: &[u8], scrape: impl FnOnce() -> String) -> Response {
 /// Everything that is counted. A shard that does not answer is reported as down.
 fn scrape(control: &Control) -> String {
     let answers = asking::ask_all(&*control.shards, ANSWER_WAIT, Ask::Snapshot);
-    let snapshots: Vec<(usize, Snapshot)> = answers
-        .into_iter()
-        .enumerate()
-        .filter_map(|(shard, answer)| Some((shard, answer.ok()?)))
-        .collect();
+    let snapshots: Vec<(usize, Snapshot)> =
+        answers.into_iter().filter_map(|(shard, answer)| Some((shard, answer.ok()?))).collect();
     let mut text = metrics::render(&snapshots);
     render_up(&mut text, &*control.shards, &snapshots);
     let durable = control.config().journal.durability != Durability::None;
@@ -156,7 +153,7 @@ fn render_up(text: &mut String, shards: &dyn Shards, snapshots: &[(usize, Snapsh
     let name = "ringpost_shard_up";
     let _ = writeln!(text, "# HELP {name} Whether the shard answered this scrape.");
     let _ = writeln!(text, "# TYPE {name} gauge");
-    for shard in 0..shards.count() {
+    for shard in shards.numbers() {
         let up = snapshots.iter().any(|(answered, _)| *answered == shard);
         let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", u8::from(up));
     }

@@ -164,7 +164,7 @@ impl Control {
         let merged = Arc::new(merged);
         // From here on the new one counts: a shard that misses it gets it by the next reload.
         state.config = merged.clone();
-        for shard in 0..self.shards.count() {
+        for shard in self.shards.numbers() {
             asking::tell(&*self.shards, shard, Ask::Reload(merged.clone()), ANSWER_WAIT)
                 .map_err(ReloadError::Shard)?;
         }
@@ -197,7 +197,7 @@ impl Control {
         if let Err(error) = started {
             eprintln!("ringpost: stopping without a deadline: {error}");
         }
-        for shard in 0..self.shards.count() {
+        for shard in self.shards.numbers() {
             let told = asking::tell(&*self.shards, shard, Ask::Drain { time_max }, time_max);
             if let Err(error) = told {
                 eprintln!("ringpost: {error}");
@@ -222,7 +222,7 @@ impl Control {
         let result = change(&mut changed)?;
         standing::save(&self.config().data_dir, &changed).map_err(StandError::NotSaved)?;
         *standing = Arc::new(changed);
-        let told = (0..self.shards.count()).map(|shard| {
+        let told = self.shards.numbers().into_iter().map(|shard| {
             asking::tell(&*self.shards, shard, Ask::Suspend(standing.clone()), ANSWER_WAIT)
         });
         // Whoever hears nothing is told with the next change, or reads the file at the next start.

@@ -30,8 +30,8 @@ pub fn steer(
         flows: which.mail.parse().map_err(Stop::Refused)?,
     });
     let shards = match id {
-        Some(id) => usize::from(id.shard)..usize::from(id.shard) + 1,
-        None => 0..control.shards.count(),
+        Some(id) => vec![usize::from(id.shard)],
+        None => control.shards.numbers(),
     };
     let mode = if dry_run { Mode::Count } else { Mode::CarryOut };
     let order_of = parse_order(order).map_err(Stop::Refused)?;
@@ -41,7 +41,7 @@ pub fn steer(
             let (selection, order) = (selection.clone(), order_of);
             Ask::QueueSteer { selection, order, mode, reply }
         };
-        asking::follow(&*control.shards, shards.clone(), SILENCE_MAX, make, |steered| {
+        asking::follow(&*control.shards, &shards, SILENCE_MAX, make, |steered| {
             *progress = steered;
             if shown.elapsed() < SHOW_PERIOD {
                 return Ok(());
@@ -192,9 +192,9 @@ fn count(mail: &Conditions, control: &Control, out: &mut Out) -> Result<(), Stop
         mode: Mode::Count,
         reply,
     };
-    let shards = 0..control.shards.count();
+    let shards = control.shards.numbers();
     let Steered { matched, done } =
-        asking::follow(&*control.shards, shards, SILENCE_MAX, make, |_| Ok::<(), Stop>(()))?;
+        asking::follow(&*control.shards, &shards, SILENCE_MAX, make, |_| Ok::<(), Stop>(()))?;
     Ok(out.line(&Line::Steered { matched, done })?)
 }
 

@@ -187,7 +187,7 @@ fn answer_request(
         }
         Request::QueueStats => {
             let answers = asking::ask_all(&*control.shards, ANSWER_WAIT, Ask::QueueStats);
-            for (shard, stats) in answers.into_iter().enumerate() {
+            for (shard, stats) in answers {
                 out.line(&Line::Stats { shard, stats: stats? })?;
             }
             Ok(())
@@ -196,7 +196,7 @@ fn answer_request(
             let mut survey = Survey::new();
             // Each looks at all that it has.
             let make = |reply| Ask::QueueSurvey { by: *by, reply };
-            for of_shard in asking::ask_all(&*control.shards, SURVEY_WAIT, make) {
+            for (_, of_shard) in asking::ask_all(&*control.shards, SURVEY_WAIT, make) {
                 survey::merge(&mut survey, of_shard?);
             }
             let mut rows: Vec<_> = survey.into_iter().collect();
@@ -243,7 +243,8 @@ fn list(
 ) -> Result<(), Stop> {
     let mut left = count_max;
     let first_shard = after.map_or(0, |id| usize::from(id.shard));
-    for shard in first_shard..control.shards.count() {
+    let shards = control.shards.numbers().into_iter().filter(|shard| *shard >= first_shard);
+    for shard in shards {
         let mut after = after.filter(|id| usize::from(id.shard) == shard).map(|id| id.message);
         while left > 0 {
             let count_max = left.min(PAGE_MESSAGES);
@@ -265,7 +266,7 @@ fn list(
 pub(super) fn parse_id(text: &str, control: &Control) -> Result<QueueId, Stop> {
     let id: QueueId = text.parse().map_err(|error| Stop::Refused(format!("{text:?}: {error}")))?;
     let node = control.config().node;
-    if id.node != node || usize::from(id.shard) >= control.shards.count() {
+    if id.node != node || !control.shards.numbers().contains(&id.shard.into()) {
         return Err(Stop::Refused(format!("{id} belongs to another server")));
     }
     Ok(id)

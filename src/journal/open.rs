@@ -89,6 +89,34 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// Numbers of the shards that have a journal below `data_dir`, in ascending order; none where the
+/// directory is not there. An empty directory is no journal.
+pub fn shards_below(data_dir: &Path) -> io::Result<Vec<u16>> {
+    let entries = match std::fs::read_dir(data_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut shards = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY_PREFIX));
+        let number = number.and_then(|number| number.parse().ok());
+        let number = number.filter(|number| *directory_name(*number) == *name);
+        if number.is_some() && std::fs::read_dir(entry.path())?.next().is_some() {
+            shards.extend(number);
+        }
+    }
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+fn directory_name(shard: u16) -> String {
+    format!("{DIRECTORY_PREFIX}{shard:02}")
+}
+
+const DIRECTORY_PREFIX: &str = "shard-";
+
 impl Journal {
     /// Locks the shard's directory, gives what counts to `replay`, and starts.
     ///
@@ -97,7 +125,7 @@ impl Journal {
         config: &JournalConfig,
         replay: &mut dyn Replay,
     ) -> Result<(Journal, Recovery), OpenError> {
-        let directory = config.data_dir.join(format!("shard-{:02}", config.shard));
+        let directory = config.data_dir.join(directory_name(config.shard));
         let io_error = |error| OpenError::Io { path: directory.clone(), error };
         std::fs::create_dir_all(&directory).map_err(io_error)?;
         segment_file::sync_directory(&config.data_dir).map_err(io_error)?;

@@ -59,7 +59,7 @@ impl<'a> Items<'a> {
     }
 
     pub fn add(&mut self, outline: &Outline<'a>) {
-        let stream = self.stream(&outline.stream, &outline.sender);
+        let stream = self.stream(outline);
         let out = &mut self.messages;
         out.extend_from_slice(&outline.id.to_le_bytes());
         out.extend_from_slice(&((outline.since_ms / 1000) as u32).to_le_bytes());
@@ -116,10 +116,11 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// The number of a stream and the domain of its reverse-path.
-    fn stream(&mut self, stream: &Cow<'a, Stream>, sender: &Cow<'a, str>) -> u16 {
-        let (&Cow::Borrowed(stream), &Cow::Borrowed(sender)) = (stream, sender) else {
-            return self.stream_number(stream, sender);
+    /// The number of a message's stream and the domain of its reverse-path.
+    fn stream(&mut self, outline: &Outline<'a>) -> u16 {
+        let (&Cow::Borrowed(stream), &Cow::Borrowed(sender)) = (&outline.stream, &outline.sender)
+        else {
+            return self.stream_number(&outline.stream, &outline.sender);
         };
         let slot = met_slot(ptr::from_ref(stream).addr());
         if let Some((met, of, number)) = self.streams_met[slot]

@@ -21,7 +21,10 @@ use crate::runtime::{clock, log_ring, task};
 
 /// The way to every shard, this one included.
 pub(super) struct Neighbours {
-    pub shard: usize,
+    /// Where this one stands among `senders`.
+    pub place: usize,
+    /// How many of them, the first ones, accept mail.
+    pub serving_count: usize,
     pub senders: Vec<InboxSender<Memo>>,
 }
 
@@ -31,13 +34,18 @@ pub struct Opened {
     pub malformed_count: usize,
     /// Messages that are held because they may be settled.
     pub doubtful_count: usize,
+    /// It accepts mail, or has some to deliver. Otherwise the shard has ended.
+    pub is_needed: bool,
     pub recovery: Recovery,
 }
 
 /// What a shard is given to start with.
 pub(super) struct Start {
     pub config: Arc<Config>,
-    pub neighbours: Neighbours,
+    /// Of its journal, and in its queue ids.
+    pub number: usize,
+    /// It accepts mail; otherwise it only delivers what its journal holds.
+    pub serves: bool,
     pub listeners: Vec<BoundListener>,
     pub inbox: Inbox<Memo>,
     pub log: LogSink,
@@ -46,15 +54,16 @@ pub(super) struct Start {
     pub suspensions: Arc<StandingOrders>,
     /// Told once the journal is open, or why it is not.
     pub opened: Sender<Result<Opened, OpenError>>,
-    /// Rung when every shard's journal is open.
-    pub gate: Inbox<()>,
+    /// Told the others when every shard's journal is open.
+    pub gate: Inbox<Neighbours>,
 }
 
 /// Runs the shard to its end.
 pub(super) async fn run(start: Start) {
     let Start {
         config,
-        neighbours,
+        number,
+        serves,
         listeners,
         mut inbox,
         log,
@@ -63,9 +72,8 @@ pub(super) async fn run(start: Start) {
         opened,
         mut gate,
     } = start;
-    let Neighbours { shard, senders } = neighbours;
     let mut recovered = Recovered::default();
-    let journal_config = journal_config(&config, shard);
+    let journal_config = journal_config(&config, number);
     let result = Journal::open(&journal_config, &mut recovered);
     let (journal, recovery) = match result {
         Ok(result) => result,
@@ -79,11 +87,17 @@ pub(super) async fn run(start: Start) {
         message_count: recovered.message_count(),
         malformed_count: recovered.malformed_count(),
         doubtful_count: recovered.doubtful_count(),
+        is_needed: serves || recovered.message_count() + recovered.malformed_count() > 0,
         recovery,
     };
+    if !report.is_needed {
+        journal.close().await;
+        let _ = opened.send(Ok(report));
+        return;
+    }
     let metrics = Rc::new(Metrics::default());
     let queue = Queue::start(
-        shard as u16,
+        number as u16,
         config.clone(),
         journal.clone(),
         recovered,
@@ -94,11 +108,11 @@ pub(super) async fn run(start: Start) {
     if opened.send(Ok(report)).is_err() {
         return;
     }
-    gate.recv().await;
+    let Neighbours { place, serving_count, senders } = gate.recv().await;
     let shard_count = senders.len();
     let of_delivery = senders.clone();
     let neighbourhood = Neighbourhood {
-        shard,
+        shard: place,
         shard_count,
         send: Rc::new(move |to, memo| of_delivery[to].try_send(Memo::Delivery(memo)).is_ok()),
         records: lease_records,
@@ -111,12 +125,18 @@ pub(super) async fn run(start: Start) {
             Memo::Delivery(_) | Memo::Ask(_) => unreachable!("what was sent comes back"),
         })
     });
-    let reception =
-        Reception::start(config.clone(), queue.clone(), metrics.clone(), shard, shard_count, send);
+    let reception = Reception::start(
+        config.clone(),
+        queue.clone(),
+        metrics.clone(),
+        place,
+        serving_count,
+        send,
+    );
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
         reception.listen(listener.attach(), of_config.stream.clone());
     }
-    let mut this = Shard { shard, config, journal, queue, delivery, reception, metrics };
+    let mut this = Shard { number, config, journal, queue, delivery, reception, metrics };
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
@@ -142,7 +162,7 @@ pub(super) async fn run(start: Start) {
 
 /// One of each.
 struct Shard {
-    shard: usize,
+    number: usize,
     config: Arc<Config>,
     journal: Journal,
     queue: Queue,
@@ -186,7 +206,7 @@ impl Shard {
                     self.delivery.forget_failures();
                 }
                 let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
-                let shard = self.shard;
+                let shard = self.number;
                 task::spawn(async move {
                     let mut next_ms = 0;
                     let go_on = |steered| {
@@ -224,7 +244,7 @@ impl Shard {
         self.queue.checkpoint_at_stop().await;
         self.journal.close().await;
         if !(sessions_gone && connections_gone) {
-            eprintln!("ringpost: shard {}: cut sessions that were still open", self.shard);
+            eprintln!("ringpost: shard {}: cut sessions that were still open", self.number);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use super::run::{self, Neighbours, Opened};
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
 use crate::event::LogSink;
-use crate::journal::OpenError;
+use crate::journal::{self, OpenError};
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
 use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
@@ -136,25 +136,25 @@ impl Bound {
         log: &LogSink,
         suspensions: &Arc<StandingOrders>,
     ) -> Result<Shards, StartError> {
-        let shard_count = self.shard_count();
         let data_dir = self.config.data_dir.clone();
-        std::fs::create_dir_all(&data_dir)
-            .map_err(|error| StartError::DataDir { path: data_dir, error })?;
+        let made = std::fs::create_dir_all(&data_dir);
+        let left_over = made.and_then(|()| self.journals_left_over(&data_dir));
+        let left_over = left_over.map_err(|error| StartError::DataDir { path: data_dir, error })?;
         let lease_records = RecordStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
-        let (senders, inboxes): (Vec<_>, Vec<_>) =
-            (0..shard_count).map(|_| inbox::<Memo>(INBOX_MESSAGES_MAX)).unzip();
+        let serving_count = self.shard_count();
         let cores = self.cores();
-        let mut threads = Vec::new();
-        let mut openings = Vec::new();
-        let mut gates = Vec::new();
-        let of_shard = self.listeners.into_iter().zip(inboxes).enumerate();
-        for (shard, (listeners, memos)) in of_shard {
+        let serving = self.listeners.into_iter().enumerate();
+        let draining = left_over.into_iter().map(|number| (number, Vec::new()));
+        let mut starting = Vec::new();
+        for (number, listeners) in serving.chain(draining) {
             let (opened_sender, opened) = mpsc::channel();
             let (gate_sender, gate) = inbox(1);
+            let (sender, memos) = inbox::<Memo>(INBOX_MESSAGES_MAX);
             let start = run::Start {
                 config: self.config.clone(),
-                neighbours: Neighbours { shard, senders: senders.clone() },
+                number,
+                serves: number < serving_count,
                 listeners,
                 inbox: memos,
                 log: log.clone(),
@@ -163,60 +163,71 @@ impl Bound {
                 opened: opened_sender,
                 gate,
             };
-            let name = format!("shard-{shard}");
-            let thread = executor::spawn(&name, Some(cores[shard]), move || run::run(start))
+            let name = format!("shard-{number}");
+            let core = cores[number % serving_count];
+            let thread = executor::spawn(&name, Some(core), move || run::run(start))
                 .map_err(|error| StartError::Thread { name, error })?;
-            threads.push(thread);
-            openings.push(opened);
-            gates.push(gate_sender);
+            starting.push((Shard { number, sender, thread }, opened, gate_sender));
         }
-        let mut opened_shards = Vec::new();
-        for (shard, opened) in openings.into_iter().enumerate() {
-            let opened = opened.recv().map_err(|_| StartError::Lost { shard })?;
-            opened_shards.push(opened.map_err(|error| StartError::Journal { shard, error })?);
+        let mut shards = Shards { shards: Vec::new(), opened: Vec::new() };
+        let mut gates = Vec::new();
+        for (shard, opened, gate) in starting {
+            let number = shard.number;
+            let opened = opened.recv().map_err(|_| StartError::Lost { shard: number })?;
+            let opened = opened.map_err(|error| StartError::Journal { shard: number, error })?;
+            if opened.is_needed {
+                shards.opened.push((number, opened));
+                shards.shards.push(shard);
+                gates.push(gate);
+            }
         }
         // Reading a long journal takes as long as it takes: only what serves is watched.
         executor::start_watchdog(STALL_MAX)
             .map_err(|error| StartError::Thread { name: "watchdog".into(), error })?;
-        for gate in gates {
+        let senders: Vec<_> = shards.shards.iter().map(|shard| shard.sender.clone()).collect();
+        for (place, gate) in gates.into_iter().enumerate() {
             // A shard that has opened its journal waits at its gate.
-            let _ = gate.try_send(());
+            let senders = senders.clone();
+            let _ = gate.try_send(Neighbours { place, serving_count, senders });
         }
-        Ok(Shards { senders, threads, opened: opened_shards })
+        Ok(shards)
+    }
+
+    /// Shards of an earlier configuration: what is in their journals is owed all the same.
+    fn journals_left_over(&self, data_dir: &Path) -> io::Result<Vec<usize>> {
+        let numbers = journal::shards_below(data_dir)?.into_iter().map(usize::from);
+        Ok(numbers.filter(|number| *number >= self.shard_count()).collect())
     }
 }
 
-/// The running shards, as the control thread sees them.
+struct Shard {
+    number: usize,
+    sender: InboxSender<Memo>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+/// The running shards, as the control thread sees them: those that serve, then those that only
+/// deliver what an earlier configuration left in their journals.
 pub struct Shards {
-    senders: Vec<InboxSender<Memo>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
-    opened: Vec<Opened>,
+    shards: Vec<Shard>,
+    opened: Vec<(usize, Opened)>,
 }
 
 impl Shards {
-    pub fn count(&self) -> usize {
-        self.senders.len()
-    }
-
-    /// What each shard found in its journal.
-    pub fn opened(&self) -> &[Opened] {
+    /// What each shard found in its journal, with its number.
+    pub fn opened(&self) -> &[(usize, Opened)] {
         &self.opened
     }
 
-    /// A handle that other threads can ask through.
-    pub fn senders(&self) -> Vec<InboxSender<Memo>> {
-        self.senders.clone()
-    }
-
-    /// Gives the question back when the shard's inbox is full: ask again later.
-    pub fn ask(&self, shard: usize, ask: Ask) -> Result<(), Ask> {
-        ask_through(&self.senders[shard], ask)
+    /// Numbers, and handles that other threads can ask through.
+    pub fn senders(&self) -> Vec<(usize, InboxSender<Memo>)> {
+        self.shards.iter().map(|shard| (shard.number, shard.sender.clone())).collect()
     }
 
     /// Waits until every shard has drained. An error means that one died.
     pub fn join(self) -> io::Result<()> {
-        for thread in self.threads {
-            thread.join().map_err(|_| io::Error::other("a shard panicked"))??;
+        for shard in self.shards {
+            shard.thread.join().map_err(|_| io::Error::other("a shard panicked"))??;
         }
         Ok(())
     }

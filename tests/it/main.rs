@@ -19,6 +19,7 @@ mod operate;
 mod relay;
 mod replies;
 mod reports;
+mod shards;
 mod start;
 mod steer;
 mod streams;

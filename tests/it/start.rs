@@ -89,14 +89,6 @@ fn a_foreign_data_directory_is_left_as_it_is() {
 }
 
 #[test]
-fn a_journal_that_no_shard_would_open_is_named() {
-    let place = Place::new();
-    std::fs::create_dir_all(place.data_dir().join("shard-03")).expect("made");
-    place.configure(&place.data_dir(), place.address, "[shards]\ncount = 2");
-    place.refuses(78, "holds a journal of shard 3, but [shards] makes 2");
-}
-
-#[test]
 fn a_core_that_is_not_there_is_named() {
     let place = Place::new();
     place.configure(&place.data_dir(), place.address, "[shards]\ncores = [1000]");

@@ -15,7 +15,7 @@ fn run(server: &Server, arguments: &[&str]) -> Output {
 }
 
 /// The lines of JSON that a successful command prints.
-fn ask(server: &Server, arguments: &[&str]) -> Vec<Value> {
+pub fn ask(server: &Server, arguments: &[&str]) -> Vec<Value> {
     let output = run(server, &[arguments, &["--json"]].concat());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{arguments:?}: {text}");
@@ -24,13 +24,13 @@ fn ask(server: &Server, arguments: &[&str]) -> Vec<Value> {
 }
 
 /// (matched, done) of an order.
-fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
+pub fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
     let answer = ask(server, &[&["queue"], arguments].concat());
     let number = |name: &str| answer[0][name].as_u64().expect("a number");
     (number("matched"), number("done"))
 }
 
-fn greeted(server: &Server) -> Client {
+pub fn greeted(server: &Server) -> Client {
     let mut client = server.client();
     client.expect("EHLO client.test", "250");
     client
