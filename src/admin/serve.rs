@@ -172,13 +172,9 @@ fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
         StartError::Bind { error, .. } => bind_exit(error),
         StartError::Core { .. } => Exit::Config,
+        StartError::DataDir { error, .. } => disk_exit(error),
         StartError::Journal { error, .. } => match error {
-            OpenError::Io { error, .. } => match error.kind() {
-                io::ErrorKind::PermissionDenied
-                | io::ErrorKind::ReadOnlyFilesystem
-                | io::ErrorKind::StorageFull => Exit::CannotCreate,
-                _ => Exit::InputOutput,
-            },
+            OpenError::Io { error, .. } => disk_exit(error),
             OpenError::Locked { .. } => Exit::Temporary,
             OpenError::Foreign { .. } | OpenError::Segment { .. } | OpenError::Version { .. } => {
                 Exit::Data
@@ -186,9 +182,17 @@ fn start_failure(error: StartError) -> Failure {
         },
         StartError::Thread { .. } => Exit::System,
         StartError::Lost { .. } => Exit::Software,
-        StartError::DataDir { .. } => Exit::CannotCreate,
     };
     Failure::new(exit, error)
+}
+
+fn disk_exit(error: &io::Error) -> Exit {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::StorageFull => Exit::CannotCreate,
+        _ => Exit::InputOutput,
+    }
 }
 
 fn bind_exit(error: &io::Error) -> Exit {

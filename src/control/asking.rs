@@ -113,9 +113,9 @@ pub fn ask_all<T>(
     answers.collect()
 }
 
-/// Gives each shard of `numbers` an order whose progress comes over one channel, and calls `on_progress`
-/// with the sums as they grow. Each must be heard of within `silence_max` again and again; an error
-/// of `on_progress` ends the order.
+/// Gives each shard of `numbers` an order whose progress comes over one channel, and calls
+/// `on_progress` with the sums as they grow. Each must be heard of within `silence_max` again and
+/// again; an error of `on_progress` ends the order.
 pub fn follow<E: From<AskError>>(
     shards: &dyn Shards,
     numbers: &[usize],

@@ -89,9 +89,9 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Numbers of the shards that have a journal below `data_dir`, in ascending order; none where the
-/// directory is not there. An empty directory is no journal.
-pub fn shards_below(data_dir: &Path) -> io::Result<Vec<u16>> {
+/// Numbers, from `first` on, of the shards that have a journal in `data_dir`, in ascending order;
+/// none where the directory is not there. An empty directory is no journal.
+pub fn shards_from(first: usize, data_dir: &Path) -> io::Result<Vec<usize>> {
     let entries = match std::fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -101,10 +101,12 @@ pub fn shards_below(data_dir: &Path) -> io::Result<Vec<u16>> {
         let entry = entry?;
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY_PREFIX));
-        let number = number.and_then(|number| number.parse().ok());
-        let number = number.filter(|number| *directory_name(*number) == *name);
-        if number.is_some() && std::fs::read_dir(entry.path())?.next().is_some() {
-            shards.extend(number);
+        let number: Option<u16> = number.and_then(|number| number.parse().ok());
+        let Some(number) = number.filter(|number| *directory_name(*number) == *name) else {
+            continue;
+        };
+        if usize::from(number) >= first && std::fs::read_dir(entry.path())?.next().is_some() {
+            shards.push(number.into());
         }
     }
     shards.sort_unstable();
@@ -407,3 +409,24 @@ const SEGMENT_BYTES_MAX: u64 = 65_535 * 4096;
 const SLOTS_MIN: usize = 8;
 const _: () = assert!(SLOTS_MIN > SPARE_SLOTS_MIN);
 const LOOK_PERIOD_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journals_are_found_by_their_numbers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["shard-00", "shard-07", "shard-12", "shard-x", "shard-7", "other"] {
+            let directory = directory.path().join(name);
+            std::fs::create_dir(&directory).expect("made");
+            std::fs::write(directory.join("LOCK"), "").expect("written");
+        }
+        std::fs::create_dir(directory.path().join("shard-09")).expect("made");
+        let found = |first| shards_from(first, directory.path()).expect("readable");
+        assert_eq!(found(0), [0, 7, 12], "an empty directory is no journal");
+        assert_eq!(found(8), [12]);
+        let missing = shards_from(0, &directory.path().join("missing"));
+        assert!(missing.expect("nothing to read").is_empty());
+    }
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -138,7 +138,8 @@ impl Bound {
     ) -> Result<Shards, StartError> {
         let data_dir = self.config.data_dir.clone();
         let made = std::fs::create_dir_all(&data_dir);
-        let left_over = made.and_then(|()| self.journals_left_over(&data_dir));
+        // Shards of an earlier configuration: what is in their journals is owed all the same.
+        let left_over = made.and_then(|()| journal::shards_from(self.shard_count(), &data_dir));
         let left_over = left_over.map_err(|error| StartError::DataDir { path: data_dir, error })?;
         let lease_records = RecordStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
@@ -191,12 +192,6 @@ impl Bound {
             let _ = gate.try_send(Neighbours { place, serving_count, senders });
         }
         Ok(shards)
-    }
-
-    /// Shards of an earlier configuration: what is in their journals is owed all the same.
-    fn journals_left_over(&self, data_dir: &Path) -> io::Result<Vec<usize>> {
-        let numbers = journal::shards_below(data_dir)?.into_iter().map(usize::from);
-        Ok(numbers.filter(|number| *number >= self.shard_count()).collect())
     }
 }
 

@@ -23,7 +23,8 @@ use crate::{source, stop};
 ///
 /// accept_rate_ratio: acceptances a second of the slices right before and after an empty server's
 /// over its own, the median of all such pairs; accept_rate_ratios shows them in the order in which
-/// the queue grows. accept_cpu_ratio: the same of CPU a message. index_bytes_per_message: the server's own count, if it has one.
+/// the queue grows. accept_cpu_ratio: the same of CPU a message.
+/// index_bytes_per_message: the server's own count, if it has one.
 /// rss_bytes_per_message: growth of resident memory while the queue fills, caches included;
 /// rss_bytes_per_message_restarted: after a restart, over a server without a queue.
 /// restart_s: from exec to the greeting. drain_rate_ratio: of the whole drain over the direct relay
@@ -186,7 +187,7 @@ impl Run {
             let first = self.slice(None, count, sent)?;
             sent += count;
             slices.push(first);
-            if slices.len() as u64 % SLICES_A_PAIR == 0 && sent < messages {
+            if (slices.len() as u64).is_multiple_of(SLICES_A_PAIR) && sent < messages {
                 let other = self.empty_server(slice)?;
                 let count = slice.min(messages - sent);
                 let second = self.slice(None, count, sent)?;
