@@ -96,6 +96,13 @@ pub const STANDING_ORDERS_MAX: usize = 1000;
 
 // ---- delivery ----
 
+/// Domains of a shard whose MX hosts are being found out at the same time; more wait.
+pub const DISCOVERIES_MAX: usize = 64;
+/// Domains of which a shard remembers where their mail goes.
+pub const DOMAINS_KNOWN_MAX: usize = 100_000;
+/// Hosts that a shard remembers as failing; more are all forgotten.
+pub const HOST_FAILURES_MAX: usize = 10_000;
+
 /// Records of long windows that wait to be written; more are handed in again later.
 pub const LEASE_RECORDS_WAITING_MAX: usize = 1024;
 /// Suspensions and slowdowns by rules that a shard remembers; more replace the one that ends first.
@@ -105,6 +112,8 @@ pub const WAIT_SPANS_MAX: usize = 64;
 /// Closed lines whose past is kept for those that come after them; more are all forgotten.
 pub const LINE_HISTORIES_MAX: usize = 4096;
 
+// Each discovery asks for MX, then for both kinds of addresses of each host; others ask too.
+const _: () = assert!(DISCOVERIES_MAX * 2 * MX_HOSTS_MAX < DNS_QUESTIONS_MAX);
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.
 const _: () = assert!(CHUNK_BYTES_MAX + RECIPIENTS_MAX * (PATH_BYTES_MAX + 16) < FRAME_BYTES_MAX);

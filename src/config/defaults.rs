@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    BareNewline, Config, Delivery, Durability, Headers, Journal, Listener, Log, LogFormat, Metrics,
-    Network, NextHop, NextHopProtocol, Queue, Reception, Shards,
+    BareNewline, Config, Delivery, Durability, Families, Headers, Journal, Listener, Log,
+    LogFormat, Metrics, Network, NextHop, NextHopProtocol, Queue, Reception, Shards,
 };
 
 use crate::mail::Stream;
@@ -72,6 +72,8 @@ impl Default for Config {
                 end_of_data_timeout: Duration::from_secs(600),
                 rules_path: None,
                 rules: super::rules::shipped(),
+                mx_port: 25,
+                address_families: Families::Ipv6First,
             },
             dns: super::Dns::default(),
             routes: Vec::new(),
@@ -93,7 +95,10 @@ impl Config {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut config = Self {
             listeners: vec![Listener { address: local(2525), stream: Stream::default() }],
-            smarthost: Some(NextHop { protocol: NextHopProtocol::Smtp, address: local(2526) }),
+            smarthost: Some(NextHop::Address {
+                protocol: NextHopProtocol::Smtp,
+                address: local(2526),
+            }),
             metrics: Metrics { listen: Some(local(2080)) },
             ..Self::default()
         };

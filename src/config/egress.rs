@@ -1,7 +1,7 @@
 //! `[[source]]`, `[[pool]]`, `[[egress]]` and `[[limit]]`: what mail leaves from, and how much of
 //! it a site takes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Config;
@@ -54,8 +54,10 @@ pub struct Egress {
 /// `[[limit]]`: what a site takes at most, from each source by itself, all shards together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
-    /// `match`: address and port of the next hop, with at most one `*`.
-    pub site: NamePattern,
+    /// `match`: the next hop, or one of its MX hosts, with at most one `*`; every one by default.
+    pub site: Option<NamePattern>,
+    /// Of the recipient: mail to each such domain is a site by itself.
+    pub domain: Option<NamePattern>,
     /// Name of a `[[source]]`; every source by default.
     pub source: Option<String>,
     pub limits: SiteLimits,
@@ -135,16 +137,24 @@ impl Config {
         self.pools.iter().find(|pool| pool.name == egress.pool)
     }
 
+    /// Whether mail to a domain is a site by itself.
+    pub fn is_apart(&self, domain: &str) -> bool {
+        let patterns = self.limits.iter().filter_map(|limit| limit.domain.as_ref());
+        patterns.into_iter().any(|pattern| pattern.matches(domain))
+    }
+
     /// What a site takes: of each key the first `[[limit]]` that matches and says something.
-    pub fn limits_of(&self, address: SocketAddr, source: Option<&str>) -> SiteLimits {
+    /// `site` is the next hop in words, `domain` the one whose mail it is a site of by itself.
+    pub fn limits_of(&self, site: &str, domain: Option<&str>, source: Option<&str>) -> SiteLimits {
         let mut limits = SiteLimits::default();
-        if self.limits.is_empty() {
-            return limits;
-        }
-        let site = address.to_string();
         for limit in &self.limits {
-            let is_its = limit.source.is_none() || limit.source.as_deref() == source;
-            if is_its && limit.site.matches(&site) {
+            let is_its = (limit.source.is_none() || limit.source.as_deref() == source)
+                && limit.site.as_ref().is_none_or(|pattern| pattern.matches_site(site))
+                && limit
+                    .domain
+                    .as_ref()
+                    .is_none_or(|pattern| domain.is_some_and(|domain| pattern.matches(domain)));
+            if is_its {
                 limits.complete(&limit.limits);
             }
         }
@@ -254,12 +264,19 @@ fn read_egress(table: &Table<'_, '_>) -> Checked<Egress> {
 }
 
 fn read_limit(table: &Table<'_, '_>) -> Checked<Limit> {
-    let mut site = None;
-    table.parsed("match", "ADDRESS:PORT with at most one *, such as \"192.0.2.1:25\"", |text| {
-        site = Some(NamePattern::parse(text)?);
-        Some(())
-    })?;
-    let site = site.ok_or_else(|| table.missing("match"))?;
+    let (mut site, mut domain) = (None, None);
+    for (key, right, field) in [
+        ("match", "ADDRESS:PORT or an MX host, with at most one *", &mut site),
+        ("domain", "a domain with at most one *", &mut domain),
+    ] {
+        table.parsed(key, right, |text| {
+            *field = Some(NamePattern::parse(text)?);
+            Some(())
+        })?;
+    }
+    if site.is_none() && domain.is_none() {
+        return Err(table.missing("match"));
+    }
     let source = read_name(table, "source")?;
     let mut limits = SiteLimits::default();
     for (key, field, max) in limits.numbers() {
@@ -273,7 +290,7 @@ fn read_limit(table: &Table<'_, '_>) -> Checked<Limit> {
         let message = format!("limit: limits nothing; add {keys} or idle_timeout");
         return Err(table.wrong_at(&[], message));
     }
-    Ok(Limit { site, source, limits })
+    Ok(Limit { site, domain, source, limits })
 }
 
 fn read_name(table: &Table<'_, '_>, key: &str) -> Checked<Option<String>> {
@@ -333,7 +350,8 @@ pub(super) fn explain(config: &Config, out: &mut Out) {
     }
     for limit in &config.limits {
         out.table("[[limit]]");
-        out.text("match", Some(&limit.site.to_string()));
+        out.text("match", text(&limit.site).as_deref());
+        out.text("domain", text(&limit.domain).as_deref());
         out.text("source", limit.source.as_deref());
         let mut limits = limit.limits;
         for (key, value, _) in limits.numbers() {
@@ -384,6 +402,7 @@ mod tests {
         check("[[egress]]\npool = \"p\"", 2, "egress.pool: no [[pool]] has the name p");
         check("[[egress]]\ntenant = \"*a*\"", 2, "egress.tenant: found \"*a*\"");
         check("[[limit]]\nconnections = 1", 1, "limit.match: missing");
+        check("[[limit]]\ndomain = \"a*b*\"\nconnections = 1", 2, "limit.domain: found \"a*b*\"");
         check("[[limit]]\nmatch = \"*\"", 1, "limit: limits nothing; add connections, conn");
         let limit = |more: &str| format!("[[limit]]\nmatch = \"*\"\n{more}");
         check(&limit("connections = 0"), 3, "limit.connections: found 0");
@@ -401,6 +420,8 @@ mod tests {
              [[egress]]\ndomain = \"*.x.test\"\ntenant = \"acme\"\ncampaign = \"spring*\"\n\
              pool = \"bulk\"\n[[egress]]\npool = \"fine\"\n\
              [[limit]]\nmatch = \"127.0.0.1:*\"\nsource = \"a\"\nconnections = 2\n\
+             [[limit]]\ndomain = \"*.big.test\"\nmessages_per_hour = 7\n\
+             [[limit]]\nmatch = \"*.mx.test\"\nmessages_per_second = 9\n\
              [[limit]]\nmatch = \"127.0.0.1:25\"\nconnections = 3\nconnections_per_second = 1\n\
              messages_per_second = 50\nmessages_per_minute = 60\nmessages_per_hour = 600\n\
              messages_per_day = 6000\nmessages_per_connection = 10\nidle_timeout = \"0s\"\n";
@@ -432,12 +453,22 @@ mod tests {
     fn of_each_key_the_first_limit_that_matches_wins() {
         let config = example();
         let limits = |address: &str, source: Option<&str>| {
-            config.limits_of(address.parse().expect("an address"), source)
+            config.limits_of(&format!("smtp://{address}"), None, source)
         };
         let of_a = limits("127.0.0.1:25", Some("a"));
         assert_eq!((of_a.connections, of_a.messages_per_second), (Some(2), Some(50)));
         assert_eq!(limits("127.0.0.1:25", None).connections, Some(3));
         assert_eq!(limits("127.0.0.1:26", Some("a")).connections, Some(2));
         assert_eq!(limits("127.0.0.1:26", Some("b")), SiteLimits::default());
+        let of_mx = |site: &str, domain: Option<&str>| {
+            let limits = config.limits_of(site, domain, None);
+            (limits.messages_per_second, limits.messages_per_hour)
+        };
+        assert_eq!(of_mx("mx://a.MX.test", None), (Some(9), None));
+        assert_eq!(of_mx("mx://a.other.test,b.mx.test", None), (Some(9), None));
+        assert_eq!(of_mx("mx://b.mx.test,c.other.test", None), (Some(9), None));
+        assert_eq!(of_mx("mx://a.other.test", Some("x.big.test")), (None, Some(7)));
+        assert_eq!(of_mx("mx://a.other.test", Some("big.test")), (None, None));
+        assert!(config.is_apart("x.big.test") && !config.is_apart("a.mx.test"));
     }
 }

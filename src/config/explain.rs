@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, LOG_FORMATS};
+use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LOG_FORMATS};
 use super::values::{write_duration, write_size};
 use super::{Config, egress, retry};
 
@@ -15,7 +15,7 @@ impl Config {
         out.text("data_dir", self.data_dir.to_str());
         out.text("user", self.user.as_deref());
         out.text("group", self.group.as_deref());
-        out.text("smarthost", self.smarthost.map(|hop| hop.to_string()).as_deref());
+        out.text("smarthost", self.smarthost.as_ref().map(|hop| hop.to_string()).as_deref());
         out.table("[shards]");
         match &self.shards.cores {
             Some(cores) => out.plain("cores", format_args!("{cores:?}")),
@@ -83,6 +83,8 @@ impl Config {
         out.text("content_timeout", Some(&write_duration(it.content_timeout)));
         out.text("end_of_data_timeout", Some(&write_duration(it.end_of_data_timeout)));
         out.text("rules", it.rules_path.as_ref().and_then(|path| path.to_str()));
+        out.plain("mx_port", it.mx_port);
+        out.choice("address_families", it.address_families, FAMILIES);
         let it = &self.dns;
         out.table("[dns]");
         let upstreams: Vec<String> = it.upstreams.iter().map(|it| it.to_string()).collect();

@@ -54,7 +54,8 @@ pub struct Config {
     pub dns: Dns,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,
-    /// Where mail goes for which no route matches; without one it is refused at RCPT.
+    /// Where mail goes for which no route matches; without one it is refused at RCPT. `mx` makes
+    /// this server find its own way.
     pub smarthost: Option<NextHop>,
     pub sources: Vec<Source>,
     pub pools: Vec<Pool>,
@@ -224,6 +225,21 @@ pub struct Delivery {
     pub rules_path: Option<PathBuf>,
     /// What replies of next hops mean, as that file says.
     pub rules: Arc<Rules>,
+    /// Where MX hosts listen.
+    pub mx_port: u16,
+    /// Which addresses of a host are tried, in which order.
+    pub address_families: Families,
+}
+
+/// Which addresses of a host are tried, in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// One of each in turn, an IPv6 address first.
+    Ipv6First,
+    /// One of each in turn, an IPv4 address first.
+    Ipv4First,
+    Ipv6Only,
+    Ipv4Only,
 }
 
 /// `[[route]]`
@@ -234,11 +250,16 @@ pub struct Route {
     pub next_hop: NextHop,
 }
 
-/// `smtp://ADDRESS:PORT` or `lmtp://ADDRESS:PORT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NextHop {
-    pub protocol: NextHopProtocol,
-    pub address: SocketAddr,
+/// Where mail goes next.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NextHop {
+    /// `smtp://ADDRESS:PORT`, `lmtp://ADDRESS:PORT`.
+    Address { protocol: NextHopProtocol, address: SocketAddr },
+    /// `smtp://HOST:PORT`, `lmtp://HOST:PORT`: the addresses of a host, whatever MX records it
+    /// has. Lower case.
+    Host { protocol: NextHopProtocol, host: Arc<str>, port: u16 },
+    /// `mx`: the MX hosts of the recipient's domain. `mx://DOMAIN`: those of this one; lower case.
+    Mx(Option<Arc<str>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::table::{Checked, Table};
-use super::{BareNewline, Config, Durability, Headers, Listener, LogFormat, Route};
+use super::{BareNewline, Config, Durability, Families, Headers, Listener, LogFormat, Route};
 use super::{egress, retry, rules, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
@@ -104,7 +104,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.path("data_dir", &mut config.data_dir)?;
     root.optional_text("user", &mut config.user)?;
     root.optional_text("group", &mut config.group)?;
-    root.parsed("smarthost", "\"smtp://ADDRESS:PORT\"", |text| {
+    root.parsed("smarthost", values::NEXT_HOP_FORMS, |text| {
         config.smarthost = Some(values::parse_next_hop(text)?);
         Some(())
     })?;
@@ -217,7 +217,7 @@ fn read_route(table: &Table<'_, '_>) -> Checked<Route> {
         return Err(table.missing("domain"));
     }
     let mut next_hop = None;
-    table.parsed("next_hop", "\"smtp://ADDRESS:PORT\" or \"lmtp://ADDRESS:PORT\"", |text| {
+    table.parsed("next_hop", values::NEXT_HOP_FORMS, |text| {
         next_hop = Some(values::parse_next_hop(text)?);
         Some(())
     })?;
@@ -312,11 +312,19 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.duration("command_timeout", &mut delivery.command_timeout, ONE_SECOND)?;
     table.duration("content_timeout", &mut delivery.content_timeout, ONE_SECOND)?;
     table.duration("end_of_data_timeout", &mut delivery.end_of_data_timeout, ONE_SECOND)?;
-    table.optional_path("rules", &mut delivery.rules_path)
+    table.optional_path("rules", &mut delivery.rules_path)?;
+    table.number("mx_port", &mut delivery.mx_port, 1, u16::MAX)?;
+    table.choice("address_families", &mut delivery.address_families, FAMILIES)
 }
 
 pub(super) const CLASSES: &[(&str, Class)] =
     &[("transactional", Class::Transactional), ("bulk", Class::Bulk)];
+pub(super) const FAMILIES: &[(&str, Families)] = &[
+    ("ipv6-first", Families::Ipv6First),
+    ("ipv4-first", Families::Ipv4First),
+    ("ipv6-only", Families::Ipv6Only),
+    ("ipv4-only", Families::Ipv4Only),
+];
 pub(super) const LOG_FORMATS: &[(&str, LogFormat)] =
     &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 pub(super) const BARE_NEWLINES: &[(&str, BareNewline)] =
@@ -480,6 +488,15 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/limits.toml");
         let config = Config::load(Path::new(path)).expect("valid");
         assert_eq!((config.pools.len(), config.limits.len()), (2, 3));
+        assert_eq!(config.warnings(), Vec::<String>::new());
+        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
+    }
+
+    #[test]
+    fn the_example_of_delivery_by_mx_is_valid_and_gives_no_reason_to_warn() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/mx.toml");
+        let config = Config::load(Path::new(path)).expect("valid");
+        assert_eq!(config.smarthost, Some(crate::config::NextHop::Mx(None)));
         assert_eq!(config.warnings(), Vec::<String>::new());
         assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
     }

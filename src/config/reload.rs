@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, Durability};
+use super::{Config, Durability, NextHop};
 
 impl Config {
     /// The configuration that a running server goes on with when it is given `new`, and the keys
@@ -84,7 +84,8 @@ impl Config {
         );
         warn(self.group.is_some() && self.user.is_none(), "group without user has no effect");
         for hop in self.routes.iter().map(|route| &route.next_hop).chain(&self.smarthost) {
-            if self.listeners.iter().any(|listener| listener.address == hop.address) {
+            let NextHop::Address { address, .. } = hop else { continue };
+            if self.listeners.iter().any(|listener| listener.address == *address) {
                 warnings.push(format!("next hop {hop} is a [[listener]] of this server: a loop"));
             }
         }
@@ -131,7 +132,7 @@ mod tests {
         check(|it| it.delivery.end_of_data_timeout = Duration::from_secs(60), "duplicates");
         check(|it| it.reception.relay_networks[0].prefix_bits = 0, "open relay");
         check(|it| it.smarthost = None, "every recipient");
-        check(|it| it.smarthost.as_mut().expect("set").address.set_port(2525), "a loop");
+        check(|it| it.smarthost = NextHop::parse("smtp://127.0.0.1:2525"), "a loop");
         check(|it| it.group = Some("mail".into()), "without user");
     }
 }

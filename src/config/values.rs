@@ -1,9 +1,11 @@
 //! Typed values: durations, sizes, core sets, networks, next hops. Each reads back what it writes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Network, NextHop, NextHopProtocol};
+use crate::mail::address::is_domain;
 
 /// `250ms`, `30s`, `5m`, `2h`, `5d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -110,19 +112,36 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// `smtp://127.0.0.1:25`, `lmtp://[::1]:24`, `smtp://localhost:25`.
+/// `smtp://127.0.0.1:25`, `lmtp://[::1]:24`, `smtp://mail.example:587`, `mx`, `mx://example.net`.
+/// `localhost` is 127.0.0.1 without a question.
 pub fn parse_next_hop(text: &str) -> Option<NextHop> {
-    let (protocol, rest) = text.split_once("://")?;
-    let protocol = match protocol {
+    if text == "mx" {
+        return Some(NextHop::Mx(None));
+    }
+    let (scheme, rest) = text.split_once("://")?;
+    let protocol = match scheme {
         "smtp" => NextHopProtocol::Smtp,
         "lmtp" => NextHopProtocol::Lmtp,
+        "mx" => return parse_host(rest).map(|domain| NextHop::Mx(Some(domain))),
         _ => return None,
     };
     let address = match rest.strip_prefix("localhost:") {
-        Some(port) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.parse().ok()?),
-        None => rest.parse().ok()?,
+        Some(port) => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port.parse().ok()?)),
+        None => rest.parse().ok(),
     };
-    (address.port() != 0).then_some(NextHop { protocol, address })
+    if let Some(address) = address {
+        return (address.port() != 0).then_some(NextHop::Address { protocol, address });
+    }
+    let (host, port) = rest.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    parse_host(host).map(|host| NextHop::Host { protocol, host, port })
+}
+
+/// A name that the DNS may be asked for, as it compares: no address, no U-labels.
+fn parse_host(text: &str) -> Option<Arc<str>> {
+    let is_name = is_domain(text) && text.is_ascii() && !text.starts_with('[');
+    let may_be_address = text.rsplit('.').next()?.bytes().all(|octet| octet.is_ascii_digit());
+    (is_name && !may_be_address).then(|| text.to_ascii_lowercase().into())
 }
 
 impl NextHop {
@@ -130,18 +149,36 @@ impl NextHop {
     pub fn parse(text: &str) -> Option<NextHop> {
         parse_next_hop(text)
     }
+
+    /// Whether the DNS has to be asked where it is.
+    pub fn needs_dns(&self) -> bool {
+        !matches!(self, NextHop::Address { .. })
+    }
 }
 
 impl std::fmt::Display for NextHop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = match self.protocol {
-            NextHopProtocol::Smtp => "smtp",
-            NextHopProtocol::Lmtp => "lmtp",
-        };
-        write!(f, "{protocol}://{}", self.address)
+        match self {
+            NextHop::Address { protocol, address } => write!(f, "{protocol}://{address}"),
+            NextHop::Host { protocol, host, port } => write!(f, "{protocol}://{host}:{port}"),
+            NextHop::Mx(None) => f.write_str("mx"),
+            NextHop::Mx(Some(domain)) => write!(f, "mx://{domain}"),
+        }
     }
 }
 
+impl std::fmt::Display for NextHopProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NextHopProtocol::Smtp => "smtp",
+            NextHopProtocol::Lmtp => "lmtp",
+        })
+    }
+}
+
+/// What an operator may write for a next hop.
+pub(super) const NEXT_HOP_FORMS: &str =
+    "\"smtp://ADDRESS:PORT\", \"smtp://HOST:PORT\", \"lmtp://...\", \"mx\" or \"mx://DOMAIN\"";
 /// Highest core number that can be pinned to.
 const CORE_MAX: usize = 1023;
 
@@ -195,10 +232,36 @@ mod tests {
 
     #[test]
     fn next_hops_read_back() {
-        for text in ["smtp://127.0.0.1:25", "lmtp://[::1]:24"] {
+        for text in [
+            "smtp://127.0.0.1:25",
+            "lmtp://[::1]:24",
+            "smtp://mail.example:587",
+            "lmtp://h:24",
+            "mx",
+            "mx://a.test",
+        ] {
             assert_eq!(parse_next_hop(text).map(|hop| hop.to_string()).as_deref(), Some(text));
         }
-        for text in ["127.0.0.1:25", "smtp://127.0.0.1", "http://127.0.0.1:25", "smtp://h:25"] {
+        let local = parse_next_hop("smtp://localhost:25").expect("a next hop");
+        assert_eq!(local.to_string(), "smtp://127.0.0.1:25");
+        assert_eq!(
+            parse_next_hop("smtp://Mail.Example:25"),
+            parse_next_hop("smtp://mail.example:25")
+        );
+        for text in [
+            "127.0.0.1:25",
+            "smtp://127.0.0.1",
+            "http://127.0.0.1:25",
+            "smtp://h",
+            "smtp://h:0",
+            "smtp://127.0.0.1.5:25",
+            "smtp://[h]:25",
+            "mx://",
+            "mx://a.test:25",
+            "mx://127.0.0.1",
+            "mx://b\u{fc}cher.test",
+            "MX",
+        ] {
             assert_eq!(parse_next_hop(text), None, "{text}");
         }
     }

@@ -49,7 +49,7 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
     let domain = if domain.is_empty() { host.as_str() } else { domain };
     let resolved = Routes::new(config).explain(domain);
     let (route, next_hop) = match (next_hop, resolved) {
-        (Some(next_hop), _) => ("order of an operator".to_owned(), Some(*next_hop)),
+        (Some(next_hop), _) => ("order of an operator".to_owned(), Some(next_hop.clone())),
         (None, Ok((matched, next_hop))) => (in_words(matched, domain), Some(next_hop)),
         (None, Err(reply)) => (reply.to_string(), None),
     };

@@ -38,7 +38,7 @@ pub fn steer(
     let mut carry_out = |progress: &mut Steered| {
         let mut shown = Instant::now();
         let make = |reply| {
-            let (selection, order) = (selection.clone(), order_of);
+            let (selection, order) = (selection.clone(), order_of.clone());
             Ask::QueueSteer { selection, order, mode, reply }
         };
         asking::follow(&*control.shards, &shards, SILENCE_MAX, make, |steered| {

@@ -9,7 +9,7 @@ use super::line::Line;
 use super::site::{Place, Site};
 use super::suspensions::SuspensionKind;
 use super::{Delivery, Inner, Suspension};
-use crate::mail::WaitCause;
+use crate::mail::{Outcome, WaitCause};
 use crate::runtime::{clock, task};
 
 /// What became of work that was offered to a site.
@@ -139,7 +139,7 @@ impl Delivery {
             && let Some(task) = inner.queue.take(line.id)
         {
             let class = Some(suspension.class);
-            inner.fail(task, &suspension.reply, class, site.clone()).await;
+            inner.end(task, &suspension.reply, Outcome::Failed, class, site.clone()).await;
         }
         line.being_emptied.set(false);
     }
@@ -179,8 +179,8 @@ impl Inner {
         let suspensions = self.suspensions.borrow();
         if !suspensions.is_empty() {
             let tenant = line.key.tenant.as_deref();
-            let by_rule = suspensions.blocks(site.key, tenant);
-            site.block_until(suspensions.blocks(site.key, None).map_or(0, |it| it.until_ms));
+            let by_rule = suspensions.blocks(&site.key, tenant);
+            site.block_until(suspensions.blocks(&site.key, None).map_or(0, |it| it.until_ms));
             match by_rule {
                 Some(it) if it.kind == SuspensionKind::Dead => {
                     return Some(Offer::Dead(Box::new(it.clone())));

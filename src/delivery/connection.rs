@@ -61,6 +61,11 @@ pub(super) async fn run(
             drop(place);
             inner.on_source_failed(&site, &error);
         }
+        Err(NotOpened::Host) => {
+            drop(permits);
+            drop(place);
+            inner.metrics.delivery.connect_failures.add(1);
+        }
         Err(NotOpened::Site(reply)) => {
             // The leases count as used: something of it may have reached the peer.
             drop(permits);

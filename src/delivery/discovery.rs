@@ -30,18 +30,43 @@ pub async fn discover(resolver: &Resolver, domain: &str, policy: &Policy) -> Dis
         Err(reply) => return Discovery { result: Err(reply), ttl: Duration::MAX },
     };
     let found = resolver.lookup(&name, Kind::Mx).await;
-    let mut ttl = found.ttl;
-    let exchanges = match Exchanges::read(&name, &found.result, policy, &mut clock::random_u64) {
-        Ok(exchanges) => exchanges,
-        Err(reply) => return Discovery { result: Err(reply), ttl },
+    let ttl = found.ttl;
+    match Exchanges::read(&name, &found.result, policy, &mut clock::random_u64) {
+        Ok(exchanges) => addresses(resolver, exchanges, ttl, policy).await,
+        Err(reply) => Discovery { result: Err(reply), ttl },
+    }
+}
+
+/// Finds the addresses of a host that a next hop names; its MX records do not count.
+pub async fn discover_host(resolver: &Resolver, host: &str, policy: &Policy) -> Discovery {
+    let exchanges = match Destination::parse(host) {
+        Ok(Destination::Domain(name)) => Exchanges::of_host(&name, policy),
+        Ok(Destination::Literal(address)) => {
+            let result = Plan::of_literal(address, policy);
+            return Discovery { result, ttl: Duration::MAX };
+        }
+        Err(reply) => Err(reply),
     };
+    match exchanges {
+        Ok(exchanges) => addresses(resolver, exchanges, Duration::MAX, policy).await,
+        Err(reply) => Discovery { result: Err(reply), ttl: Duration::MAX },
+    }
+}
+
+/// Joins hosts, found out with a time to live of `ttl`, and their addresses.
+async fn addresses(
+    resolver: &Resolver,
+    exchanges: Exchanges,
+    ttl: Duration,
+    policy: &Policy,
+) -> Discovery {
     let kinds = policy.families.kinds();
     let questions = exchanges
         .hosts
         .iter()
         .flat_map(|exchange| kinds.iter().map(|kind| resolver.lookup(&exchange.host, *kind)));
     let found = join_all(questions.collect()).await;
-    ttl = found.iter().map(|it| it.ttl).fold(ttl, Duration::min);
+    let ttl = found.iter().map(|it| it.ttl).fold(ttl, Duration::min);
     let of_host = |found: &[Found]| found.iter().map(|it| it.result.clone()).collect();
     let answers: Vec<AddressAnswers> = found.chunks(kinds.len()).map(of_host).collect();
     let result = Plan::new(exchanges, &answers, policy, &mut clock::random_u64);

@@ -21,8 +21,8 @@ impl Inner {
         tenant: &str,
     ) {
         let (Some(effect), Some(rule)) = (judgement.effect, judgement.rule) else { return };
-        let SiteKey { next_hop, source } = site.key;
-        let of_site = SuspensionScope { next_hop, source: None, tenant: None };
+        let SiteKey { hop, source } = site.key.clone();
+        let of_site = SuspensionScope { hop, source: None, tenant: None };
         let (scope, kind, period) = match effect {
             Effect::Slow { factor, period } => (of_site, SuspensionKind::Slow(factor), period),
             Effect::Suspend { scope, period } => {
@@ -75,17 +75,16 @@ impl Inner {
 
     /// Has sites, lines and limits follow the table.
     fn on_suspensions_changed(&self, scope: &SuspensionScope) {
-        let next_hop = scope.next_hop;
         let config = self.config.borrow().clone();
         let sources = config.sources.iter().map(|source| Some(source.address));
         for source in sources.chain([None]) {
-            let key = SiteKey { next_hop, source };
+            let key = SiteKey { hop: scope.hop.clone(), source };
             let (divisor, blocked_until_ms) = {
                 let suspensions = self.suspensions.borrow();
-                let block = suspensions.blocks(key, None);
-                (suspensions.divisor(key), block.map_or(0, |it| it.until_ms))
+                let block = suspensions.blocks(&key, None);
+                (suspensions.divisor(&key), block.map_or(0, |it| it.until_ms))
             };
-            self.leases.set_divisor(key, divisor);
+            self.leases.set_divisor(&key, divisor);
             let site = self.sites.borrow().get(&key).cloned();
             if let Some(site) = site {
                 site.set_divisor(divisor);
@@ -97,7 +96,7 @@ impl Inner {
         if scope.tenant.is_some() {
             // Its mail stands apart as long as it is suspended by itself, and no longer.
             let mut lines: Vec<Rc<_>> = self.lines.borrow().values().cloned().collect();
-            lines.retain(|line| line.key.next_hop == next_hop);
+            lines.retain(|line| line.key.hop == scope.hop);
             lines.iter().for_each(|line| self.close_line(line));
         }
         let count = self.suspensions.borrow().iter().count();

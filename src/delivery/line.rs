@@ -1,20 +1,20 @@
-//! A line: ready mail for one next hop by one pool, and the sites that pull from it.
+//! A line: ready mail for one place by one pool, and the sites that pull from it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::history::History;
 use super::site::Site;
-use crate::config::NextHop;
 use crate::mail::WaitCause;
 use crate::queue::ledger::CauseTimes;
 use crate::queue::{LineId, Queue, Task};
+use crate::routing::Hop;
 use crate::runtime::clock;
 
 /// What the mail of a line has in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LineKey {
-    pub next_hop: NextHop,
+    pub hop: Hop,
     /// `None` where no `[[egress]]` says: the kernel chooses the address.
     pub pool: Option<Box<str>>,
     /// Only while the mail of this tenant is suspended by itself.
@@ -28,6 +28,8 @@ pub(super) struct Line {
     pub members: Vec<Member>,
     /// Monotonic milliseconds at which it last had mail.
     pub used_ms: Cell<u64>,
+    /// Monotonic milliseconds at which its flows are to be asked where they belong.
+    pub renew_ms: Cell<u64>,
     /// Somebody puts its tasks back or fails them.
     pub being_emptied: Cell<bool>,
     history: Rc<RefCell<History>>,
@@ -59,7 +61,8 @@ impl Line {
         let new = || Rc::new(RefCell::new(History::new(clock::coarse_ms())));
         let history = history.unwrap_or_else(new);
         let used_ms = Cell::new(clock::coarse_ms());
-        Self { id, key, members, used_ms, being_emptied: Cell::new(false), history }
+        let (renew_ms, being_emptied) = (Cell::new(u64::MAX), Cell::new(false));
+        Self { id, key, members, used_ms, renew_ms, being_emptied, history }
     }
 
     /// Whether it has had no mail for long, and nobody is busy with any of it.

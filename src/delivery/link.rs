@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Inner;
 use super::connection::{END_WAIT_MAX, Last, Work};
 use super::content::{Form, Stuffing};
+use super::finding::Target;
 use super::lease::Token;
 use super::site::Site;
 use crate::config::{self, NextHopProtocol};
@@ -16,6 +18,7 @@ use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
 use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
 use crate::proto::smtp::server::Dialect;
 use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
+use crate::routing::Place;
 use crate::runtime::clock;
 use crate::runtime::net::{self, TcpStream};
 
@@ -81,12 +84,18 @@ enum Broken {
 pub(super) enum NotOpened {
     /// Our own address cannot be used.
     Source(io::Error),
+    /// The host would not have us, and there is another one.
+    Host,
     /// The site cannot be used now.
     Site(Reply),
 }
 
 pub(super) struct Link {
     stream: TcpStream,
+    /// Of the peer.
+    address: SocketAddr,
+    /// The peer in words: the host where the site has several.
+    name: Rc<str>,
     client: Client,
     /// What came and the client has not taken yet.
     input: Vec<u8>,
@@ -107,28 +116,64 @@ impl Link {
             let ehlo_name = of_source.or(config.delivery.ehlo_name.as_ref());
             (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
         };
-        let address = site.key.next_hop.address;
-        let stream = TcpStream::connect(address, source, timeouts.connect_timeout).await;
-        let stream = stream.map_err(|error| match source {
-            Some(_) if net::is_source_fault(&error) => NotOpened::Source(error),
-            _ => NotOpened::Site(no_answer(&error)),
-        })?;
-        Link::greet(stream, site, timeouts, &ehlo_name).await.map_err(NotOpened::Site)
+        let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
+        let mut targets = targets.into_iter().peekable();
+        let mut refusal = None;
+        while let Some(target) = targets.next() {
+            // Where another address is left nobody waits long for this one.
+            let timeout = match targets.peek() {
+                Some(_) => timeouts.connect_timeout.min(CONNECT_QUICKLY),
+                None => timeouts.connect_timeout,
+            };
+            let stream = match TcpStream::connect(target.address, source, timeout).await {
+                Ok(stream) => stream,
+                Err(error) if source.is_some() && net::is_source_fault(&error) => {
+                    return Err(NotOpened::Source(error));
+                }
+                Err(error) => {
+                    let reply = no_answer(&error);
+                    inner.on_host_failed(&target, source);
+                    refusal = Some(reply);
+                    continue;
+                }
+            };
+            return match Link::greet(stream, site, &target, timeouts, &ehlo_name).await {
+                Ok(link) => {
+                    inner.hosts.borrow_mut().on_used(target.address, source);
+                    Ok(link)
+                }
+                Err(reply) => {
+                    inner.on_host_failed(&target, source);
+                    // The peer has seen a connection: another host is asked under other leases.
+                    let is_other_good =
+                        targets.peek().is_some_and(|target| target.failed_until_ms.is_none());
+                    Err(if is_other_good { NotOpened::Host } else { NotOpened::Site(reply) })
+                }
+            };
+        }
+        Err(NotOpened::Site(refusal.expect("a site has a target")))
     }
 
     async fn greet(
         stream: TcpStream,
         site: &Site,
+        target: &Target,
         timeouts: config::Delivery,
         ehlo_name: &str,
     ) -> Result<Link, Reply> {
-        let dialect = match site.key.next_hop.protocol {
+        let protocol = site.key.hop.protocol();
+        let dialect = match protocol {
             NextHopProtocol::Smtp => Dialect::Smtp,
             NextHopProtocol::Lmtp => Dialect::Lmtp,
         };
         let client = Client::new(dialect, ehlo_name);
         let (input, out) = (Vec::new(), Vec::new());
-        let mut link = Link { stream, client, input, out, done_count: 0, timeouts };
+        let address = target.address;
+        let name = match &target.host {
+            Some(host) => format!("{protocol}://{host}:{}", address.port()).into(),
+            None => site.name.clone(),
+        };
+        let mut link = Link { stream, address, name, client, input, out, done_count: 0, timeouts };
         loop {
             let event = link.event(link.timeouts.command_timeout).await;
             match event.map_err(|error| lost_reply(&error))? {
@@ -185,6 +230,11 @@ impl Link {
                 assert_eq!(lost.len(), under_way.len());
                 if !lost.iter().all(|it| it.untried && self.done_count > 0) {
                     site.on_failure(&inner.config.borrow().delivery);
+                }
+                if self.done_count == 0 && !matches!(site.key.hop.place, Place::Address { .. }) {
+                    let mut hosts = inner.hosts.borrow_mut();
+                    let (source, now_ms) = (site.key.source, clock::coarse_ms());
+                    hosts.on_failed(self.address, source, now_ms);
                 }
                 for (message, lost) in under_way.into_iter().zip(lost) {
                     if lost.untried && self.done_count > 0 {
@@ -279,11 +329,11 @@ impl Link {
     /// An attempt in this session.
     fn attempt(&self, site: &Site) -> Attempt {
         let remote = Remote {
-            address: site.key.next_hop.address.ip(),
-            delivers: site.key.next_hop.protocol == NextHopProtocol::Lmtp,
+            address: self.address.ip(),
+            delivers: site.key.hop.protocol() == NextHopProtocol::Lmtp,
             offers_dsn: self.client.capabilities().dsn,
         };
-        Attempt { remote: Some(remote), ..Attempt::without_session(site.name.clone()) }
+        Attempt { remote: Some(remote), ..Attempt::without_session(self.name.clone()) }
     }
 
     /// Sends what was begun, and settles each message as its replies come.
@@ -478,6 +528,20 @@ fn as_transient(reply: Reply) -> Reply {
     Reply::with_text(421, status, format!("The session was refused: {reply}"))
 }
 
+impl Inner {
+    /// An address could not be connected to, or its host would not have us. Where there is no
+    /// choice nothing is remembered.
+    fn on_host_failed(&self, target: &Target, source: Option<IpAddr>) {
+        if target.host.is_some() {
+            let mut hosts = self.hosts.borrow_mut();
+            hosts.on_failed(target.address, source, clock::coarse_ms());
+        }
+    }
+}
+
+/// Longest wait for a connection while there is another address: the kernel has sent three SYN by
+/// then (RFC 6298 §2).
+const CONNECT_QUICKLY: Duration = Duration::from_secs(5);
 /// Messages that share a write: what is in doubt when the connection breaks stays few.
 const GROUP_MESSAGES_MAX: usize = 5;
 /// Content after which no further message joins them.

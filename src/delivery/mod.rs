@@ -1,21 +1,25 @@
 //! Delivery: ready tasks to their next hops.
 //!
-//! **Owns** lines, the sites that pull from them, their connections and leases, the attempts, and
-//! what rules for replies do to the mail that follows.
+//! **Owns** what was found out of where domains send their mail, lines, the sites that pull from
+//! them, their connections and leases, the attempts, and what rules for replies do to later mail.
 //! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `proto::smtp::client`,
 //! `metrics`.
 //! **Holds** that end of data is sent only for content that passed its checksum, that a site never
 //! gets more than its limits allow from all shards together, and that every task taken is settled,
 //! put back or held.
-//! **Start reading** at `Delivery::run`, then `attend`, then `connection`; `lease` for the limits.
+//! **Start reading** at `Delivery::run`, then `finding`, `attend`, `connection`; `lease` for the
+//! limits.
 
 mod attend;
 mod concurrency;
 mod connection;
 mod content;
+mod directory;
 pub mod discovery;
 mod effects;
+mod finding;
 mod history;
+mod hosts;
 mod judge;
 pub mod lease;
 mod line;
@@ -26,20 +30,23 @@ mod sources;
 mod suspensions;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, NextHop};
+use crate::config::Config;
 use crate::limits::LINE_HISTORIES_MAX;
-use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream};
+use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
 use crate::metrics::Metrics;
 use crate::queue::ledger::{CauseTimes, Waiting};
 use crate::queue::{Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, Task};
-use crate::routing::Routes;
+use crate::routing::{Hop, Place};
 use crate::runtime::{clock, task, timer};
+use directory::Directory;
+use finding::{Way, Wayfinder};
 use history::History;
+use hosts::Hosts;
 use lease::store::RecordStore;
 use lease::{LeaseMemo, Leases, SiteKey};
 use line::{Line, LineKey, Member};
@@ -82,7 +89,11 @@ struct Inner {
     queue: Queue,
     metrics: Rc<Metrics>,
     config: RefCell<Arc<Config>>,
-    routes: RefCell<Rc<Routes>>,
+    finder: RefCell<Rc<Wayfinder>>,
+    directory: RefCell<Directory>,
+    hosts: RefCell<Hosts>,
+    /// Nobody serves it: flows stand in it while the DNS is asked where they go.
+    asking_line: Cell<LineId>,
     leases: Leases,
     sites: RefCell<HashMap<SiteKey, Rc<Site>>>,
     lines: RefCell<HashMap<LineId, Rc<Line>>>,
@@ -111,17 +122,20 @@ impl Delivery {
             Rc::new(move |to: usize, memo: LeaseMemo| of_leases(to, DeliveryMemo::Lease(memo)));
         let leases =
             Leases::start(shard, shard_count, config.clone(), metrics.clone(), records, send_lease);
-        let routes = Rc::new(Routes::new(&config));
+        let finder = Rc::new(Wayfinder::new(&config, metrics.clone()));
         let delivery = Delivery {
             inner: Rc::new(Inner {
                 shard,
                 shard_count,
                 send,
                 parking: Parking::new(&queue),
+                asking_line: Cell::new(queue.open_line()),
                 queue,
                 metrics,
                 config: RefCell::new(config),
-                routes: RefCell::new(routes),
+                finder: RefCell::new(finder),
+                directory: RefCell::default(),
+                hosts: RefCell::default(),
                 leases,
                 sites: RefCell::default(),
                 lines: RefCell::default(),
@@ -142,10 +156,11 @@ impl Delivery {
     /// New connections and new decisions follow `config`, for what is ready now too.
     pub fn reload(&self, config: Arc<Config>) {
         let inner = &self.inner;
-        inner.routes.replace(Rc::new(Routes::new(&config)));
         inner.config.replace(config.clone());
+        inner.reload_ways(&config);
         inner.leases.reload(config);
         inner.sources.borrow_mut().forget();
+        inner.hosts.borrow_mut().forget();
         // The flows are announced anew, and go where they belong from now on.
         let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
         lines.iter().for_each(|line| inner.close_line(line));
@@ -174,9 +189,10 @@ impl Delivery {
         }
     }
 
-    /// Sites and sources left alone after failures are tried again at once.
+    /// Sites, hosts and sources left alone after failures are tried again at once.
     pub fn forget_failures(&self) {
         self.inner.sources.borrow_mut().forget();
+        self.inner.hosts.borrow_mut().forget();
         for site in self.inner.sites.borrow().values() {
             site.forget_failures();
         }
@@ -210,7 +226,10 @@ impl Delivery {
                 return;
             }
             match announcement {
-                Announcement::Flow(flow) => self.place(flow).await,
+                Announcement::Flow(flow) => {
+                    self.place(flow);
+                    self.ask_dns();
+                }
                 Announcement::Line(line) => {
                     let line = self.inner.lines.borrow().get(&line).cloned();
                     if let Some(line) = line {
@@ -223,19 +242,23 @@ impl Delivery {
 
     /// Lets a flow go where its domain is routed to and its stream belongs. The line is announced
     /// then.
-    async fn place(&self, id: FlowId) {
+    fn place(&self, id: FlowId) {
         let inner = &self.inner;
         let Some(flow) = inner.queue.flow(id) else { return };
         if let Some(line) = inner.parking.line_for(&flow, || self.site_of(&flow)) {
             inner.queue.assign(id, line);
             return;
         }
-        match inner.next_hop_of(&flow) {
-            Ok(next_hop) => {
-                let key = inner.line_key(next_hop, &flow.domain, &flow.stream);
-                inner.queue.assign(id, inner.line(key).id);
+        match inner.find_way(id, &flow) {
+            Way::To { hop, renew_ms } => {
+                let line = inner.line(inner.line_key(hop, &flow.domain, &flow.stream));
+                line.renew_ms.set(line.renew_ms.get().min(renew_ms));
+                inner.queue.assign(id, line.id);
             }
-            Err(reply) => self.fail_unroutable(id, &reply).await,
+            Way::Asked => inner.queue.assign(id, inner.asking_line.get()),
+            Way::Refused(reply) => {
+                task::spawn(self.clone().refuse(id, reply));
+            }
         }
     }
 
@@ -253,8 +276,16 @@ impl Delivery {
             }
             inner.expire_suspensions(now_ms);
             inner.flush_suspensions();
+            if inner.queue.ready_count(inner.asking_line.get()) > 0 {
+                inner.metrics.waits.add(WaitCause::Dns, now_ms - last_ms);
+            }
             let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
             for line in lines.iter().filter(|line| line.has_work(&inner.queue)) {
+                if line.renew_ms.get() <= now_ms && !line.being_emptied.get() {
+                    // Its flows are announced anew: the DNS may say something else of them now.
+                    inner.close_line(line);
+                    continue;
+                }
                 self.attend(line);
                 inner.metrics.waits.add(line.cause(), now_ms - last_ms);
             }
@@ -274,17 +305,6 @@ impl Delivery {
             }
         }
     }
-
-    /// Mail that was accepted under other routes and has none now.
-    async fn fail_unroutable(&self, flow: FlowId, reply: &Reply) {
-        let inner = &self.inner;
-        let line = inner.queue.open_line();
-        inner.queue.assign(flow, line);
-        while let Some(task) = inner.queue.take(line) {
-            inner.fail(task, reply, None, "no route".into()).await;
-        }
-        inner.queue.close_line(line);
-    }
 }
 
 /// A line as the ledger of its tasks asks it.
@@ -302,7 +322,7 @@ impl Waiting for OfLine {
 
 impl Sites for Delivery {
     fn site_of(&self, flow: &Flow) -> Option<String> {
-        self.inner.next_hop_of(flow).ok().map(|next_hop| next_hop.to_string())
+        self.inner.site_in_words(flow)
     }
 
     fn waiting_of(&self, flow: &Flow) -> Rc<dyn Waiting> {
@@ -313,18 +333,17 @@ impl Sites for Delivery {
 impl Inner {
     /// The line that a flow stands in, if there is one.
     fn line_of(&self, flow: &Flow) -> Option<Rc<Line>> {
-        let key = self.line_key(self.next_hop_of(flow).ok()?, &flow.domain, &flow.stream);
+        let key = self.line_key(self.hop_of(flow)?, &flow.domain, &flow.stream);
         let id = *self.line_ids.borrow().get(&key)?;
         self.lines.borrow().get(&id).cloned()
     }
 
-    fn line_key(&self, next_hop: NextHop, domain: &str, stream: &Stream) -> LineKey {
+    fn line_key(&self, hop: Hop, domain: &str, stream: &Stream) -> LineKey {
         let config = self.config.borrow();
         let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
         let suspensions = self.suspensions.borrow();
-        let is_apart =
-            !suspensions.is_empty() && suspensions.is_by_tenant(next_hop, &stream.tenant);
-        LineKey { next_hop, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
+        let is_apart = !suspensions.is_empty() && suspensions.is_by_tenant(&hop, &stream.tenant);
+        LineKey { hop, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
     }
 
     fn line(&self, key: LineKey) -> Rc<Line> {
@@ -335,7 +354,7 @@ impl Inner {
         let member = |source: Option<&str>, weight| {
             let source = source.and_then(|name| config.source(name));
             let source = source.map(|source| source.address);
-            Member::new(self.site(SiteKey { next_hop: key.next_hop, source }), weight)
+            Member::new(self.site(SiteKey { hop: key.hop.clone(), source }), weight)
         };
         let pool = key.pool.as_deref();
         let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
@@ -379,22 +398,33 @@ impl Inner {
             self.close_line(line);
         }
         self.sites.borrow_mut().retain(|_, site| !site.is_unused(now_ms));
+        let sites = self.sites.borrow();
+        let places: HashSet<&Place> = sites.keys().map(|key| &key.hop.place).collect();
+        self.directory.borrow_mut().sweep(now_ms, |place| places.contains(place));
         self.leases.sweep();
     }
 
     fn site(&self, key: SiteKey) -> Rc<Site> {
         let mut sites = self.sites.borrow_mut();
         let new = || {
-            let lease = self.leases.of_site(key);
-            let site = Site::new(key, lease, &self.config.borrow().delivery);
-            site.set_divisor(self.suspensions.borrow().divisor(key));
+            let lease = self.leases.of_site(&key);
+            let site = Site::new(key.clone(), lease, &self.config.borrow().delivery);
+            site.set_divisor(self.suspensions.borrow().divisor(&key));
             Rc::new(site)
         };
-        sites.entry(key).or_insert_with(new).clone()
+        sites.entry(key.clone()).or_insert_with(new).clone()
     }
 
-    /// Fails every recipient of a task.
-    async fn fail(&self, task: Task, reply: &Reply, class: Option<ReplyClass>, site: Rc<str>) {
+    /// Ends a task without asking anybody: each of its recipients has this outcome, Failed or
+    /// Delayed.
+    async fn end(
+        &self,
+        task: Task,
+        reply: &Reply,
+        outcome: Outcome,
+        class: Option<ReplyClass>,
+        site: Rc<str>,
+    ) {
         let message = match self.queue.load(task).await {
             Ok(message) => message,
             Err(error) => return self.queue.hold(task, &error),
@@ -402,28 +432,24 @@ impl Inner {
         self.metrics.delivery.attempts.add(1);
         let outcomes = message.recipient_indexes.iter().map(|index| RecipientOutcome {
             recipient_index: *index,
-            outcome: Outcome::Failed,
+            outcome,
             reply: reply.clone(),
             class,
         });
         let outcomes: Vec<RecipientOutcome> = outcomes.collect();
         outcomes.iter().filter_map(|it| it.class).for_each(|it| self.metrics.replies.count(it));
-        let attempt = Attempt::without_session(site);
-        self.queue.settle(task, &message, outcomes, attempt);
-    }
-
-    /// Where a flow goes, or the reply that refuses it.
-    fn next_hop_of(&self, flow: &Flow) -> Result<NextHop, Reply> {
-        match flow.next_hop {
-            Some(next_hop) => Ok(next_hop),
-            None => self.routes.borrow().resolve(&flow.domain),
+        let mut attempt = Attempt::without_session(site);
+        if outcome == Outcome::Delayed {
+            attempt.waiting = Some(self.waiting_of(&self.queue.flow_of(task)));
         }
+        self.queue.settle(task, &message, outcomes, attempt);
     }
 
     /// What held up the ready tasks of a flow.
     fn waiting_of(&self, flow: &Flow) -> Rc<dyn Waiting> {
-        let site = self.next_hop_of(flow).ok().map(|next_hop| next_hop.to_string());
+        let site = self.site_in_words(flow);
         let line = self.line_of(flow).map(|line| Rc::new(OfLine(line)) as Rc<dyn Waiting>);
+        let line = self.waiting_for_dns(flow, line);
         self.parking.waiting_of(flow, site.as_deref(), line)
     }
 

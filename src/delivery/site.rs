@@ -1,4 +1,4 @@
-//! A site: one next hop as it is seen from one source.
+//! A site: one place that mail goes to as it is seen from one source.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::runtime::sync::Notify;
 
 pub(super) struct Site {
     pub key: SiteKey,
-    /// The next hop in words, for logs.
+    /// The place in words, for logs.
     pub name: Rc<str>,
     pub lease: Rc<SiteLease>,
     /// Rung when an idle connection is to look for work.
@@ -55,8 +55,8 @@ struct State {
 impl Site {
     pub fn new(key: SiteKey, lease: Rc<SiteLease>, config: &config::Delivery) -> Self {
         Self {
+            name: key.hop.to_string().into(),
             key,
-            name: key.next_hop.to_string().into(),
             lease,
             work: Notify::default(),
             lines: RefCell::default(),

@@ -6,9 +6,9 @@
 use std::net::IpAddr;
 
 use super::lease::SiteKey;
-use crate::config::NextHop;
 use crate::limits::SUSPENSIONS_MAX;
 use crate::mail::{Reply, ReplyClass};
+use crate::routing::Hop;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Suspension {
 /// Whose mail an entry is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SuspensionScope {
-    pub next_hop: NextHop,
+    pub hop: Hop,
     /// `None` for all of them. Mail without a source of its own has its entries here too.
     pub source: Option<IpAddr>,
     /// `None` for all of them.
@@ -35,12 +35,12 @@ pub struct SuspensionScope {
 
 impl SuspensionScope {
     /// Whether it is about mail to a site; `tenant` is said where its mail stands apart.
-    fn holds(&self, site: SiteKey, tenant: Option<&str>) -> bool {
+    fn holds(&self, site: &SiteKey, tenant: Option<&str>) -> bool {
         self.holds_site(site) && (self.tenant.is_none() || self.tenant.as_deref() == tenant)
     }
 
-    fn holds_site(&self, site: SiteKey) -> bool {
-        self.next_hop == site.next_hop && (self.source.is_none() || self.source == site.source)
+    fn holds_site(&self, site: &SiteKey) -> bool {
+        self.hop == site.hop && (self.source.is_none() || self.source == site.source)
     }
 }
 
@@ -125,7 +125,7 @@ impl Suspensions {
     }
 
     /// The divisor of a site's limits: 1 where nothing slows it.
-    pub fn divisor(&self, site: SiteKey) -> u32 {
+    pub fn divisor(&self, site: &SiteKey) -> u32 {
         let of_site = self.entries.iter().filter(|it| it.scope.holds_site(site));
         let factors = of_site.filter_map(|it| match it.kind {
             SuspensionKind::Slow(factor) => Some(factor),
@@ -136,18 +136,18 @@ impl Suspensions {
 
     /// Why mail does not go out by a site, if it does not; the entry that ends last, a dead site
     /// before all. `tenant` is said where its mail stands apart.
-    pub fn blocks(&self, site: SiteKey, tenant: Option<&str>) -> Option<&Suspension> {
+    pub fn blocks(&self, site: &SiteKey, tenant: Option<&str>) -> Option<&Suspension> {
         let blocking = self.entries.iter().filter(|it| {
             !matches!(it.kind, SuspensionKind::Slow(_)) && it.scope.holds(site, tenant)
         });
         blocking.max_by_key(|it| (it.kind == SuspensionKind::Dead, it.until_ms))
     }
 
-    /// Whether some tenant's mail to a next hop is suspended by itself.
-    pub fn is_by_tenant(&self, next_hop: NextHop, tenant: &str) -> bool {
+    /// Whether some tenant's mail to a place is suspended by itself.
+    pub fn is_by_tenant(&self, hop: &Hop, tenant: &str) -> bool {
         self.entries
             .iter()
-            .any(|it| it.scope.next_hop == next_hop && it.scope.tenant.as_deref() == Some(tenant))
+            .any(|it| it.scope.hop == *hop && it.scope.tenant.as_deref() == Some(tenant))
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     fn site(source: Option<&str>) -> SiteKey {
         SiteKey {
-            next_hop: NextHop::parse("smtp://192.0.2.1:25").expect("a next hop"),
+            hop: Hop::parse("smtp://192.0.2.1:25").expect("a hop"),
             source: source.map(|it| it.parse().expect("an address")),
         }
     }
@@ -171,9 +171,9 @@ mod tests {
         source: Option<&str>,
         tenant: Option<&str>,
     ) -> Suspension {
-        let SiteKey { next_hop, source } = site(source);
+        let SiteKey { hop, source } = site(source);
         Suspension {
-            scope: SuspensionScope { next_hop, source, tenant: tenant.map(Into::into) },
+            scope: SuspensionScope { hop, source, tenant: tenant.map(Into::into) },
             kind,
             until_ms,
             by: SuspendedBy::Rule(0),
@@ -188,13 +188,13 @@ mod tests {
         assert!(table.add(entry(SuspensionKind::Suspend, 100, Some("192.0.2.9"), None)));
         assert!(table.add(entry(SuspensionKind::Suspend, 200, None, Some("acme"))));
         let until = |table: &Suspensions, source, tenant| {
-            table.blocks(site(source), tenant).map(|it| it.until_ms)
+            table.blocks(&site(source), tenant).map(|it| it.until_ms)
         };
         assert_eq!(until(&table, Some("192.0.2.9"), None), Some(100));
         assert_eq!(until(&table, Some("192.0.2.8"), None), None);
         assert_eq!(until(&table, Some("192.0.2.9"), Some("acme")), Some(200));
         assert_eq!(until(&table, None, Some("acme")), Some(200));
-        assert!(table.is_by_tenant(site(None).next_hop, "acme"));
+        assert!(table.is_by_tenant(&site(None).hop, "acme"));
         assert_eq!(table.expire(99).len(), 0);
         assert_eq!(table.expire(100).len(), 1);
         assert_eq!(until(&table, Some("192.0.2.9"), None), None);
@@ -209,11 +209,11 @@ mod tests {
         assert!(!table.add(entry(SuspensionKind::Slow(2), 10_500, None, None)));
         assert!(table.add(entry(SuspensionKind::Slow(4), 10_500, None, None)));
         assert!(table.add(entry(SuspensionKind::Slow(4), 20_000, None, None)));
-        assert_eq!((table.iter().count(), table.divisor(site(None))), (1, 4));
-        assert!(table.blocks(site(None), None).is_none());
+        assert_eq!((table.iter().count(), table.divisor(&site(None))), (1, 4));
+        assert!(table.blocks(&site(None), None).is_none());
         assert!(table.add(entry(SuspensionKind::Dead, 5, None, None)));
         assert!(table.add(entry(SuspensionKind::Suspend, 900, None, None)));
-        let kind = table.blocks(site(None), None).map(|it| it.kind);
+        let kind = table.blocks(&site(None), None).map(|it| it.kind);
         assert_eq!(kind, Some(SuspensionKind::Dead));
     }
 
@@ -226,7 +226,7 @@ mod tests {
             table.add(entry(SuspensionKind::Suspend, until_ms, None, Some(&tenant)));
         }
         assert_eq!(table.iter().count(), SUSPENSIONS_MAX);
-        assert!(table.blocks(site(None), Some("0")).is_none());
-        assert!(table.blocks(site(None), Some("1")).is_some());
+        assert!(table.blocks(&site(None), Some("0")).is_none());
+        assert!(table.blocks(&site(None), Some("1")).is_some());
     }
 }

@@ -95,6 +95,8 @@ codes! {
     MAIL_SYSTEM_FULL = 4 . 3 . 1;
     SYSTEM_NOT_ACCEPTING = 4 . 3 . 2;
     MESSAGE_TOO_BIG = 5 . 3 . 4;
+    /// A name in our own configuration leads nowhere.
+    BAD_CONFIGURATION = 4 . 3 . 5;
     /// The destination did not answer.
     NO_ANSWER = 4 . 4 . 1;
     /// The connection was lost or timed out.
@@ -102,6 +104,8 @@ codes! {
     /// The DNS did not answer.
     DIRECTORY_FAILURE = 4 . 4 . 3;
     UNABLE_TO_ROUTE = 5 . 4 . 4;
+    /// The destination cannot be reached from the addresses we send from.
+    NO_ADDRESS_OF_FAMILY = 4 . 4 . 4;
     ROUTING_LOOP = 5 . 4 . 6;
     /// The message's lifetime in the queue is over.
     DELIVERY_TIME_EXPIRED = 4 . 4 . 7;

@@ -41,6 +41,8 @@ causes! {
     Failures = "failures";
     /// No source address of the pool can be used.
     NoSource = "no-source";
+    /// The DNS is asked who takes the mail of the domain.
+    Dns = "dns";
 }
 
 impl WaitCause {

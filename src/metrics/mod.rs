@@ -169,6 +169,7 @@ numbers! {
         connect_failures counter "Connections that could not be opened.";
         leased_connections gauge "Connection leases that shards hold of sites owned here.";
         leased_messages gauge "Message leases that shards hold of sites owned here.";
+        discoveries counter "Times the DNS was asked where the mail of a domain goes.";
         suspensions counter "Times a rule for replies slowed or suspended a site.";
         suspended gauge "Sites slowed or suspended by rules.";
     }

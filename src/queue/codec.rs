@@ -204,7 +204,7 @@ pub struct TaskRecord {
 }
 
 /// What an operator made different for one task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Change {
     /// The next hop instead of the one that routes lead to.
     pub next_hop: Option<NextHop>,
@@ -297,7 +297,7 @@ pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
             out.extend_from_slice(&recipient_index.to_le_bytes());
         }
     }
-    if let Some(next_hop) = state.change.next_hop {
+    if let Some(next_hop) = &state.change.next_hop {
         field(out, state_tag::NEXT_HOP, next_hop.to_string().as_bytes());
     }
     if let Some(class) = state.change.class {

@@ -218,8 +218,9 @@ impl Index {
             let standing = &task.standing;
             assert!(task.cost > 0 && task.cost <= COST_MAX);
             let sibling = self.messages[slot].first_task;
-            let (stream, next_hop) = (task.change.apply(&outline.stream), task.change.next_hop);
-            let flow = self.schedule.enter(&task.domain, &stream, &outline.sender, next_hop);
+            let (stream, next_hop) = (task.change.apply(&outline.stream), &task.change.next_hop);
+            let flow =
+                self.schedule.enter(&task.domain, &stream, &outline.sender, next_hop.as_ref());
             let task = self.tasks.insert(TaskEntry {
                 message: slot,
                 sibling,
@@ -427,7 +428,7 @@ impl Index {
 
     /// Lets a task in flight flow as an operator wants; where nothing is said of the class it
     /// stays.
-    pub fn set_change(&mut self, slot: u32, change: Change) {
+    pub fn set_change(&mut self, slot: u32, change: &Change) {
         let flow = self.tasks[slot].flow;
         let stream = self.schedule.stream(flow);
         let class = change.class.unwrap_or(stream.class);
@@ -437,7 +438,8 @@ impl Index {
         let stream = Stream { class, ..stream.clone() };
         let (domain, sender) = (self.schedule.domain(flow), self.schedule.sender(flow));
         let (domain, sender) = (domain.to_owned(), sender.to_owned());
-        self.tasks[slot].flow = self.schedule.enter(&domain, &stream, &sender, change.next_hop);
+        self.tasks[slot].flow =
+            self.schedule.enter(&domain, &stream, &sender, change.next_hop.as_ref());
         self.schedule.leave(flow);
     }
 

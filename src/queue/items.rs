@@ -80,7 +80,7 @@ impl<'a> Items<'a> {
             Cow::Borrowed(domain) => self.shared_text(domain),
             Cow::Owned(ref domain) => self.text(domain),
         };
-        let next_hop = task.change.next_hop.map(|it| it.to_string()).unwrap_or_default();
+        let next_hop = task.change.next_hop.as_ref().map(|it| it.to_string()).unwrap_or_default();
         let next_hop = if next_hop.is_empty() { 0 } else { 1 + self.text(&next_hop) };
         let standing = &task.standing;
         let waits = standing.due_ms != 0 || standing.attempts != 0;

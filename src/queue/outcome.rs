@@ -422,7 +422,7 @@ impl Inner {
     ) {
         self.journal.pin(location, pinned_bytes(location, 0));
         let mut index = self.index.borrow_mut();
-        index.set_change(task.slot, record.change);
+        index.set_change(task.slot, &record.change);
         settlement.replaced = index.set_standing(task.slot, &Standing::of(&record, location));
         index.set_fresh(task.slot, settlement.ticket, record);
         settlement.fresh = Some(task.slot);

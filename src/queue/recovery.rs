@@ -126,7 +126,7 @@ impl Recovered {
                 index.remove(message);
             }
         } else {
-            index.set_change(slot, state.change);
+            index.set_change(slot, &state.change);
             index.set_standing(slot, &Standing::of(state, at));
         }
     }

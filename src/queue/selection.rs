@@ -120,11 +120,7 @@ impl FlowPattern {
             && fits(&self.campaign, &stream.campaign)
             && self.class.is_none_or(|class| class == stream.class)
             && self.site.as_ref().is_none_or(|pattern| {
-                site().is_some_and(|site| {
-                    let site = site.as_ref();
-                    let address = site.split_once("://").map_or(site, |(_, address)| address);
-                    pattern.matches(site) || pattern.matches(address)
-                })
+                site().is_some_and(|site| pattern.matches_site(site.as_ref()))
             })
     }
 }

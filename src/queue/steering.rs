@@ -15,7 +15,7 @@ use crate::mail::{Class, EnhancedStatusCode, Outcome, RecipientOutcome, Reply, R
 use crate::runtime::{clock, task};
 
 /// What is to be done to tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Delayed tasks are ready now. No attempt is counted.
     Retry,
@@ -51,15 +51,15 @@ pub enum Mode {
 
 impl Order {
     /// Whether it is for a task that stands so and goes this way.
-    fn is_for(self, state: TaskState, flow: &Flow) -> bool {
+    fn is_for(&self, state: TaskState, flow: &Flow) -> bool {
         match self {
-            Order::Reroute(next_hop) if flow.next_hop == next_hop => false,
-            Order::Class(class) if flow.stream.class == class => false,
+            Order::Reroute(next_hop) if flow.next_hop == *next_hop => false,
+            Order::Class(class) if flow.stream.class == *class => false,
             order => order.is_for_state(state),
         }
     }
 
-    fn is_for_state(self, state: TaskState) -> bool {
+    fn is_for_state(&self, state: TaskState) -> bool {
         match self {
             Order::Retry => state == TaskState::Delayed,
             Order::Hold => matches!(state, TaskState::Ready | TaskState::Delayed),
@@ -84,7 +84,7 @@ impl Queue {
     pub async fn steer(
         &self,
         selection: &Selection,
-        order: Order,
+        order: &Order,
         mode: Mode,
         sites: &dyn Sites,
         mut go_on: impl FnMut(Steered) -> bool,
@@ -127,7 +127,7 @@ impl Queue {
     fn select(
         &self,
         selection: &Selection,
-        order: Order,
+        order: &Order,
         end: u64,
         sites: &dyn Sites,
         from: u32,
@@ -158,22 +158,22 @@ impl Queue {
         &self,
         task: Task,
         before: TaskState,
-        order: Order,
+        order: &Order,
         sites: &dyn Sites,
     ) -> bool {
-        if order == Order::Retry {
+        if *order == Order::Retry {
             self.put_back(task);
             return true;
         }
         if let Order::Bounce(reports) = order
             && before != TaskState::Held
         {
-            return self.give_up(task, reports).await;
+            return self.give_up(task, *reports).await;
         }
         let due_ms = self.inner.index.borrow().task(task.slot).standing().due_ms;
         let Some(mut record) = self.record_now(task, sites).await else {
             // Held because it could not be read: released, it is tried anew.
-            if order == Order::Release {
+            if *order == Order::Release {
                 self.put_back(task);
                 return true;
             }
@@ -185,18 +185,18 @@ impl Queue {
             Order::Release | Order::Bounce(_) => {
                 record.turn(RecipientState::Held, RecipientState::Delayed);
             }
-            Order::Reroute(next_hop) => record.change.next_hop = next_hop,
-            Order::Class(class) => record.change.class = Some(class),
+            Order::Reroute(next_hop) => record.change.next_hop.clone_from(next_hop),
+            Order::Class(class) => record.change.class = Some(*class),
             Order::Retry => unreachable!("it needs no record"),
         }
         // With a recipient Held the task is, as of its STATE; one without stays in flight.
-        let can_hold = order != Order::Hold || record.is_held();
+        let can_hold = *order != Order::Hold || record.is_held();
         if !can_hold || self.inner.append_state(task, record).await.is_err() {
             self.stand(task, before, due_ms);
             return false;
         }
         match order {
-            Order::Bounce(reports) => return self.give_up(task, reports).await,
+            Order::Bounce(reports) => return self.give_up(task, *reports).await,
             Order::Release => self.put_back(task),
             Order::Reroute(_) if before == TaskState::Delayed => self.put_back(task),
             Order::Hold => {}

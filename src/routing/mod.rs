@@ -1,16 +1,19 @@
 //! From a forward-path to where its mail goes.
 //!
-//! **Owns** the table of routes, and what MX and address records mean for mail.
+//! **Owns** the table of routes, what MX and address records mean for mail, and the names of sites.
 //! **Uses** `config`, `mail`, `proto::dns`. Asks nobody: answers of the DNS are handed in.
 //! **Holds** that a domain resolves to one next hop, or to the reply that refuses it.
 //! **Start reading** at `Routes::resolve`, then `mx::Exchanges::read`.
 
+mod hop;
 pub mod mx;
 
 use std::collections::HashMap;
 
 use crate::config::{Config, NextHop};
 use crate::mail::{EnhancedStatusCode, Reply};
+
+pub use hop::{Hop, Place};
 
 /// The routes of one configuration.
 pub struct Routes {
@@ -36,12 +39,12 @@ impl Routes {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
         for route in &config.routes {
             match route.domain.strip_prefix("*.") {
-                Some(suffix) => wildcard.insert(suffix.to_owned(), route.next_hop),
-                None => exact.insert(route.domain.clone(), route.next_hop),
+                Some(suffix) => wildcard.insert(suffix.to_owned(), route.next_hop.clone()),
+                None => exact.insert(route.domain.clone(), route.next_hop.clone()),
             };
         }
         let hostname = config.hostname.to_ascii_lowercase();
-        Self { exact, wildcard, smarthost: config.smarthost, hostname }
+        Self { exact, wildcard, smarthost: config.smarthost.clone(), hostname }
     }
 
     /// The next hop for a domain in any case; empty is this host (a bare `Postmaster`).
@@ -56,16 +59,17 @@ impl Routes {
         let domain = domain.to_ascii_lowercase();
         let domain = if domain.is_empty() { &self.hostname } else { &domain };
         if let Some(next_hop) = self.exact.get(domain) {
-            return Ok((Matched::Route, *next_hop));
+            return Ok((Matched::Route, next_hop.clone()));
         }
         let mut rest = domain.as_str();
         while let Some((_, suffix)) = rest.split_once('.') {
             if let Some(next_hop) = self.wildcard.get(suffix) {
-                return Ok((Matched::Below(suffix.len()), *next_hop));
+                return Ok((Matched::Below(suffix.len()), next_hop.clone()));
             }
             rest = suffix;
         }
-        self.smarthost.map(|next_hop| (Matched::Smarthost, next_hop)).ok_or(NO_ROUTE)
+        let smarthost = self.smarthost.clone();
+        smarthost.map(|next_hop| (Matched::Smarthost, next_hop)).ok_or(NO_ROUTE)
     }
 }
 
@@ -79,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_exact_domain_wins_then_the_longest_wildcard_then_the_smarthost() {
-        let hop = |port: u16| NextHop {
+        let hop = |port: u16| NextHop::Address {
             protocol: NextHopProtocol::Smtp,
             address: ([127, 0, 0, 1], port).into(),
         };

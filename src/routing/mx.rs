@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use crate::config::{Config, Families};
 use crate::limits::{MX_ADDRESSES_MAX, MX_HOST_ADDRESSES_MAX, MX_HOSTS_MAX};
 use crate::mail::{Reply, status};
 use crate::proto::dns::{Answer, Kind, LookupError, Name, Record};
@@ -24,19 +25,8 @@ pub struct Policy {
     pub port: u16,
     /// Names by which others know this server; lower case.
     pub own_names: Vec<String>,
-    /// Where this server listens, unspecified addresses spelled out.
+    /// Where this server listens, unspecified addresses and what they stand for.
     pub own_addresses: Vec<SocketAddr>,
-}
-
-/// Which addresses are tried, in which order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Families {
-    /// One of each in turn, an IPv6 address first.
-    Ipv6First,
-    /// One of each in turn, an IPv4 address first.
-    Ipv4First,
-    Ipv6Only,
-    Ipv4Only,
 }
 
 /// The MX hosts of a domain, before their addresses are known.
@@ -58,7 +48,7 @@ pub struct Exchange {
     pub host: Name,
 }
 
-/// What the DNS says of the addresses of one host: an answer for each of `Families::kinds`.
+/// What the DNS says of the addresses of one host: an answer for each of `Policy::kinds`.
 pub type AddressAnswers = Vec<Result<Rc<Answer>, LookupError>>;
 
 /// Where to connect, in order.
@@ -114,6 +104,40 @@ impl Destination {
     }
 }
 
+impl Policy {
+    /// What a configuration says. `addresses` are those of this machine, which stand in where it
+    /// listens at an unspecified one.
+    pub fn new(config: &Config, addresses: &[IpAddr]) -> Self {
+        let of_sources = config.sources.iter().filter_map(|source| source.ehlo_name.as_ref());
+        let names = of_sources.chain(&config.delivery.ehlo_name).chain([&config.hostname]);
+        let mut own_addresses = Vec::new();
+        for listener in config.listeners.iter().map(|listener| listener.address) {
+            own_addresses.push(listener);
+            if listener.ip().is_unspecified() {
+                let of_family = addresses.iter().filter(|it| it.is_ipv4() == listener.is_ipv4());
+                own_addresses.extend(of_family.map(|it| SocketAddr::new(*it, listener.port())));
+            }
+        }
+        Self {
+            families: config.delivery.address_families,
+            port: config.delivery.mx_port,
+            own_names: names.map(|name| name.to_ascii_lowercase()).collect(),
+            own_addresses,
+        }
+    }
+
+    /// Whether a connection to `address` would come to this server. An unspecified address leads
+    /// to this machine, and whoever listens at one listens on all of loopback.
+    fn is_ours(&self, address: &SocketAddr) -> bool {
+        self.own_addresses.iter().any(|own| {
+            let is_anywhere = own.is_ipv4() == address.is_ipv4() && own.port() == address.port();
+            own == address
+                || is_anywhere && address.ip().is_unspecified()
+                || is_anywhere && own.ip().is_unspecified() && address.ip().is_loopback()
+        })
+    }
+}
+
 impl Families {
     /// The records to ask for.
     pub fn kinds(self) -> &'static [Kind] {
@@ -127,6 +151,12 @@ impl Families {
 }
 
 impl Exchanges {
+    /// A host that was named for the mail, whatever its MX records.
+    pub fn of_host(host: &Name, policy: &Policy) -> Result<Self, Reply> {
+        let exchange = Exchange { preference: 0, host: host.clone() };
+        Self::without_us(host, vec![exchange], true, false, policy)
+    }
+
     /// Makes hosts of the answer to the question for MX records, or the reply that ends it.
     ///
     /// Hosts come by preference, equal ones in random order. An answer without records makes the
@@ -196,7 +226,7 @@ impl Plan {
     /// The plan for an address literal.
     pub fn of_literal(address: IpAddr, policy: &Policy) -> Result<Self, Reply> {
         let target = SocketAddr::new(address, policy.port);
-        if policy.own_addresses.contains(&target) {
+        if policy.is_ours(&target) {
             return Err(LOOP);
         }
         let name = match address {
@@ -247,7 +277,7 @@ impl Plan {
                 }
             }
             let addresses = interleave(families);
-            if addresses.iter().any(|it| policy.own_addresses.contains(it)) {
+            if addresses.iter().any(|it| policy.is_ours(it)) {
                 our_preference = Some(exchange.preference);
                 hosts.retain(|it| it.preference < exchange.preference);
             } else if !addresses.is_empty() {
@@ -275,6 +305,27 @@ impl Plan {
         }
         let Exchanges { authenticated, roll_up_key, .. } = exchanges;
         Ok(Self { hosts, roll_up_key, authenticated })
+    }
+}
+
+impl Plan {
+    /// The addresses in the order in which to try them, each with its host. Equal hosts, and the
+    /// addresses of a host, come in an order that is random each time (RFC 5321 §5.1).
+    pub fn targets(&self, random: &mut dyn FnMut() -> u64) -> Vec<(&Host, SocketAddr)> {
+        let mut hosts: Vec<&Host> = self.hosts.iter().collect();
+        for equal in hosts.chunk_by_mut(|a, b| a.preference == b.preference) {
+            shuffle(equal, random);
+        }
+        let mut targets = Vec::new();
+        for host in hosts {
+            let is_first = |it: &SocketAddr| it.is_ipv4() == host.addresses[0].is_ipv4();
+            let (mut first, mut second): (Vec<_>, Vec<_>) =
+                host.addresses.iter().copied().partition(is_first);
+            shuffle(&mut first, random);
+            shuffle(&mut second, random);
+            targets.extend(interleave(vec![first, second]).into_iter().map(|it| (host, it)));
+        }
+        targets
     }
 }
 

@@ -298,6 +298,41 @@ pub fn is_source_fault(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| faults.contains(&code))
 }
 
+/// The addresses of this machine's interfaces, loopback included.
+pub fn machine_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the list that is made is freed below.
+    check(unsafe { libc::getifaddrs(&raw mut first) })?;
+    let mut addresses = Vec::new();
+    let mut next = first;
+    while !next.is_null() {
+        // SAFETY: an entry of the list, which lives until it is freed.
+        let entry = unsafe { &*next };
+        if !entry.ifa_addr.is_null() {
+            // SAFETY: the family says which socket address it points to, and each is as long as
+            // what is read.
+            addresses.extend(unsafe {
+                match i32::from((*entry.ifa_addr).sa_family) {
+                    libc::AF_INET => {
+                        let address = entry.ifa_addr.cast::<libc::sockaddr_in>();
+                        let bits = address.read_unaligned().sin_addr.s_addr;
+                        Some(IpAddr::from(bits.to_ne_bytes()))
+                    }
+                    libc::AF_INET6 => {
+                        let address = entry.ifa_addr.cast::<libc::sockaddr_in6>();
+                        Some(IpAddr::from(address.read_unaligned().sin6_addr.s6_addr))
+                    }
+                    _ => None,
+                }
+            });
+        }
+        next = entry.ifa_next;
+    }
+    // SAFETY: made above, and nothing of it is kept.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(addresses)
+}
+
 /// The state of a connection; that of a closed one where the system does not say.
 fn tcp_state(fd: RawFd) -> u8 {
     // SAFETY: all zeroes is a valid tcp_info.

@@ -217,7 +217,7 @@ impl Shard {
                         next_ms = now_ms + PROGRESS_PERIOD_MS;
                         reply.send(Progress { shard, steered, finished: false }).is_ok()
                     };
-                    let steered = queue.steer(&selection, order, mode, &delivery, go_on).await;
+                    let steered = queue.steer(&selection, &order, mode, &delivery, go_on).await;
                     let _ = reply.send(Progress { shard, steered, finished: true });
                 });
             }

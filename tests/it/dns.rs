@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ringpost::config;
+use ringpost::config::{self, Families};
 use ringpost::delivery::discovery::discover;
 use ringpost::dns::{Found, ResolvConf, Resolver, Settings};
 use ringpost::metrics::Metrics;
 use ringpost::proto::dns::{Kind, Name};
-use ringpost::routing::mx::{Families, Policy};
+use ringpost::routing::mx::Policy;
 use ringpost::runtime::sync::join_all;
 use ringpost::runtime::{executor, task};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ const ZONES: &[(&str, &str)] = &[
 ];
 
 /// A program that ends with the test.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -58,26 +58,37 @@ impl Drop for Running {
     }
 }
 
-/// Knot with the zones above.
-struct Knot {
-    address: SocketAddr,
+/// Knot with zones of a test.
+pub struct Knot {
+    pub address: SocketAddr,
     directory: TempDir,
     _running: Running,
 }
 
 impl Knot {
-    /// `None`, and a line that says so, where it is not installed.
+    /// With the zones above. `None`, and a line that says so, where it is not installed.
     fn start() -> Option<Knot> {
+        let knot = Knot::start_with(ZONES)?;
+        wait_until("Knot has signed", || answers(knot.address, "signed.test"));
+        Some(knot)
+    }
+
+    /// With these zones; a zone `signed.test` is signed.
+    pub fn start_with(zones: &[(&str, &str)]) -> Option<Knot> {
+        Knot::start_at(free_address(), zones)
+    }
+
+    /// The same at an address.
+    pub fn start_at(address: SocketAddr, zones: &[(&str, &str)]) -> Option<Knot> {
         let program = find("knotd")?;
         let directory = tempfile::tempdir().expect("a directory");
-        let address = free_address();
         let path = directory.path();
         let mut conf = format!(
             "server:\n    rundir: {path:?}\n    listen: \"127.0.0.1@{}\"\n\
              log:\n  - target: stderr\n    any: warning\ndatabase:\n    storage: {path:?}\nzone:\n",
             address.port()
         );
-        for (name, records) in ZONES {
+        for (name, records) in zones {
             let file = path.join(format!("{name}.zone"));
             conf += &format!("  - domain: {name}\n    file: {file:?}\n    zonefile-sync: -1\n");
             if *name == "signed.test" {
@@ -95,8 +106,7 @@ impl Knot {
         std::fs::write(path.join("knot.conf"), conf).expect("written");
         let running = start(Command::new(program).arg("-c").arg(path.join("knot.conf")));
         let knot = Knot { address, directory, _running: running };
-        wait_until("Knot answers", || answers(address, "a.test"));
-        wait_until("Knot has signed", || answers(address, "signed.test"));
+        wait_until("Knot answers", || answers(address, zones[0].0));
         Some(knot)
     }
 

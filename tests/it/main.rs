@@ -14,6 +14,7 @@ mod hostile;
 mod interop;
 mod limits;
 mod memory;
+mod mx;
 mod next_hops;
 mod operate;
 mod relay;

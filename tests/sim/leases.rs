@@ -8,11 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 
-use ringpost::config::{NextHop, SiteLimits};
+use ringpost::config::SiteLimits;
 use ringpost::delivery::lease::SiteKey;
 use ringpost::delivery::lease::cell::{Ask, Cell, Grant, Kind, LeaseCell};
 use ringpost::delivery::lease::holder::{Holder, Urgency};
 use ringpost::delivery::lease::record::{self, Clocks, Records};
+use ringpost::routing::{Hop, Place};
 
 use crate::rng::Rng;
 use crate::truth::ensure;
@@ -587,12 +588,15 @@ fn a_slot_freed_before_the_fin_is_caught() {
 }
 
 const SITE: SiteKey = SiteKey {
-    next_hop: NextHop {
-        protocol: ringpost::config::NextHopProtocol::Smtp,
-        address: std::net::SocketAddr::new(
-            std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-            2526,
-        ),
+    hop: Hop {
+        place: Place::Address {
+            protocol: ringpost::config::NextHopProtocol::Smtp,
+            address: std::net::SocketAddr::new(
+                std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+                2526,
+            ),
+        },
+        domain: None,
     },
     source: None,
 };

@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::config::{Config, NextHop, SiteLimits};
+use crate::config::{Config, SiteLimits};
 use crate::metrics::Metrics;
+use crate::routing::Hop;
 use crate::runtime::sync::Notify;
 use crate::runtime::{clock, task, timer};
 use cell::{Ask, Cell, Grant, Kind, LeaseCell};
@@ -31,10 +32,10 @@ use holder::{Holder, Urgency};
 use meter::Cooling;
 use store::{RecordStore, Recorded, Restored};
 
-/// A destination as the world limits it: a next hop as it is seen from one of our addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A destination as the world limits it: a place as it is seen from one of our addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteKey {
-    pub next_hop: NextHop,
+    pub hop: Hop,
     /// `None` where the kernel chooses.
     pub source: Option<IpAddr>,
 }
@@ -53,12 +54,17 @@ impl SiteKey {
     /// What the configuration says of it.
     pub fn limits(&self, config: &Config) -> SiteLimits {
         let source = self.source.and_then(|address| config.source_at(address));
-        config.limits_of(self.next_hop.address, source.map(|source| source.name.as_str()))
+        let source = source.map(|source| source.name.as_str());
+        // Without limits no name has to be written.
+        if config.limits.is_empty() {
+            return SiteLimits::default();
+        }
+        config.limits_of(&self.hop.to_string(), self.hop.domain.as_deref(), source)
     }
 }
 
 /// What holders and owners of different shards say to one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseMemo {
     Ask { site: SiteKey, from: usize, ask: Ask },
     Grant { site: SiteKey, grant: Grant },
@@ -107,8 +113,8 @@ pub struct SiteLease {
 impl SiteLease {
     fn new(key: SiteKey, shard_count: usize, config: &Config) -> Self {
         let lease = Self {
-            key,
             owner: key.owner(shard_count),
+            key,
             limits: CopyCell::default(),
             limited: CopyCell::default(),
             holder: RefCell::default(),
@@ -229,14 +235,14 @@ impl Leases {
     }
 
     /// The leases of a site on this shard.
-    pub fn of_site(&self, key: SiteKey) -> Rc<SiteLease> {
+    pub fn of_site(&self, key: &SiteKey) -> Rc<SiteLease> {
         let inner = &self.inner;
         let mut held = inner.held.borrow_mut();
         let new = || {
             inner.begins.notify_one();
-            Rc::new(SiteLease::new(key, inner.shard_count, &inner.config.borrow()))
+            Rc::new(SiteLease::new(key.clone(), inner.shard_count, &inner.config.borrow()))
         };
-        held.entry(key).or_insert_with(new).clone()
+        held.entry(key.clone()).or_insert_with(new).clone()
     }
 
     /// Forgets sites that nobody sends to and that never had a lease: what the owner counts of the
@@ -270,7 +276,7 @@ impl Leases {
     }
 
     /// Of each limit of a site one in `divisor`. Counts where this shard owns the site.
-    pub fn set_divisor(&self, key: SiteKey, divisor: u32) {
+    pub fn set_divisor(&self, key: &SiteKey, divisor: u32) {
         if key.owner(self.inner.shard_count) == self.inner.shard {
             self.inner.with_cell(key, |cell| cell.set_divisor(divisor));
         }
@@ -294,10 +300,10 @@ impl Leases {
         match memo {
             LeaseMemo::Ask { site, from, ask } => {
                 inner.begins.notify_one();
-                inner.with_cell(site, |cell| cell.handle_ask(from, &ask));
-                inner.hand_out(site, now_ms);
+                inner.with_cell(&site, |cell| cell.handle_ask(from, &ask));
+                inner.hand_out(&site, now_ms);
             }
-            LeaseMemo::Grant { site, grant } => inner.on_grant(site, &grant, now_ms),
+            LeaseMemo::Grant { site, grant } => inner.on_grant(&site, &grant, now_ms),
         }
     }
 
@@ -316,10 +322,10 @@ impl Leases {
                 lease.holder.borrow_mut().return_idle(now_ms);
                 inner.tell(lease, Urgency::Later, now_ms);
             }
-            let sites: Vec<SiteKey> = inner.cells.borrow().keys().copied().collect();
+            let sites: Vec<SiteKey> = inner.cells.borrow().keys().cloned().collect();
             for site in sites {
-                inner.keep_record(site, now_ms);
-                inner.hand_out(site, now_ms);
+                inner.keep_record(&site, now_ms);
+                inner.hand_out(&site, now_ms);
             }
             inner.on_recorded(now_ms);
             inner.count();
@@ -334,9 +340,12 @@ impl Inner {
         self.cells.borrow().is_empty() && !self.held.borrow().values().any(is_limited)
     }
 
-    fn with_cell<R>(&self, key: SiteKey, with: impl FnOnce(&mut Cell) -> R) -> R {
+    fn with_cell<R>(&self, key: &SiteKey, with: impl FnOnce(&mut Cell) -> R) -> R {
         let mut cells = self.cells.borrow_mut();
-        let cell = cells.entry(key).or_insert_with(|| {
+        if let Some(cell) = cells.get_mut(key) {
+            return with(cell);
+        }
+        let cell = cells.entry(key.clone()).or_insert_with(|| {
             let limits = key.limits(&self.config.borrow());
             let restored = self.restored(key, &limits);
             Cell::new(&limits, self.shard_count, self.quiet_until_ms.get(), &restored)
@@ -344,10 +353,10 @@ impl Inner {
         with(cell)
     }
 
-    fn restored(&self, key: SiteKey, limits: &SiteLimits) -> Vec<(u64, Vec<Cooling>)> {
+    fn restored(&self, key: &SiteKey, limits: &SiteLimits) -> Vec<(u64, Vec<Cooling>)> {
         match self.store.restored() {
             Restored::Records(records) => {
-                records.get(&key).map_or(Vec::new(), |record| record.windows.clone())
+                records.get(key).map_or(Vec::new(), |record| record.windows.clone())
             }
             Restored::Unknown => {
                 let used_up = |bound: &meter::Bound| {
@@ -363,52 +372,52 @@ impl Inner {
     fn tell(&self, lease: &SiteLease, urgency: Urgency, now_ms: u64) {
         let Some(ask) = lease.holder.borrow_mut().poll_ask(urgency) else { return };
         if lease.owner == self.shard {
-            self.with_cell(lease.key, |cell| cell.handle_ask(self.shard, &ask));
-            self.hand_out(lease.key, now_ms);
+            self.with_cell(&lease.key, |cell| cell.handle_ask(self.shard, &ask));
+            self.hand_out(&lease.key, now_ms);
             return;
         }
-        let memo = LeaseMemo::Ask { site: lease.key, from: self.shard, ask };
+        let memo = LeaseMemo::Ask { site: lease.key.clone(), from: self.shard, ask };
         if !(self.send)(lease.owner, memo) {
             lease.holder.borrow_mut().refuse_ask();
         }
     }
 
     /// Gives holders of a site what the cell has for them.
-    fn hand_out(&self, site: SiteKey, now_ms: u64) {
+    fn hand_out(&self, site: &SiteKey, now_ms: u64) {
         while let Some((holder, grant)) = self.with_cell(site, |cell| cell.poll_grant(now_ms)) {
             if holder == self.shard {
                 self.on_grant(site, &grant, now_ms);
-            } else if !(self.send)(holder, LeaseMemo::Grant { site, grant }) {
+            } else if !(self.send)(holder, LeaseMemo::Grant { site: site.clone(), grant }) {
                 self.with_cell(site, |cell| cell.refuse_grant(holder));
                 return;
             }
         }
     }
 
-    fn on_grant(&self, site: SiteKey, grant: &Grant, now_ms: u64) {
-        let lease = self.held.borrow().get(&site).cloned();
+    fn on_grant(&self, site: &SiteKey, grant: &Grant, now_ms: u64) {
+        let lease = self.held.borrow().get(site).cloned();
         let lease = lease.expect("whoever asked holds");
         if lease.holder.borrow_mut().handle_grant(grant, now_ms) {
-            self.news.borrow_mut().push(site);
+            self.news.borrow_mut().push(site.clone());
             self.has_news.notify_one();
         }
     }
 
-    fn keep_record(&self, site: SiteKey, now_ms: u64) {
+    fn keep_record(&self, site: &SiteKey, now_ms: u64) {
         if now_ms < self.record_again_ms.get() {
             return;
         }
         let Some(record) = self.with_cell(site, |cell| cell.poll_record(now_ms)) else { return };
-        if !self.store.write(site, record, self.recorded_sender.clone()) {
+        if !self.store.write(site.clone(), record, self.recorded_sender.clone()) {
             self.with_cell(site, |cell| cell.on_recorded(false));
         }
     }
 
     fn on_recorded(&self, now_ms: u64) {
         while let Ok(Recorded { site, durable }) = self.recorded.try_recv() {
-            self.with_cell(site, |cell| cell.on_recorded(durable));
+            self.with_cell(&site, |cell| cell.on_recorded(durable));
             if durable {
-                self.hand_out(site, now_ms);
+                self.hand_out(&site, now_ms);
             } else {
                 self.record_again_ms.set(now_ms + RECORD_AGAIN_MS);
             }
@@ -439,7 +448,7 @@ mod tests {
     #[test]
     fn sites_spread_over_shards_and_most_stay_when_one_is_added() {
         let key = |port: u16| SiteKey {
-            next_hop: NextHop::parse(&format!("smtp://192.0.2.1:{port}")).expect("a next hop"),
+            hop: Hop::parse(&format!("smtp://192.0.2.1:{port}")).expect("a hop"),
             source: None,
         };
         let owners = |count: usize| (1..=400).map(|port| key(port).owner(count)).collect();

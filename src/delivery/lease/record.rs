@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::SiteKey;
 use super::meter::{Cooling, Record};
-use crate::config::NextHop;
+use crate::routing::Hop;
 
 /// The clocks at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub fn write(records: &Records, clocks: &Clocks) -> String {
     let _ = writeln!(text, "clocks {boot_ms} {unix_ms} {boot_id}");
     for (site, record) in records {
         let source = site.source.map_or("-".to_owned(), |source| source.to_string());
-        let _ = writeln!(text, "site {} {source} {}", site.next_hop, record.reserve);
+        let _ = writeln!(text, "site {} {source} {}", site.hop, record.reserve);
         for (window_ms, cooling) in &record.windows {
             let _ = write!(text, "window {window_ms}");
             for it in cooling.iter().filter(|it| it.free_ms > *monotonic_ms) {
@@ -82,17 +82,17 @@ pub fn read(text: &str, clocks: &Clocks) -> Result<Records, Damaged> {
             (_, "site") => {
                 let (key, reserve) = read_site(&mut words).ok_or(damaged)?;
                 let record = Record { reserve, windows: Vec::new() };
+                let is_second = records.insert(key.clone(), record).is_some();
                 site = Some((key, reserve));
-                let is_second = records.insert(key, record).is_some();
                 if is_second {
                     return Err(damaged);
                 }
             }
             (_, "window") => {
-                let (key, reserve) = site.ok_or(damaged)?;
+                let (key, reserve) = site.as_ref().ok_or(damaged)?;
                 let passed_ms = passed_ms.ok_or(damaged)?;
-                let window = read_window(&mut words, reserve, passed_ms, clocks.monotonic_ms);
-                let record = records.get_mut(&key).ok_or(damaged)?;
+                let window = read_window(&mut words, *reserve, passed_ms, clocks.monotonic_ms);
+                let record = records.get_mut(key).ok_or(damaged)?;
                 record.windows.push(window.ok_or(damaged)?);
                 record.reserve = 0;
             }
@@ -114,12 +114,12 @@ pub fn read(text: &str, clocks: &Clocks) -> Result<Records, Damaged> {
 }
 
 fn read_site<'t>(words: &mut impl Iterator<Item = &'t str>) -> Option<(SiteKey, u32)> {
-    let next_hop = NextHop::parse(words.next()?)?;
+    let hop = Hop::parse(words.next()?)?;
     let source = match words.next()? {
         "-" => None,
         text => Some(text.parse().ok()?),
     };
-    Some((SiteKey { next_hop, source }, words.next()?.parse().ok()?))
+    Some((SiteKey { hop, source }, words.next()?.parse().ok()?))
 }
 
 fn read_window<'t>(
@@ -178,9 +178,9 @@ mod tests {
         Clocks { boot_id: boot_id.into(), boot_ms, unix_ms, monotonic_ms }
     }
 
-    fn key(next_hop: &str, source: Option<&str>) -> SiteKey {
-        let next_hop = NextHop::parse(next_hop).expect("a next hop");
-        SiteKey { next_hop, source: source.map(|it| it.parse().expect("an address")) }
+    fn key(hop: &str, source: Option<&str>) -> SiteKey {
+        let hop = Hop::parse(hop).expect("a hop");
+        SiteKey { hop, source: source.map(|it| it.parse().expect("an address")) }
     }
 
     fn cooling(free_ms: u64, count: u32) -> Cooling {

@@ -94,7 +94,7 @@ fn run(path: &Path, mut records: Records, jobs: &Receiver<Job>) {
         let mut batch = vec![first];
         batch.extend(jobs.try_iter());
         for job in &batch {
-            records.insert(job.site, job.record.clone());
+            records.insert(job.site.clone(), job.record.clone());
         }
         let written = write(path, &records);
         if let Err(error) = &written
@@ -147,20 +147,20 @@ mod tests {
 
     use super::super::meter::Cooling;
     use super::*;
-    use crate::config::NextHop;
+    use crate::routing::Hop;
 
     #[test]
     fn what_was_written_is_restored_and_damage_is_not_taken_for_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         let start = || RecordStore::start(directory.path()).expect("started");
-        let next_hop = NextHop::parse("smtp://192.0.2.1:25").expect("a next hop");
-        let site = SiteKey { next_hop, source: None };
+        let hop = Hop::parse("smtp://192.0.2.1:25").expect("a hop");
+        let site = SiteKey { hop, source: None };
         let store = start();
         assert!(matches!(store.restored(), Restored::Records(records) if records.is_empty()));
         let cooling = Cooling { free_ms: clock::monotonic_ms() + 3_000_000, count: 4 };
         let record = Record { reserve: 3, windows: vec![(3_600_000, vec![cooling])] };
         let (done, recorded) = channel();
-        assert!(store.write(site, record, done));
+        assert!(store.write(site.clone(), record, done));
         assert!(recorded.recv().expect("an answer").durable);
         match start().restored() {
             Restored::Records(records) => {

@@ -166,7 +166,7 @@ impl Rule {
     ) -> bool {
         one_of(&self.codes, |it| it.matches(context.reply.code))
             && one_of(&self.statuses, |it| status.is_some_and(|status| it.matches(status)))
-            && one_of(&self.sites, |it| it.matches(context.site))
+            && one_of(&self.sites, |it| it.matches_site(context.site))
             && one_of(&self.domains, |it| it.matches(context.domain))
             && one_of(&self.sources, |it| it.matches(context.source))
             && one_of(&self.tenants, |it| it.matches(context.tenant))

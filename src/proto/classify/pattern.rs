@@ -92,6 +92,21 @@ impl NamePattern {
             && name[..start.len()].eq_ignore_ascii_case(start)
             && name[name.len() - end.len()..].eq_ignore_ascii_case(end)
     }
+
+    /// Whether a site is meant, said in words: `smtp://192.0.2.1:25`, `smtp://mx1.a.test:25`,
+    /// `mx://mx1.a.test,mx2.a.test`, each with the domain that it is for behind a `#` where there
+    /// is one. As a whole, without the scheme, and by the name of any of its hosts.
+    pub fn matches_site(&self, site: &str) -> bool {
+        let site = site.split_once('#').map_or(site, |(site, _)| site);
+        let Some((scheme, place)) = site.split_once("://") else { return self.matches(site) };
+        if self.matches(site) || self.matches(place) {
+            return true;
+        }
+        match scheme {
+            "mx" => place.split(',').any(|host| self.matches(host)),
+            _ => place.rsplit_once(':').is_some_and(|(host, _)| self.matches(host)),
+        }
+    }
 }
 
 /// As it was written.

@@ -67,7 +67,7 @@ impl Flows {
         domain: &str,
         stream: &Stream,
         sender: &str,
-        next_hop: Option<NextHop>,
+        next_hop: Option<&NextHop>,
     ) -> u32 {
         let domain = self.domains.enter(domain);
         let stream = self.streams.enter(stream, sender);

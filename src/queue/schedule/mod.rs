@@ -59,7 +59,7 @@ impl Schedule {
         domain: &str,
         stream: &Stream,
         sender: &str,
-        next_hop: Option<NextHop>,
+        next_hop: Option<&NextHop>,
     ) -> u32 {
         self.flows.enter(domain, stream, sender, next_hop)
     }

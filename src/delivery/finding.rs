@@ -1,0 +1,313 @@
+//! Finding out where flows go: routes, what the directory knows, and questions to the DNS.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::directory::{Answer, Asking, Question};
+use super::discovery::{discover, discover_host};
+use super::{Delivery, Inner};
+use crate::config::{Config, NextHop};
+use crate::dns::{Resolver, Settings};
+use crate::mail::{Outcome, Reply, WaitCause, status};
+use crate::metrics::Metrics;
+use crate::queue::ledger::{CauseTimes, Waiting};
+use crate::queue::{Flow, FlowId};
+use crate::routing::mx::Policy;
+use crate::routing::{Hop, Place, Routes};
+use crate::runtime::{clock, net, task};
+
+/// How the way of mail is found under one configuration.
+pub(super) struct Wayfinder {
+    pub routes: Routes,
+    pub resolver: Resolver,
+    pub policy: Policy,
+    /// In lower case.
+    hostname: Rc<str>,
+    /// Whether some domain's mail is a site by itself.
+    has_apart: bool,
+}
+
+impl Wayfinder {
+    pub fn new(config: &Config, metrics: Rc<Metrics>) -> Self {
+        Self {
+            routes: Routes::new(config),
+            resolver: Resolver::new(Settings::of_machine(&config.dns), metrics),
+            // Where the system does not say, names alone tell us from others.
+            policy: Policy::new(config, &net::machine_addresses().unwrap_or_default()),
+            hostname: config.hostname.to_ascii_lowercase().into(),
+            has_apart: config.limits.iter().any(|limit| limit.domain.is_some()),
+        }
+    }
+}
+
+/// Where a flow goes.
+pub(super) enum Way {
+    /// To this place; to be asked again at a moment, in monotonic milliseconds.
+    To { hop: Hop, renew_ms: u64 },
+    /// Nowhere: for good or for now, as the reply says.
+    Refused(Reply),
+    /// That is being found out.
+    Asked,
+}
+
+/// An address to connect to, and how its host is called where it has a name.
+pub(super) struct Target {
+    pub address: SocketAddr,
+    pub host: Option<Box<str>>,
+    /// Monotonic milliseconds until which it counts as failing, if it does.
+    pub failed_until_ms: Option<u64>,
+}
+
+impl Inner {
+    /// Where a flow goes; it waits for the answer where the DNS has to be asked, and `flow` is
+    /// announced then.
+    pub(super) fn find_way(&self, id: FlowId, flow: &Flow) -> Way {
+        let finder = self.finder.borrow().clone();
+        let next_hop = match self.next_hop_of(flow) {
+            Ok(next_hop) => next_hop,
+            Err(reply) => return Way::Refused(reply),
+        };
+        let Some(question) = self.question_of(&next_hop, flow) else {
+            let NextHop::Address { protocol, address } = next_hop else {
+                unreachable!("everything else is a question")
+            };
+            let hop = self.hop(Place::Address { protocol, address }, flow, &finder);
+            return Way::To { hop, renew_ms: u64::MAX };
+        };
+        let now_ms = clock::coarse_ms();
+        let answer = self.directory.borrow_mut().find(&question, Some(id), now_ms);
+        match answer {
+            Answer::To { place, until_ms } => {
+                Way::To { hop: self.hop(place, flow, &finder), renew_ms: until_ms }
+            }
+            Answer::Refused(reply) => Way::Refused(reply),
+            Answer::Asked => Way::Asked,
+        }
+    }
+
+    /// Where a flow goes, if that is known.
+    pub(super) fn hop_of(&self, flow: &Flow) -> Option<Hop> {
+        let finder = self.finder.borrow().clone();
+        let next_hop = self.next_hop_of(flow).ok()?;
+        let place = match (self.question_of(&next_hop, flow), next_hop) {
+            (None, NextHop::Address { protocol, address }) => Place::Address { protocol, address },
+            (Some(question), _) => self.directory.borrow().place(&question)?,
+            (None, _) => unreachable!("everything else is a question"),
+        };
+        Some(self.hop(place, flow, &finder))
+    }
+
+    /// The place in words, or what leads there while that is not known.
+    pub(super) fn site_in_words(&self, flow: &Flow) -> Option<String> {
+        match self.hop_of(flow) {
+            Some(hop) => Some(hop.to_string()),
+            None => self.next_hop_of(flow).ok().map(|next_hop| next_hop.to_string()),
+        }
+    }
+
+    /// Where a flow is routed to, or the reply that refuses it.
+    fn next_hop_of(&self, flow: &Flow) -> Result<NextHop, Reply> {
+        match &flow.next_hop {
+            Some(next_hop) => Ok(next_hop.clone()),
+            None => self.finder.borrow().routes.resolve(&flow.domain),
+        }
+    }
+
+    fn question_of(&self, next_hop: &NextHop, flow: &Flow) -> Option<Question> {
+        match flow.domain.is_empty() {
+            true => Question::of(next_hop, &self.finder.borrow().hostname),
+            false => Question::of(next_hop, &flow.domain),
+        }
+    }
+
+    fn hop(&self, place: Place, flow: &Flow, finder: &Wayfinder) -> Hop {
+        let may_be = finder.has_apart && !flow.domain.is_empty();
+        let is_apart = may_be && self.config.borrow().is_apart(&flow.domain);
+        Hop::new(place, is_apart.then_some(&*flow.domain))
+    }
+
+    /// The addresses of a place in the order in which to try them from a source, those that failed
+    /// lately last; or why there are none.
+    pub(super) fn targets(
+        &self,
+        place: &Place,
+        source: Option<IpAddr>,
+    ) -> Result<Vec<Target>, Reply> {
+        if let Place::Address { address, .. } = place {
+            return Ok(vec![Target { address: *address, host: None, failed_until_ms: None }]);
+        }
+        let directory = self.directory.borrow();
+        let known = directory.plan(place).ok_or(FORGOTTEN)?;
+        let now_ms = clock::coarse_ms();
+        let hosts = self.hosts.borrow();
+        let targets = known.plan.targets(&mut clock::random_u64).into_iter();
+        let of_family = targets.filter(|(_, address)| {
+            source.is_none_or(|source| source.is_ipv4() == address.is_ipv4())
+        });
+        let mut targets: Vec<Target> = of_family
+            .map(|(host, address)| Target {
+                address,
+                host: Some(host.name.as_str().into()),
+                failed_until_ms: hosts.failed_until_ms(address, source, now_ms),
+            })
+            .collect();
+        // The sort keeps the order of those that are as good as one another.
+        targets.sort_by_key(|target| target.failed_until_ms);
+        if targets.is_empty() { Err(NO_ADDRESS_OF_FAMILY) } else { Ok(targets) }
+    }
+
+    /// Under another configuration all is found out anew.
+    pub(super) fn reload_ways(&self, config: &Config) {
+        self.finder.replace(Rc::new(Wayfinder::new(config, self.metrics.clone())));
+        self.directory.borrow_mut().clear();
+        self.queue.close_line(self.asking_line.replace(self.queue.open_line()));
+    }
+
+    /// When the answer to the question of a flow was waited for, around what its line says.
+    pub(super) fn waiting_for_dns(
+        &self,
+        flow: &Flow,
+        line: Option<Rc<dyn Waiting>>,
+    ) -> Option<Rc<dyn Waiting>> {
+        let question = self.next_hop_of(flow).ok().and_then(|it| self.question_of(&it, flow));
+        let Some(question) = question else { return line };
+        let now_ms = clock::coarse_ms();
+        let waits = self.directory.borrow().waits(&question, now_ms);
+        if waits.is_empty() {
+            return line;
+        }
+        let start_ms = clock::unix_ms().saturating_sub(clock::monotonic_ms());
+        let unix = |(from_ms, to_ms)| (start_ms + from_ms, start_ms + to_ms);
+        Some(Rc::new(AskedDns { waits: waits.into_iter().map(unix).collect(), line }))
+    }
+}
+
+/// What held up a flow that waited for the DNS at times, in Unix milliseconds, one after the other.
+struct AskedDns {
+    waits: Vec<(u64, u64)>,
+    line: Option<Rc<dyn Waiting>>,
+}
+
+impl Waiting for AskedDns {
+    fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
+        let mut times = CauseTimes::default();
+        let mut add_line = |from_ms: u64, to_ms: u64| {
+            if let Some(line) = self.line.as_ref().filter(|_| from_ms < to_ms) {
+                let of_line = line.causes(from_ms, to_ms);
+                times.iter_mut().zip(of_line).for_each(|(time, more)| *time += more);
+            }
+        };
+        let (mut at_ms, mut waited_ms) = (from_ms, 0);
+        for (since_ms, until_ms) in &self.waits {
+            let (since_ms, until_ms) = ((*since_ms).max(at_ms), (*until_ms).min(to_ms));
+            if since_ms < until_ms {
+                add_line(at_ms, since_ms);
+                waited_ms += until_ms - since_ms;
+                at_ms = until_ms;
+            }
+        }
+        add_line(at_ms, to_ms);
+        times[WaitCause::Dns.index()] += waited_ms;
+        times
+    }
+}
+
+impl Delivery {
+    /// Lets questions go out, as many as may.
+    pub(super) fn ask_dns(&self) {
+        loop {
+            let asking = self.inner.directory.borrow_mut().poll_asking();
+            let Some(asking) = asking else { return };
+            task::spawn(self.clone().run_discovery(asking));
+        }
+    }
+
+    async fn run_discovery(self, asking: Asking) {
+        let inner = &self.inner;
+        let finder = inner.finder.borrow().clone();
+        let Wayfinder { resolver, policy, .. } = &*finder;
+        let discovery = match &asking.question {
+            Question::Mx(domain) => discover(resolver, domain, policy).await,
+            Question::MxOf(domain) => discover(resolver, domain, policy).await,
+            Question::Host { host, port, .. } => {
+                let policy = Policy { port: *port, ..policy.clone() };
+                discover_host(resolver, host, &policy).await
+            }
+        };
+        inner.metrics.delivery.discoveries.add(1);
+        let retry_wait = inner.dns_wait();
+        let now_ms = clock::coarse_ms();
+        let flows = inner.directory.borrow_mut().answer(&asking, discovery, retry_wait, now_ms);
+        for flow in flows {
+            self.place(flow);
+        }
+        self.ask_dns();
+    }
+
+    /// Ends what is ready of a flow that goes nowhere: for good with a permanent reply. With a
+    /// transient one a task tells the log why, and the others wait without an attempt.
+    pub(super) async fn refuse(self, flow: FlowId, reply: Reply) {
+        let inner = &self.inner;
+        let line = inner.queue.open_line();
+        inner.queue.assign(flow, line);
+        let site: Rc<str> = "no route".into();
+        if reply.is_permanent() {
+            while let Some(task) = inner.queue.take(line) {
+                inner.end(task, &reply, Outcome::Failed, None, site.clone()).await;
+            }
+        } else if let Some(task) = inner.queue.take(line) {
+            inner.end(task, &reply, Outcome::Delayed, None, site).await;
+            let wait = inner.dns_wait();
+            while let Some(task) = inner.queue.take(line) {
+                // Spread over a fifth, so that they do not come back as one crowd.
+                let spread = wait / 5 * (clock::random_u64() % 1000) as u32 / 1000;
+                inner.queue.put_back_until(task, wait + spread);
+            }
+        }
+        inner.queue.close_line(line);
+    }
+}
+
+impl Inner {
+    /// How long a failure of the DNS is believed: mail does not wait longer than by its own clock.
+    fn dns_wait(&self) -> Duration {
+        DNS_WAIT.min(self.config.borrow().queue.retry_wait_min)
+    }
+}
+
+/// Wait before a domain is asked for again after the DNS failed.
+const DNS_WAIT: Duration = Duration::from_secs(30);
+const FORGOTTEN: Reply =
+    Reply::new(451, status::DIRECTORY_FAILURE, "The hosts of this site are being found out anew");
+const NO_ADDRESS_OF_FAMILY: Reply = Reply::new(
+    451,
+    status::NO_ADDRESS_OF_FAMILY,
+    "No host has an address of the family that we send from",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line that waited for its turn all the time.
+    struct Line;
+
+    impl Waiting for Line {
+        fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
+            let mut times = CauseTimes::default();
+            times[WaitCause::Connecting.index()] = to_ms - from_ms;
+            times
+        }
+    }
+
+    #[test]
+    fn what_the_line_says_counts_outside_of_questions() {
+        let asked = AskedDns { waits: vec![(100, 200), (300, 400)], line: Some(Rc::new(Line)) };
+        for (from_ms, to_ms, by_dns) in [(0, 500, 200), (150, 350, 100), (210, 290, 0)] {
+            let times = asked.causes(from_ms, to_ms);
+            assert_eq!(times[WaitCause::Dns.index()], by_dns);
+            assert_eq!(times[WaitCause::Connecting.index()], to_ms - from_ms - by_dns);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a site is a site of: the place that mail goes to, by one name on all shards.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{NextHop, NextHopProtocol};
+
+/// Where connections go, and whose mail goes there by itself. Domains that lead to the same MX
+/// hosts have the same one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hop {
+    pub place: Place,
+    /// The domain whose mail a `[[limit]]` sets apart from all other mail to that place.
+    pub domain: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    Address {
+        protocol: NextHopProtocol,
+        address: SocketAddr,
+    },
+    Host {
+        protocol: NextHopProtocol,
+        host: Arc<str>,
+        port: u16,
+    },
+    /// MX hosts, as `Plan::roll_up_key` says them.
+    Exchanges(Arc<str>),
+}
+
+impl Hop {
+    pub fn new(place: Place, domain: Option<&str>) -> Self {
+        Self { place, domain: domain.map(Arc::from) }
+    }
+
+    pub fn protocol(&self) -> NextHopProtocol {
+        match &self.place {
+            Place::Address { protocol, .. } | Place::Host { protocol, .. } => *protocol,
+            Place::Exchanges(_) => NextHopProtocol::Smtp,
+        }
+    }
+
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (place, domain) = match text.split_once('#') {
+            Some((place, domain)) => (place, Some(domain)),
+            None => (text, None),
+        };
+        let place = match place.strip_prefix("mx://") {
+            Some(hosts) if !hosts.is_empty() => Place::Exchanges(hosts.into()),
+            Some(_) => return None,
+            None => match NextHop::parse(place)? {
+                NextHop::Address { protocol, address } => Place::Address { protocol, address },
+                NextHop::Host { protocol, host, port } => Place::Host { protocol, host, port },
+                NextHop::Mx(_) => return None,
+            },
+        };
+        Some(Self::new(place, domain.filter(|domain| !domain.is_empty())))
+    }
+}
+
+/// In words: `smtp://192.0.2.1:25`, `lmtp://mail.example:24`, `mx://mx1.a.test,mx2.a.test`, and the
+/// domain behind a `#`.
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Address { protocol, address } => write!(f, "{protocol}://{address}")?,
+            Place::Host { protocol, host, port } => write!(f, "{protocol}://{host}:{port}")?,
+            Place::Exchanges(hosts) => write!(f, "mx://{hosts}")?,
+        }
+        self.domain.as_ref().map_or(Ok(()), |domain| write!(f, "#{domain}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_reads_back() {
+        for text in [
+            "smtp://192.0.2.1:25",
+            "lmtp://[::1]:24",
+            "smtp://mail.example:587",
+            "mx://mx1.a.test,mx2.a.test",
+            "mx://[192.0.2.1]",
+            "mx://mx1.a.test#b.test",
+            "smtp://192.0.2.1:25#b.test",
+        ] {
+            assert_eq!(Hop::parse(text).map(|hop| hop.to_string()).as_deref(), Some(text));
+        }
+        for text in ["", "mx", "mx://", "a.test", "smtp://a.test"] {
+            assert_eq!(Hop::parse(text), None, "{text}");
+        }
+    }
+}
