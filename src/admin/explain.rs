@@ -1,17 +1,19 @@
 //! `ringpost explain`: the way of mail to a domain, and where the time of a message went.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::Source;
 use super::client::{Place, age, ask, json_line, print, printable, unix_ms};
 use super::exit::{Exit, Failure};
-use super::orders::in_words;
+use super::orders::{in_words, rule_in_words};
 use super::queue::show_page;
 use crate::config::write_duration;
-use crate::control::explain::{Subject, Way, way};
+use crate::control::explain::{OnShard, SiteWay, Subject, Way, way};
 use crate::control::wire::{Line, Request};
+use crate::delivery::view::SiteState;
 use crate::mail::{QueueId, Stream};
 use crate::queue::StandingOrders;
 use crate::shard::ask::{QueuedMessage, QueuedTask};
@@ -34,7 +36,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let answered = ask(place, &request, &mut |line| match line {
         Line::Message(message) if *json => print(&json_line(&message)),
         Line::Message(message) => print(&message_page(&message, unix_ms())),
-        Line::Way(way) if *json => print(&json_line(&way)),
+        Line::Way(way) if *json => print(&json_line(&*way)),
         Line::Way(way) => print(&way_page(&way, unix_ms())),
         _ => Ok(()),
     });
@@ -65,8 +67,14 @@ fn offline(domain: &str, source: &Source, json: bool, failure: Failure) -> Resul
 
 fn message_page(message: &QueuedMessage, now_ms: u64) -> String {
     let mut text = show_page(message, now_ms);
+    // Writing into memory does not fail, here and below.
     for task in &message.tasks {
         text.push_str(&ledger_table(task, message.accepted_ms));
+        let left = |at_ms: u64| age(at_ms.saturating_sub(now_ms));
+        let _ = writeln!(text, "  expires in {}", left(task.expires_ms));
+        if let Some(at_ms) = task.delay_notice_ms {
+            let _ = writeln!(text, "  a delay is told of in {}", left(at_ms));
+        }
     }
     text
 }
@@ -74,7 +82,6 @@ fn message_page(message: &QueuedMessage, now_ms: u64) -> String {
 fn ledger_table(task: &QueuedTask, accepted_ms: u64) -> String {
     let all_ms = task.as_of_ms.saturating_sub(accepted_ms);
     let mut text = format!("{}: {} since acceptance", printable(&task.destination), age(all_ms));
-    // Writing into memory does not fail, here and below.
     let _ = writeln!(text, ", of it");
     for waited in &task.waited {
         let share = waited.ms as f64 * 100.0 / all_ms.max(1) as f64;
@@ -86,18 +93,78 @@ fn ledger_table(task: &QueuedTask, accepted_ms: u64) -> String {
 
 fn way_page(way: &Way, now_ms: u64) -> String {
     let mut text = String::new();
-    let duration = |ms| write_duration(std::time::Duration::from_millis(ms));
     let _ = writeln!(text, "domain        {}", printable(&way.domain));
     let next_hop = way.next_hop.as_deref().unwrap_or("none");
     let _ = writeln!(text, "next hop      {next_hop}, by {}", printable(&way.route));
-    let (min, max) = (duration(way.retry_wait_min_ms), duration(way.retry_wait_max_ms));
-    let lifetime = duration(way.lifetime_ms);
-    let _ = writeln!(text, "retries       after {min} to {max}, until {lifetime} old");
+    if let Some(pool) = &way.pool {
+        let _ = writeln!(text, "pool          {pool}");
+    }
+    if way.next_hop.is_some() && way.sites.is_empty() {
+        text.push_str("site          not known: the DNS is asked when there is mail\n");
+    }
+    let weights = way.sites.iter().map(|site| site.weight).sum();
+    for site in &way.sites {
+        text.push_str(&site_part(site, weights, now_ms));
+    }
+    let retry = &way.retry;
+    let (min, max) = (duration(retry.wait_min_ms), duration(retry.wait_max_ms));
+    let (factor, jitter, lifetime) = (retry.factor, retry.jitter, duration(retry.lifetime_ms));
+    let _ = writeln!(text, "retries       by {}", printable(&retry.said_by));
+    let _ = writeln!(text, "              after {min} to {max}, each wait {factor} times the last");
+    let _ = writeln!(text, "              spread by {jitter} either way, until {lifetime} old");
+    let whom = if retry.delay_notice_to_all { "" } else { " to whoever asked for it" };
+    let notice = duration(retry.delay_notice_ms);
+    let _ = writeln!(text, "              a delay is told of at {notice} of age{whom}");
     let _ = writeln!(text, "replies       judged by {}", printable(&way.rules));
     for suspension in &way.suspensions {
         let _ = writeln!(text, "suspended     {}", in_words(suspension, now_ms));
     }
+    for suspension in &way.suspensions_by_rule {
+        let _ = writeln!(text, "suspended     {}", rule_in_words(suspension, now_ms));
+    }
     text
+}
+
+fn site_part(site: &SiteWay, weights: u32, now_ms: u64) -> String {
+    let mut text = format!("site          {}", site.site);
+    if let Some(source) = &site.source {
+        let _ = write!(text, " from {source}");
+        if let Some(address) = site.address {
+            let _ = write!(text, " ({address})");
+        }
+        let _ = write!(text, ", weight {} of {weights}", site.weight);
+    }
+    if let Some(until_ms) = site.source_suspended_until_ms.filter(|ms| *ms > now_ms) {
+        let left = age(until_ms - now_ms);
+        let _ = write!(text, ", left alone for {left}: the source cannot be used");
+    }
+    text.push('\n');
+    for limit in &site.limits {
+        let value = match limit.key.strip_suffix("_ms") {
+            Some(_) => duration(limit.value),
+            None => limit.value.to_string(),
+        };
+        let key = limit.key.trim_end_matches("_ms");
+        let used = limit.used.map_or(String::new(), |used| format!("{used} of "));
+        let slowed = limit.slowed_to.map_or(String::new(), |to| format!(" (slowed to {to})"));
+        let said_by = printable(&limit.said_by);
+        let _ = writeln!(text, "  {key:<24} {used}{value}{slowed} by {said_by}");
+    }
+    for OnShard { shard, state } in &site.shards {
+        let SiteState { connections, window, window_max, verdict, asked_in_ms } = state;
+        let verdict = verdict.as_str();
+        let open = format!("{connections} connections of {window}, {window_max} at most");
+        let _ = write!(text, "  shard {shard:<18} {open}; {verdict}");
+        if *asked_in_ms > 0 {
+            let _ = write!(text, ", asked again in {}", age(*asked_in_ms));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn duration(ms: u64) -> String {
+    write_duration(Duration::from_millis(ms))
 }
 
 #[cfg(test)]
@@ -116,6 +183,8 @@ mod tests {
             due_ms: 9_000,
             recipients: Vec::new(),
             site: None,
+            expires_ms: 0,
+            delay_notice_ms: None,
             is_rerouted: false,
             tenant: String::new(),
             campaign: String::new(),

@@ -9,6 +9,7 @@ use super::client::{Place, age, ask, json_line, print, printable, unix_ms};
 use super::exit::{Exit, Failure};
 use crate::config::parse_duration;
 use crate::control::wire::{Line, Request, SteerOrder, Which};
+use crate::delivery::view::RuleSuspension;
 use crate::queue::{Conditions, StandingOrder};
 
 /// Which messages an order is for. Conditions that are given all hold.
@@ -217,6 +218,10 @@ pub fn list(place: &Place, json: bool) -> Result<(), Failure> {
     ask(place, &Request::Suspensions, &mut |line| match line {
         Line::Suspension(suspension) if json => print(&json_line(&suspension)),
         Line::Suspension(suspension) => print(&format!("{}\n", in_words(&suspension, unix_ms()))),
+        Line::RuleSuspension(suspension) if json => print(&json_line(&suspension)),
+        Line::RuleSuspension(suspension) => {
+            print(&format!("{}\n", rule_in_words(&suspension, unix_ms())))
+        }
         _ => Ok(()),
     })
 }
@@ -235,6 +240,23 @@ pub fn in_words(suspension: &StandingOrder, now_ms: u64) -> String {
     if !note.is_empty() {
         let _ = write!(text, ": {}", printable(note));
     }
+    text
+}
+
+/// `-  site=smtp://192.0.2.1:25 slow 4  by rule 3 of FILE, ends in 2h: 421 4.7.0 too many`
+pub fn rule_in_words(suspension: &RuleSuspension, now_ms: u64) -> String {
+    let RuleSuspension { site, source, tenant, effect, factor, until_ms, rule, file, .. } =
+        suspension;
+    let mut text = format!("-  site={site}");
+    for (name, value) in [("source", source), ("tenant", tenant)] {
+        if let Some(value) = value {
+            let _ = write!(text, " {name}={}", printable(value));
+        }
+    }
+    let factor = if *factor > 1 { format!(" {factor}") } else { String::new() };
+    let left = age(until_ms.saturating_sub(now_ms));
+    let (file, reply) = (printable(file), printable(&suspension.reply));
+    let _ = write!(text, " {effect}{factor}  by rule {rule} of {file}, ends in {left}: {reply}");
     text
 }
 
@@ -258,6 +280,28 @@ mod tests {
         suspension.note.clear();
         let text = in_words(&suspension, 301_000);
         assert_eq!(text, "3  tenant=acme  by root 5m ago, until it is resumed");
+    }
+
+    #[test]
+    fn a_suspension_by_rule_is_one_line() {
+        let mut suspension = RuleSuspension {
+            site: "smtp://192.0.2.1:25".into(),
+            source: None,
+            tenant: Some("acme".into()),
+            effect: "suspend".into(),
+            factor: 1,
+            until_ms: 7_501_000,
+            rule: 3,
+            file: "rules.toml".into(),
+            class: "rate".into(),
+            reply: "421 4.7.0 too\nmany".into(),
+        };
+        let text = rule_in_words(&suspension, 301_000);
+        let end = "by rule 3 of rules.toml, ends in 2h: 421 4.7.0 too\\nmany";
+        assert_eq!(text, format!("-  site=smtp://192.0.2.1:25 tenant=acme suspend  {end}"));
+        (suspension.effect, suspension.factor, suspension.tenant) = ("slow".into(), 4, None);
+        let text = rule_in_words(&suspension, 301_000);
+        assert_eq!(text, format!("-  site=smtp://192.0.2.1:25 slow 4  {end}"));
     }
 
     #[test]

@@ -37,8 +37,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Tries delayed messages now.
-    Retry(Steering),
+    /// Tries delayed messages now; next hops that could not be reached are asked at once.
+    Retry {
+        /// Lifts what rules for replies hold back or slow down on the way of these messages.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        steering: Steering,
+    },
     /// Lets messages wait until they are released; a restart does not release them.
     Hold(Steering),
     /// Lets held messages go.
@@ -71,7 +77,8 @@ pub enum Command {
     Suspend(Suspend),
     /// Lets suspended mail go on.
     Resume(Resume),
-    /// Lists the suspensions that stand: who gave them, when and why.
+    /// Lists the suspensions that stand, by order of operators and by rules for replies: who gave
+    /// them, when and why.
     Suspensions {
         #[command(flatten)]
         place: Place,
@@ -157,7 +164,9 @@ pub fn run(command: &Command) -> Result<(), Failure> {
                 _ => Ok(()),
             })
         }
-        Command::Retry(steering) => orders::steer(SteerOrder::Retry, steering),
+        Command::Retry { force, steering } => {
+            orders::steer(SteerOrder::Retry { force: *force }, steering)
+        }
         Command::Hold(steering) => orders::steer(SteerOrder::Hold, steering),
         Command::Release(steering) => orders::steer(SteerOrder::Release, steering),
         Command::Bounce { quiet, steering } => {
@@ -351,6 +360,8 @@ mod tests {
                     })
                     .into(),
                 site: Some("smtp://192.0.2.1:25".into()),
+                expires_ms: 432_001_000,
+                delay_notice_ms: None,
                 is_rerouted: false,
                 tenant: String::new(),
                 campaign: String::new(),

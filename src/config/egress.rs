@@ -77,6 +77,16 @@ pub struct SiteLimits {
     pub idle_timeout: Option<Duration>,
 }
 
+/// A limit in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaidLimit {
+    /// As in the file, or `IDLE_TIMEOUT_MS`.
+    pub key: &'static str,
+    pub value: u64,
+    /// Of the `[[limit]]` that says it, 0-based.
+    pub index: usize,
+}
+
 impl SiteLimits {
     /// Adds from `other` what is not said here.
     fn complete(&mut self, other: &SiteLimits) {
@@ -147,20 +157,74 @@ impl Config {
     /// `site` is the next hop in words, `domain` the one whose mail it is a site of by itself.
     pub fn limits_of(&self, site: &str, domain: Option<&str>, source: Option<&str>) -> SiteLimits {
         let mut limits = SiteLimits::default();
-        for limit in &self.limits {
-            let is_its = (limit.source.is_none() || limit.source.as_deref() == source)
+        for (_, limit) in self.limits_for(site, domain, source) {
+            limits.complete(&limit.limits);
+        }
+        limits
+    }
+
+    /// As `limits_of`, each key with its value and who says it.
+    pub fn limits_said(
+        &self,
+        site: &str,
+        domain: Option<&str>,
+        source: Option<&str>,
+    ) -> Vec<SaidLimit> {
+        let mut said: Vec<SaidLimit> = Vec::new();
+        for (index, limit) in self.limits_for(site, domain, source) {
+            let mut limits = limit.limits;
+            let idle_ms = limits.idle_timeout.map(|it| it.as_millis() as u64);
+            let numbers = limits.numbers().map(|(key, value, _)| (key, value.map(u64::from)));
+            for (key, value) in numbers.into_iter().chain([(IDLE_TIMEOUT_MS, idle_ms)]) {
+                let Some(value) = value.filter(|_| said.iter().all(|it| it.key != key)) else {
+                    continue;
+                };
+                said.push(SaidLimit { key, value, index });
+            }
+        }
+        said
+    }
+
+    /// The limits that are for a site, with their positions.
+    fn limits_for(
+        &self,
+        site: &str,
+        domain: Option<&str>,
+        source: Option<&str>,
+    ) -> impl Iterator<Item = (usize, &Limit)> {
+        self.limits.iter().enumerate().filter(move |(_, limit)| {
+            (limit.source.is_none() || limit.source.as_deref() == source)
                 && limit.site.as_ref().is_none_or(|pattern| pattern.matches_site(site))
                 && limit
                     .domain
                     .as_ref()
-                    .is_none_or(|pattern| domain.is_some_and(|domain| pattern.matches(domain)));
-            if is_its {
-                limits.complete(&limit.limits);
-            }
-        }
-        limits
+                    .is_none_or(|pattern| domain.is_some_and(|domain| pattern.matches(domain)))
+        })
     }
 }
+
+/// As an operator finds it: `match=192.0.2.* source=a`.
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |pattern: &Option<NamePattern>| pattern.as_ref().map(NamePattern::to_string);
+        let conditions = [
+            ("match", text(&self.site)),
+            ("domain", text(&self.domain)),
+            ("source", self.source.clone()),
+        ];
+        let mut separator = "";
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                write!(f, "{separator}{name}={value}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time of `SiteLimits::idle_timeout` among the numbers.
+pub const IDLE_TIMEOUT_MS: &str = "idle_timeout_ms";
 
 pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     config.sources = root.tables("source", read_source)?;
@@ -470,5 +534,14 @@ mod tests {
         assert_eq!(of_mx("mx://a.other.test", Some("x.big.test")), (None, Some(7)));
         assert_eq!(of_mx("mx://a.other.test", Some("big.test")), (None, None));
         assert!(config.is_apart("x.big.test") && !config.is_apart("a.mx.test"));
+        let said = |address: &str, source: Option<&str>| {
+            let said = config.limits_said(&format!("smtp://{address}"), None, source);
+            said.iter().map(|it| (it.key, it.value, it.index)).collect::<Vec<_>>()
+        };
+        let of_a = said("127.0.0.1:25", Some("a"));
+        assert!(of_a.contains(&("connections", 2, 0)) && !of_a.contains(&("connections", 3, 3)));
+        assert!(of_a.contains(&("messages_per_second", 50, 3)), "{of_a:?}");
+        assert!(of_a.contains(&(IDLE_TIMEOUT_MS, 0, 3)), "{of_a:?}");
+        assert_eq!(said("127.0.0.1:26", Some("b")), []);
     }
 }

@@ -25,7 +25,7 @@ use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
 pub use dns::Dns;
-pub use egress::{Egress, Limit, Pool, PoolMember, SiteLimits, Source};
+pub use egress::{Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, SaidLimit, SiteLimits, Source};
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;

@@ -1,5 +1,6 @@
 //! `[[retry]]`: how often and for how long mail is tried that does not get through.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::explain::Out;
@@ -55,15 +56,38 @@ impl Queue {
 impl Config {
     /// The policy of the first `[[retry]]` that is for mail of `stream` to `domain` (lower case).
     pub fn retry_of(&self, domain: &str, stream: &Stream) -> RetryPolicy {
+        let rule = self.retry_rule_of(domain, stream);
+        rule.map_or_else(|| self.queue.retry(), |(_, rule)| rule.policy)
+    }
+
+    /// That `[[retry]]` with its position, 0-based; `None` where none is for such mail.
+    pub fn retry_rule_of(&self, domain: &str, stream: &Stream) -> Option<(usize, &Retry)> {
         let fits = |pattern: &Option<NamePattern>, name: &str| {
             pattern.as_ref().is_none_or(|pattern| pattern.matches(name))
         };
-        let rule = self.retries.iter().find(|rule| {
+        self.retries.iter().enumerate().find(|(_, rule)| {
             fits(&rule.domain, domain)
                 && fits(&rule.tenant, &stream.tenant)
                 && rule.class.is_none_or(|class| class == stream.class)
-        });
-        rule.map_or_else(|| self.queue.retry(), |rule| rule.policy)
+        })
+    }
+}
+
+/// As an operator finds it: `domain=*.slow.test class=bulk`; empty for one that is for all mail.
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |pattern: &Option<NamePattern>| pattern.as_ref().map(NamePattern::to_string);
+        let class = self.class.map(|class| class.as_str().to_owned());
+        let conditions =
+            [("domain", text(&self.domain)), ("tenant", text(&self.tenant)), ("class", class)];
+        let mut separator = "";
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                write!(f, "{separator}{name}={value}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
     }
 }
 
@@ -166,6 +190,10 @@ mod tests {
         let lifetime = Duration::from_secs(3600);
         let delay_notice = Some(Duration::from_secs(600));
         assert_eq!(urgent, RetryPolicy { lifetime, delay_notice, ..of_queue });
+        let stream =
+            Stream { tenant: "acme".into(), class: Class::Transactional, ..Stream::default() };
+        let (index, rule) = config.retry_rule_of("fast.test", &stream).expect("a rule");
+        assert_eq!((index, rule.to_string().as_str()), (1, "tenant=acme* class=transactional"));
         assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
     }
 

@@ -180,7 +180,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::queue::{Mode, Order};
+    use crate::queue::{Mode, Obstacles, Order};
     use crate::shard::ask::QueueStats;
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
     fn progress_adds_up_and_a_shard_that_falls_silent_is_named() {
         let order = |reply| Ask::QueueSteer {
             selection: Arc::default(),
-            order: Order::Retry,
+            order: Order::Retry(Obstacles::Respected),
             mode: Mode::Count,
             reply,
         };

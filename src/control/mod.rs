@@ -1,7 +1,8 @@
 //! Control: what happens beside the mail: signals, reload, drain, metrics, the control socket.
 //!
 //! **Owns** the threads that speak to operators, and the one place where a reload is decided.
-//! **Uses** `shard` by `Ask` only, `config`, `metrics`, `event`.
+//! **Uses** `shard` by `Ask` only, `config`, `metrics`, `event`; what is plain of `queue`,
+//! `delivery` and `routing`.
 //! **Holds** that no shard ever waits for this room, that whoever connects has a deadline and a
 //! bounded request, and that a configuration is either taken whole or refused with its line.
 //! **Start reading** at `Control`.

@@ -10,7 +10,9 @@ use super::{Control, StandError};
 use crate::config::{LogFormat, parse_next_hop};
 use crate::event::{Format, OrderRecord};
 use crate::queue::selection::parse_class;
-use crate::queue::{Conditions, Mode, Order, Reports, Selection, StandingOrder, Steered};
+use crate::queue::{
+    Conditions, Mode, Obstacles, Order, Reports, Selection, StandingOrder, Steered,
+};
 use crate::runtime::clock;
 use crate::shard::ask::Ask;
 
@@ -65,7 +67,8 @@ pub fn steer(
 
 fn parse_order(order: &SteerOrder) -> Result<Order, String> {
     Ok(match order {
-        SteerOrder::Retry => Order::Retry,
+        SteerOrder::Retry { force: false } => Order::Retry(Obstacles::Respected),
+        SteerOrder::Retry { force: true } => Order::Retry(Obstacles::Lifted),
         SteerOrder::Hold => Order::Hold,
         SteerOrder::Release => Order::Release,
         SteerOrder::Bounce { quiet: false } => Order::Bounce(Reports::Wanted),
@@ -173,7 +176,10 @@ pub fn resume(
     }
     let lifted = lifted.map_err(|error| Stop::Refused(error.to_string()))?;
     if lifted.is_empty() && !words.all {
-        let text = format!("no suspension of {said} stands; ringpost queue suspensions shows all");
+        let text = format!(
+            "no suspension of {said} stands by order; ringpost queue suspensions shows all, and \
+             ringpost queue retry --force lifts those by rule"
+        );
         return Err(Stop::Refused(text));
     }
     for suspension in lifted {

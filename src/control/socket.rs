@@ -225,6 +225,14 @@ fn answer_request(
             for suspension in control.suspensions().iter().filter(|it| it.stands(now_ms)) {
                 out.line(&Line::Suspension(suspension.clone()))?;
             }
+            let mut by_rule = Vec::new();
+            let make = Ask::RuleSuspensions;
+            for (_, known) in asking::ask_all(&*control.shards, ANSWER_WAIT, make) {
+                explain::merge(&mut by_rule, known?);
+            }
+            for suspension in by_rule {
+                out.line(&Line::RuleSuspension(suspension))?;
+            }
             Ok(())
         }
         Request::Reload => match control.reload() {

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::explain::Way;
+use crate::delivery::view::RuleSuspension;
 use crate::queue::survey::{Ages, SurveyBy};
 use crate::queue::{Conditions, StandingOrder};
 use crate::shard::ask::{QueueStats, QueuedMessage};
@@ -77,7 +78,10 @@ pub struct Which {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SteerOrder {
-    Retry,
+    Retry {
+        /// Whatever rules for replies said of the way.
+        force: bool,
+    },
     Hold,
     Release,
     Bounce {
@@ -99,7 +103,8 @@ pub enum SteerOrder {
 impl fmt::Display for SteerOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SteerOrder::Retry => f.write_str("retry"),
+            SteerOrder::Retry { force: false } => f.write_str("retry"),
+            SteerOrder::Retry { force: true } => f.write_str("retry by force"),
             SteerOrder::Hold => f.write_str("hold"),
             SteerOrder::Release => f.write_str("release"),
             SteerOrder::Bounce { quiet: false } => f.write_str("bounce"),
@@ -123,7 +128,7 @@ impl fmt::Display for Which {
 }
 
 /// One line of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Line {
     Message(QueuedMessage),
@@ -137,7 +142,7 @@ pub enum Line {
         ages: Ages,
     },
     /// The way of mail to a domain.
-    Way(Way),
+    Way(Box<Way>),
     /// Tasks that an order was for, and those it was carried out on, so far. The last of these
     /// lines says what came of it.
     Steered {
@@ -146,6 +151,8 @@ pub enum Line {
     },
     /// A suspension: a new one, one that was lifted, or one that stands.
     Suspension(StandingOrder),
+    /// What a rule for replies holds back or slows down.
+    RuleSuspension(RuleSuspension),
     /// Words for the operator.
     Note(String),
     /// The answer is not complete, or was refused; the last line.

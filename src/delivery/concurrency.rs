@@ -38,6 +38,16 @@ impl Concurrency {
         (self.size as usize).clamp(1, config.connections_max)
     }
 
+    /// Whether so many connections failed in a row that nothing is sent but a probe.
+    pub fn is_dead(&self) -> bool {
+        self.probes > 0
+    }
+
+    /// Whether the last connection could not be opened and there was no other.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Messages went well.
     pub fn on_success(&mut self, count: u32, config: &config::Delivery) {
         let max = config.connections_max as f64;
@@ -120,7 +130,9 @@ mod tests {
         assert_eq!([verdict(), verdict()], [Verdict::Failing; 2]);
         assert_eq!(verdict(), Verdict::Dead { probes: 1 });
         assert_eq!(verdict(), Verdict::Dead { probes: 2 }, "the probe failed");
+        assert!(it.is_dead() && it.is_failing());
         it.on_opened();
+        assert!(!it.is_dead() && !it.is_failing());
         assert_eq!(it.on_unreachable(&config), Verdict::Failing);
     }
 }

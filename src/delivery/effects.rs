@@ -1,15 +1,41 @@
 //! What a rule for replies does to the mail that comes after, on every shard.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::lease::SiteKey;
 use super::site::Site;
 use super::suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope};
-use super::{DeliveryMemo, Inner};
+use super::{Delivery, DeliveryMemo, Inner};
 use crate::mail::Reply;
 use crate::proto::classify::{Effect, Judgement, Scope};
+use crate::queue::{Flow, Selection};
+use crate::routing::Hop;
 use crate::runtime::clock;
+
+impl Delivery {
+    /// Lets nothing hold any more, on every shard, of what rules for replies said of the ways that
+    /// the queued mail takes which `selection` means. Suspends now and then, and asks `go_on` then.
+    pub async fn lift(&self, selection: &Selection, go_on: impl FnMut() -> bool) {
+        let inner = &self.inner;
+        if inner.suspensions.borrow().is_empty() {
+            return;
+        }
+        let mut ways: HashSet<(Hop, Box<str>)> = HashSet::new();
+        let visit = |flow: &Flow| {
+            ways.extend(inner.hop_of(flow).map(|hop| (hop, flow.stream.tenant.clone())));
+        };
+        inner.queue.visit_selected(selection, self, visit, go_on).await;
+        let lifted = inner.lift(|Suspension { scope, .. }| {
+            let is_of = |of: &str| scope.tenant.as_deref().is_none_or(|tenant| tenant == of);
+            ways.iter().any(|(hop, of)| *hop == scope.hop && is_of(of))
+        });
+        for scope in lifted {
+            inner.tell_others(&DeliveryMemo::Lifted(Box::new(scope)));
+        }
+    }
+}
 
 impl Inner {
     /// Carries out what a judgement says of later mail, if it says something.
@@ -47,11 +73,15 @@ impl Inner {
         };
         if self.enter(suspension.clone()) {
             self.metrics.delivery.suspensions.add(1);
-            for shard in (0..self.shard_count).filter(|shard| *shard != self.shard) {
-                self.outbox.borrow_mut().push_back((shard, Box::new(suspension.clone())));
-            }
-            self.flush_suspensions();
+            self.tell_others(&DeliveryMemo::Suspension(Box::new(suspension)));
         }
+    }
+
+    fn tell_others(&self, memo: &DeliveryMemo) {
+        for shard in (0..self.shard_count).filter(|shard| *shard != self.shard) {
+            self.outbox.borrow_mut().push_back((shard, memo.clone()));
+        }
+        self.flush_outbox();
     }
 
     /// Lets a suspension hold here. Returns whether it was news.
@@ -62,6 +92,13 @@ impl Inner {
             self.on_suspensions_changed(&scope);
         }
         is_news
+    }
+
+    /// Lets nothing hold any more of what `is_lifted` points out here. Returns what that was.
+    pub(super) fn lift(&self, is_lifted: impl Fn(&Suspension) -> bool) -> Vec<SuspensionScope> {
+        let over = self.suspensions.borrow_mut().lift(is_lifted);
+        over.iter().for_each(|scope| self.on_suspensions_changed(scope));
+        over
     }
 
     /// Forgets what is over.
@@ -103,12 +140,14 @@ impl Inner {
         self.metrics.delivery.suspended.set(count as u64);
     }
 
-    /// Sends what full inboxes refused before.
-    pub(super) fn flush_suspensions(&self) {
+    /// Sends what full inboxes refused before, to each shard in order.
+    pub(super) fn flush_outbox(&self) {
         let waiting = std::mem::take(&mut *self.outbox.borrow_mut());
-        for (shard, suspension) in waiting {
-            if !(self.send)(shard, DeliveryMemo::Suspension(suspension.clone())) {
-                self.outbox.borrow_mut().push_back((shard, suspension));
+        let mut full = HashSet::new();
+        for (shard, memo) in waiting {
+            if full.contains(&shard) || !(self.send)(shard, memo.clone()) {
+                full.insert(shard);
+                self.outbox.borrow_mut().push_back((shard, memo));
             }
         }
     }

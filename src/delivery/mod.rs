@@ -28,6 +28,7 @@ mod parking;
 mod site;
 mod sources;
 mod suspensions;
+pub mod view;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -62,6 +63,8 @@ pub enum DeliveryMemo {
     Lease(LeaseMemo),
     /// A rule said so on another shard.
     Suspension(Box<Suspension>),
+    /// An operator wants nothing of it to hold any more.
+    Lifted(Box<SuspensionScope>),
 }
 
 /// Carries a memo to a shard; false when the shard's inbox is full.
@@ -102,8 +105,9 @@ struct Inner {
     histories: RefCell<HashMap<LineKey, Rc<RefCell<History>>>>,
     sources: RefCell<Sources>,
     suspensions: RefCell<Suspensions>,
-    /// Suspensions that a full inbox refused: at most one for each entry of the table and shard.
-    outbox: RefCell<VecDeque<(usize, Box<Suspension>)>>,
+    /// What a full inbox refused of suspensions: about as much as stands in the table, for each
+    /// shard.
+    outbox: RefCell<VecDeque<(usize, DeliveryMemo)>>,
     parking: Parking,
     draining: Cell<bool>,
 }
@@ -178,6 +182,9 @@ impl Delivery {
             DeliveryMemo::Suspension(suspension) => {
                 self.inner.enter(*suspension);
             }
+            DeliveryMemo::Lifted(scope) => {
+                self.inner.lift(|it| it.scope == *scope);
+            }
         }
     }
 
@@ -196,11 +203,6 @@ impl Delivery {
         for site in self.inner.sites.borrow().values() {
             site.forget_failures();
         }
-    }
-
-    /// What rules for replies hold back or slow down now.
-    pub fn suspensions(&self) -> Vec<Suspension> {
-        self.inner.suspensions.borrow().iter().cloned().collect()
     }
 
     /// Connections open or being opened.
@@ -275,7 +277,7 @@ impl Delivery {
                 task::spawn(self.clone().sort_anew());
             }
             inner.expire_suspensions(now_ms);
-            inner.flush_suspensions();
+            inner.flush_outbox();
             if inner.queue.ready_count(inner.asking_line.get()) > 0 {
                 inner.metrics.waits.add(WaitCause::Dns, now_ms - last_ms);
             }
@@ -350,20 +352,12 @@ impl Inner {
         if let Some(id) = self.line_ids.borrow().get(&key) {
             return self.lines.borrow()[id].clone();
         }
-        let config = self.config.borrow().clone();
-        let member = |source: Option<&str>, weight| {
-            let source = source.and_then(|name| config.source(name));
-            let source = source.map(|source| source.address);
-            Member::new(self.site(SiteKey { hop: key.hop.clone(), source }), weight)
-        };
-        let pool = key.pool.as_deref();
-        let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
-        let members = match pool {
-            Some(pool) => {
-                let members = pool.members.iter();
-                members.map(|it| member(Some(&it.source), it.weight)).collect()
-            }
-            None => vec![member(None, 1)],
+        let members = {
+            let config = self.config.borrow().clone();
+            let pool = key.pool.as_deref();
+            let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
+            let sites = view::sites_of(&config, &key.hop, pool).into_iter();
+            sites.map(|(key, weight)| Member::new(self.site(key), weight)).collect()
         };
         let id = self.queue.open_line();
         let history = self.histories.borrow_mut().remove(&key);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::concurrency::{Concurrency, Verdict};
 use super::lease::{SiteKey, SiteLease};
 use super::line::Line;
+use super::view::{SiteState, SiteVerdict};
 use crate::config;
 use crate::mail::WaitCause;
 use crate::queue::{Queue, Task};
@@ -209,6 +210,26 @@ impl Site {
         state.enough_until_ms = clock::coarse_ms() + ENOUGH_FOR_MS;
         state.concurrency.on_failure(config);
         true
+    }
+
+    /// How it stands on this shard.
+    pub fn view(&self, config: &config::Delivery, now_ms: u64) -> SiteState {
+        let state = self.state.borrow();
+        let divisor = self.divisor.get() as usize;
+        let is_open = state.connections > state.opening;
+        let verdict = match &state.concurrency {
+            it if it.is_dead() && state.opening > 0 => SiteVerdict::HalfOpen,
+            it if it.is_dead() => SiteVerdict::Dead,
+            it if it.is_failing() && !is_open => SiteVerdict::Failing,
+            _ => SiteVerdict::Working,
+        };
+        SiteState {
+            connections: state.connections,
+            window: (state.concurrency.size(config) / divisor).max(1),
+            window_max: (config.connections_max / divisor).max(1),
+            verdict,
+            asked_in_ms: state.suspended_until_ms.saturating_sub(now_ms),
+        }
     }
 
     /// Of the connections allowed one in so many.

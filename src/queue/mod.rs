@@ -36,5 +36,5 @@ pub use recovery::Recovered;
 pub use schedule::{Announcement, Flow, FlowId, LineId};
 pub use selection::{Conditions, Selection};
 pub use standing::{StandingOrder, StandingOrders};
-pub use steering::{Mode, Order, Sites, Steered};
+pub use steering::{Mode, Obstacles, Order, Sites, Steered};
 pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

@@ -67,6 +67,13 @@ pub(super) fn delay_notice(policy: &RetryPolicy) -> DelayNotice {
     }
 }
 
+/// Whether somebody is to be told of a delay of this message.
+pub(super) fn tells_of_delay(envelope: &Envelope, policy: &RetryPolicy) -> bool {
+    let delay_notice = delay_notice(policy);
+    !envelope.reverse_path.is_empty()
+        && envelope.recipients.iter().any(|it| delay_notice.is_for(it.notify))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

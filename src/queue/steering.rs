@@ -18,7 +18,7 @@ use crate::runtime::{clock, task};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Delayed tasks are ready now. No attempt is counted.
-    Retry,
+    Retry(Obstacles),
     /// Ready and Delayed tasks wait until they are released, over restarts too.
     Hold,
     /// Held tasks are ready now.
@@ -31,6 +31,14 @@ pub enum Order {
     Reroute(Option<NextHop>),
     /// Tasks are of this class, over restarts too.
     Class(Class),
+}
+
+/// What an order to try again does about what rules for replies said of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacles {
+    Respected,
+    /// Nothing of it holds any more for the mail that is meant.
+    Lifted,
 }
 
 /// What has come of an order so far.
@@ -61,7 +69,7 @@ impl Order {
 
     fn is_for_state(&self, state: TaskState) -> bool {
         match self {
-            Order::Retry => state == TaskState::Delayed,
+            Order::Retry(_) => state == TaskState::Delayed,
             Order::Hold => matches!(state, TaskState::Ready | TaskState::Delayed),
             Order::Release => state == TaskState::Held,
             Order::Bounce(_) | Order::Reroute(_) | Order::Class(_) => state != TaskState::InFlight,
@@ -95,7 +103,8 @@ impl Queue {
         let mut from = 0;
         let mut selected = Vec::new();
         'slices: loop {
-            let next = self.select(selection, order, end, sites, from, &mut selected);
+            let is_for = |state, flow: &Flow| order.is_for(state, flow);
+            let next = self.select(selection, is_for, end, sites, from, &mut selected);
             steered.matched += selected.len();
             for task in selected.drain(..) {
                 if !go_on(steered) {
@@ -123,11 +132,34 @@ impl Queue {
         steered
     }
 
+    /// Shows the flows of the tasks that `selection` takes, whatever their state, a few at a time.
+    /// `go_on` is asked in between; when it says no, the rest is not shown.
+    pub async fn visit_selected(
+        &self,
+        selection: &Selection,
+        sites: &dyn Sites,
+        mut visit: impl FnMut(&Flow),
+        mut go_on: impl FnMut() -> bool,
+    ) {
+        let end = self.inner.journal.next_message_id();
+        let mut next = Some(0);
+        let mut selected = Vec::new();
+        while let Some(from) = next.filter(|_| go_on()) {
+            next = self.select(selection, |_, _| true, end, sites, from, &mut selected);
+            {
+                let index = self.inner.index.borrow();
+                let selected = selected.drain(..).filter(|task| index.is_there(*task));
+                selected.for_each(|task| visit(&index.flow_at(task.slot)));
+            }
+            task::yield_now().await;
+        }
+    }
+
     /// Adds the next few tasks that are meant, of messages below `end`. Returns where to go on.
     fn select(
         &self,
         selection: &Selection,
-        order: &Order,
+        is_for: impl Fn(TaskState, &Flow) -> bool,
         end: u64,
         sites: &dyn Sites,
         from: u32,
@@ -137,7 +169,7 @@ impl Queue {
         let is_meant = |task: Task| {
             let flow = index.flow_at(task.slot);
             let site = || sites.site_of(&flow);
-            order.is_for(index.task(task.slot).state(), &flow)
+            is_for(index.task(task.slot).state(), &flow)
                 && selection.flows.takes(&flow.domain, &flow.stream, site)
         };
         if let Some(message) = selection.message {
@@ -161,7 +193,7 @@ impl Queue {
         order: &Order,
         sites: &dyn Sites,
     ) -> bool {
-        if *order == Order::Retry {
+        if let Order::Retry(_) = order {
             self.put_back(task);
             return true;
         }
@@ -187,7 +219,7 @@ impl Queue {
             }
             Order::Reroute(next_hop) => record.change.next_hop.clone_from(next_hop),
             Order::Class(class) => record.change.class = Some(*class),
-            Order::Retry => unreachable!("it needs no record"),
+            Order::Retry(_) => unreachable!("it needs no record"),
         }
         // With a recipient Held the task is, as of its STATE; one without stays in flight.
         let can_hold = *order != Order::Hold || record.is_held();
@@ -200,7 +232,9 @@ impl Queue {
             Order::Release => self.put_back(task),
             Order::Reroute(_) if before == TaskState::Delayed => self.put_back(task),
             Order::Hold => {}
-            Order::Retry | Order::Reroute(_) | Order::Class(_) => self.stand(task, before, due_ms),
+            Order::Retry(_) | Order::Reroute(_) | Order::Class(_) => {
+                self.stand(task, before, due_ms);
+            }
         }
         true
     }

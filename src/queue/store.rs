@@ -167,6 +167,9 @@ pub struct TaskView {
     pub due_ms: u64,
     /// Unix milliseconds at which the lifetime is over by the configuration in force.
     pub expires_ms: u64,
+    /// Unix milliseconds at which the reverse-path is to be told of a delay; `None` where it was,
+    /// or does not want to be.
+    pub delay_notice_ms: Option<u64>,
     pub recipients: Vec<RecipientView>,
 }
 
@@ -453,6 +456,9 @@ impl Queue {
                 }
             });
             let recipients = recipients.collect();
+            let envelope = &view.envelope;
+            let is_to_come = !standing.delay_notified && retry::tells_of_delay(envelope, &policy);
+            let notice_ms = retry::since_ms(envelope) + retry::delay_notice_age_ms(&policy);
             let due_ms = if entry.state() == TaskState::Delayed { standing.due_ms } else { 0 };
             let begun_ms = (entry.state() == TaskState::InFlight).then_some(standing.due_ms);
             let ledger =
@@ -466,6 +472,7 @@ impl Queue {
                 attempts: standing.attempts,
                 due_ms,
                 expires_ms: retry::expires_ms(&view.envelope, &policy),
+                delay_notice_ms: is_to_come.then_some(notice_ms),
                 recipients,
             });
         }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Config, NextHop};
+use crate::delivery::view::{RuleSuspension, WayView};
+use crate::mail::Stream;
 use crate::metrics::Snapshot;
 use crate::queue::codec::RecipientState;
 use crate::queue::survey::{Survey, SurveyBy};
@@ -38,6 +40,15 @@ pub enum Ask {
         message: u64,
         reply: Sender<Option<QueuedMessage>>,
     },
+    /// The way of mail of `stream` to `domain`, by an operator's next hop where there is one.
+    Way {
+        domain: Box<str>,
+        stream: Stream,
+        next_hop: Option<NextHop>,
+        reply: Sender<WayView>,
+    },
+    /// What rules for replies hold back or slow down.
+    RuleSuspensions(Sender<Vec<RuleSuspension>>),
     /// Carry out an order, or only count what it is for. It ends early when nobody hears how far
     /// it is.
     QueueSteer {
@@ -119,6 +130,12 @@ pub struct QueuedTask {
     pub recipients: Vec<QueuedRecipient>,
     /// The next hop in words; none where there is no route any more.
     pub site: Option<String>,
+    /// Unix milliseconds at which its lifetime is over.
+    pub expires_ms: u64,
+    /// Unix milliseconds at which the reverse-path is told of a delay; `None` where it was or does
+    /// not want to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_notice_ms: Option<u64>,
     /// An operator wants this next hop.
     pub is_rerouted: bool,
     pub tenant: String,
@@ -188,6 +205,8 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
             })
             .collect(),
         site: task.site.clone(),
+        expires_ms: task.expires_ms,
+        delay_notice_ms: task.delay_notice_ms,
         is_rerouted: task.flow.next_hop.is_some(),
         tenant: task.flow.stream.tenant.to_string(),
         campaign: task.flow.stream.campaign.to_string(),

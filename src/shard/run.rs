@@ -13,7 +13,7 @@ use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
 use crate::metrics::Metrics;
-use crate::queue::{Mode, Order, Queue, Recovered, StandingOrders};
+use crate::queue::{Flow, Mode, Obstacles, Order, Queue, Recovered, StandingOrders, Steered};
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
@@ -201,15 +201,24 @@ impl Shard {
                     let _ = reply.send(ask::show(&queue, &delivery, message).await);
                 });
             }
+            Ask::Way { domain, stream, next_hop, reply } => {
+                let (domain, stream) = (domain.into(), stream.into());
+                let _ = reply.send(self.delivery.way_of(&Flow { domain, stream, next_hop }));
+            }
+            Ask::RuleSuspensions(reply) => {
+                let _ = reply.send(self.delivery.suspensions());
+            }
             Ask::QueueSteer { selection, order, mode, reply } => {
-                if order == Order::Retry && mode == Mode::CarryOut {
+                let retry = matches!(order, Order::Retry(_)) && mode == Mode::CarryOut;
+                if retry {
                     self.delivery.forget_failures();
                 }
+                let lifts = retry && order == Order::Retry(Obstacles::Lifted);
                 let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
                 let shard = self.number;
                 task::spawn(async move {
                     let mut next_ms = 0;
-                    let go_on = |steered| {
+                    let mut go_on = |steered| {
                         let now_ms = clock::coarse_ms();
                         if now_ms < next_ms {
                             return true;
@@ -217,6 +226,9 @@ impl Shard {
                         next_ms = now_ms + PROGRESS_PERIOD_MS;
                         reply.send(Progress { shard, steered, finished: false }).is_ok()
                     };
+                    if lifts {
+                        delivery.lift(&selection, || go_on(Steered::default())).await;
+                    }
                     let steered = queue.steer(&selection, &order, mode, &delivery, go_on).await;
                     let _ = reply.send(Progress { shard, steered, finished: true });
                 });

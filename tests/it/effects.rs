@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::{Behaviour, NextHop, Server, wait_until};
+use crate::steer::{ask, run, steer};
 
 const QUICK: &str = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
 
@@ -151,4 +152,43 @@ fn a_slowed_site_gets_one_connection_in_so_many() {
     send(server, "a@from.test", 50);
     next_hop.wait_for(51);
     assert!(server.metric("ringpost_delivery_connections_open") <= 1.0);
+}
+
+#[test]
+fn suspensions_by_rule_are_listed_and_lifted_for_the_mail_that_is_retried() {
+    let (next_hop, refuses, _) = refusing("451 4.7.0 enough of you");
+    let rule = "action = \"suspend\"\nfor = \"1h\"";
+    let scene = start(&next_hop, rule, "[shards]\ncount = 3\n");
+    let server = &scene.server;
+    let standing = ask(server, &["queue", "suspend", "--tenant", "acme"]);
+    send(server, "a@from.test", 1);
+    wait_until("every shard knows", || server.metric("ringpost_delivery_suspended") == 3.0);
+    let listed = ask(server, &["queue", "suspensions"]);
+    assert_eq!((listed.len(), &listed[0]), (2, &standing[0]), "the order, and the rule once");
+    let by_rule = &listed[1];
+    assert_eq!(by_rule["site"], format!("smtp://{}", next_hop.address));
+    assert_eq!((&by_rule["effect"], &by_rule["rule"]), (&"suspend".into(), &1.into()));
+    assert_eq!(by_rule["reply"], "451 4.7.0 enough of you");
+    assert!(by_rule["until_ms"].as_u64() > standing[0]["since_ms"].as_u64());
+    let text = run(server, &["queue", "suspensions"]);
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    assert!(text.contains(" suspend  by rule 1 of ") && text.contains("rules.toml, ends in "));
+    let way = ask(server, &["explain", "to.test"]);
+    assert_eq!(way[0]["suspensions_by_rule"][0]["rule"], 1);
+
+    refuses.store(false, Ordering::SeqCst);
+    assert_eq!(steer(server, &["retry", "--force", "--domain", "else.test"]), (0, 0));
+    assert_eq!(server.metric("ringpost_delivery_suspended"), 3.0, "no mail goes there");
+    let retry = ["retry", "--domain", "to.test"];
+    wait_until("it waits", || steer(server, &[&retry[..], &["--dry-run"]].concat()).0 == 1);
+    wait_until("it was held back again", || {
+        let (_, done) = steer(server, &retry);
+        done == 1 && steer(server, &[&retry[..], &["--dry-run"]].concat()).0 == 1
+    });
+    assert_eq!(next_hop.got().len(), 0, "the rule holds");
+    steer(server, &[&retry[..], &["--force"]].concat());
+    next_hop.wait_for(1);
+    wait_until("every shard knows", || server.metric("ringpost_delivery_suspended") == 0.0);
+    assert_eq!(ask(server, &["queue", "suspensions"]), standing);
+    wait_until("it is in the log", || server.log().contains("order=\"retry by force\""));
 }

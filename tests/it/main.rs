@@ -7,6 +7,7 @@ mod dns;
 mod durability;
 mod effects;
 mod egress;
+mod explain;
 mod fsck;
 mod full_disk;
 mod harness;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{Behaviour, Client, NextHop, Server, free_address, wait_until};
 
 /// Runs `ringpost ARGUMENTS --config FILE`.
-fn run(server: &Server, arguments: &[&str]) -> Output {
+pub fn run(server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
     command.args(arguments).arg("--config").arg(server.config_path());
     command.output().expect("ringpost runs")
@@ -37,14 +37,14 @@ pub fn greeted(server: &Server) -> Client {
 }
 
 /// Sends one message of a tenant and returns its queue id.
-fn send(client: &mut Client, to: &str, tenant: &str) -> String {
+pub fn send(client: &mut Client, to: &str, tenant: &str) -> String {
     let content = format!("X-Tenant: {tenant}\r\nSubject: x\r\n\r\nbody\r\n");
     let reply = client.message("s@from.test", &[to], content.as_bytes());
     assert!(reply.starts_with("250"), "{reply}");
     reply.rsplit(' ').next().expect("an id").to_owned()
 }
 
-fn state_of(server: &Server, id: &str) -> String {
+pub fn state_of(server: &Server, id: &str) -> String {
     let shown = ask(server, &["queue", "show", id]);
     shown[0]["tasks"][0]["state"].as_str().expect("a state").to_owned()
 }

@@ -37,6 +37,28 @@ impl Kind {
         };
         windows.iter().filter_map(bound).collect()
     }
+
+    /// The name in the configuration of a limit of this kind.
+    fn key_of(self, window_ms: u64) -> &'static str {
+        match (self, window_ms / SECOND_MS) {
+            (Kind::Connection, _) => "connections",
+            (Kind::Opening, _) => "connections_per_second",
+            (Kind::Message, 1) => "messages_per_second",
+            (Kind::Message, 60) => "messages_per_minute",
+            (Kind::Message, 3_600) => "messages_per_hour",
+            (Kind::Message, _) => "messages_per_day",
+        }
+    }
+}
+
+/// What is used of a limit, over all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitUse {
+    pub key: &'static str,
+    /// Held by shards or used within its window.
+    pub used: u32,
+    /// What the limit comes to while a rule slows the site down.
+    pub allowed: u32,
 }
 
 /// A holder's account of one kind. Everything counts from the start of the process.
@@ -166,6 +188,17 @@ impl Cell {
     /// Tokens that holders have.
     pub fn in_use(&self, kind: Kind) -> u64 {
         self.holders.iter().map(|holder| holder.in_use(kind)).sum()
+    }
+
+    /// What is used of each limit, by its name in the configuration.
+    pub fn uses(&mut self, now_ms: u64) -> Vec<LimitUse> {
+        let mut uses = Vec::new();
+        for (kind, meter) in Kind::ALL.into_iter().zip(&mut self.meters) {
+            for (window_ms, used, allowed) in meter.iter_mut().flat_map(|it| it.uses(now_ms)) {
+                uses.push(LimitUse { key: kind.key_of(window_ms), used, allowed });
+            }
+        }
+        uses
     }
 
     /// See `Meter::poll_record`.

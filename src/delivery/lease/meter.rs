@@ -138,6 +138,17 @@ impl Meter {
         free
     }
 
+    /// Of each window its length, the uses in it with those under way, and how many it may hold.
+    pub fn uses(&mut self, now_ms: u64) -> Vec<(u64, u32, u32)> {
+        let (in_use, divisor) = (self.in_use, self.divisor);
+        let uses = |window: &mut Window| {
+            window.forget(now_ms);
+            let Bound { window_ms, count_max } = window.bound;
+            (window_ms, in_use + window.cooling_count, (count_max / divisor).max(1))
+        };
+        self.windows.iter_mut().map(uses).collect()
+    }
+
     /// At most `free` of them.
     pub fn grant(&mut self, count: u32) {
         self.in_use += count;
@@ -257,6 +268,16 @@ mod tests {
         assert_eq!(meter.free(1004), 1, "never none for ever");
         meter.set_bounds(&[bound(0, 10)]);
         assert_eq!(meter.free(1004), 1, "of ten one in a hundred");
+    }
+
+    #[test]
+    fn what_is_used_of_a_window_is_under_way_or_not_yet_forgotten() {
+        let mut meter = Meter::new(&[bound(1000, 10), bound(3_600_000, 100)], 0, &[]);
+        meter.grant(4);
+        meter.spend(3, 100);
+        assert_eq!(meter.uses(100), [(1000, 4, 10), (3_600_000, 4, 100)]);
+        meter.set_divisor(20);
+        assert_eq!(meter.uses(1_104), [(1000, 1, 1), (3_600_000, 4, 5)]);
     }
 
     #[test]

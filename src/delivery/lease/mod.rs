@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::routing::Hop;
 use crate::runtime::sync::Notify;
 use crate::runtime::{clock, task, timer};
-use cell::{Ask, Cell, Grant, Kind, LeaseCell};
+use cell::{Ask, Cell, Grant, Kind, LeaseCell, LimitUse};
 use holder::{Holder, Urgency};
 use meter::Cooling;
 use store::{RecordStore, Recorded, Restored};
@@ -280,6 +280,14 @@ impl Leases {
         if key.owner(self.inner.shard_count) == self.inner.shard {
             self.inner.with_cell(key, |cell| cell.set_divisor(divisor));
         }
+    }
+
+    /// What is used of the limits of a site, over all shards; `None` where another shard knows.
+    pub fn uses(&self, key: &SiteKey) -> Option<Vec<LimitUse>> {
+        let is_ours = key.owner(self.inner.shard_count) == self.inner.shard;
+        let mut cells = self.inner.cells.borrow_mut();
+        let cell = cells.get_mut(key).filter(|_| is_ours)?;
+        Some(cell.uses(clock::coarse_ms()))
     }
 
     /// Suspends until more is in hand for some site, or a connection is to be closed; returns

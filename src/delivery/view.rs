@@ -1,0 +1,194 @@
+//! What operators see of the way of mail: its sites, their leases, and what holds them back.
+
+use serde::{Deserialize, Serialize};
+
+use super::lease::SiteKey;
+use super::lease::cell::LimitUse;
+use super::suspensions::{SuspendedBy, Suspension, SuspensionKind};
+use super::{Delivery, Inner};
+use crate::config::{Config, Pool};
+use crate::queue::Flow;
+use crate::routing::Hop;
+use crate::runtime::clock;
+
+/// The way of a flow as one shard sees it.
+#[derive(Clone, Debug, Default)]
+pub struct WayView {
+    /// As `sites_of` says.
+    pub sites: Vec<SiteView>,
+    /// What rules for replies say of its mail.
+    pub suspensions: Vec<RuleSuspension>,
+}
+
+/// One of its sites.
+#[derive(Clone, Debug)]
+pub struct SiteView {
+    pub key: SiteKey,
+    /// Its share of the pool.
+    pub weight: u32,
+    /// Unix milliseconds until which its source is left alone because it cannot be used.
+    pub source_until_ms: Option<u64>,
+    /// Where this shard knows nothing of the site, that of a site which was never asked.
+    pub state: SiteState,
+    /// What is used of its limits by all shards; empty where another shard knows.
+    pub uses: Vec<LimitUse>,
+}
+
+/// How a site stands on one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteState {
+    /// Open or being opened.
+    pub connections: usize,
+    /// Connections it may have now, and at the most.
+    pub window: usize,
+    pub window_max: usize,
+    pub verdict: SiteVerdict,
+    /// Milliseconds for which it is left alone after failures; 0 where it is not.
+    pub asked_in_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteVerdict {
+    Working,
+    /// The last connection could not be opened, and there is no other.
+    Failing,
+    /// Many could not be opened in a row.
+    Dead,
+    /// Dead, and asked just now whether it still is.
+    HalfOpen,
+}
+
+impl SiteVerdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SiteVerdict::Working => "working",
+            SiteVerdict::Failing => "failing",
+            SiteVerdict::Dead => "dead",
+            SiteVerdict::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// Mail that a rule for replies slowed down or suspended, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSuspension {
+    /// In words.
+    pub site: String,
+    /// Name of the `[[source]]` whose mail alone it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The tenant whose mail alone it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// `slow`, `suspend` or `dead`.
+    pub effect: String,
+    /// Connections and rate are down to one in so many; 1 where it is not `slow`.
+    pub factor: u32,
+    /// Unix milliseconds.
+    pub until_ms: u64,
+    /// Position of the rule in its file, 1-based.
+    pub rule: usize,
+    pub file: String,
+    /// Of the reply that it matched.
+    pub class: String,
+    pub reply: String,
+}
+
+/// The file of rules that a configuration judges replies by.
+pub fn rules_file(config: &Config) -> String {
+    let path = config.delivery.rules_path.as_ref();
+    path.map_or(SHIPPED_RULES.to_owned(), |path| path.display().to_string())
+}
+
+/// The sites that mail to a place by a pool goes to, with their weights.
+pub fn sites_of(config: &Config, hop: &Hop, pool: Option<&Pool>) -> Vec<(SiteKey, u32)> {
+    let Some(pool) = pool else { return vec![(SiteKey { hop: hop.clone(), source: None }, 1)] };
+    let members = pool.members.iter().map(|member| {
+        let source = config.source(&member.source).map(|source| source.address);
+        (SiteKey { hop: hop.clone(), source }, member.weight)
+    });
+    members.collect()
+}
+
+impl Delivery {
+    /// How the sites of a flow stand here; none while it is not known where it goes.
+    pub fn way_of(&self, flow: &Flow) -> WayView {
+        let inner = &self.inner;
+        let Some(hop) = inner.hop_of(flow) else { return WayView::default() };
+        let config = inner.config.borrow().clone();
+        let sites = sites_of(&config, &hop, config.pool_of(&flow.domain, &flow.stream));
+        let tenant = &*flow.stream.tenant;
+        let suspensions = inner.suspensions.borrow();
+        let of_flow = suspensions.iter().filter(|it| {
+            let is_of_tenant = it.scope.tenant.as_deref().is_none_or(|of| of == tenant);
+            let is_of_site = |(key, _): &(SiteKey, u32)| {
+                it.scope.source.is_none() || it.scope.source == key.source
+            };
+            it.scope.hop == hop && is_of_tenant && sites.iter().any(is_of_site)
+        });
+        WayView {
+            suspensions: of_flow.map(|it| shown(it, &config)).collect(),
+            sites: sites.into_iter().map(|it| inner.site_view(it, &config)).collect(),
+        }
+    }
+
+    /// What rules for replies hold back or slow down now.
+    pub fn suspensions(&self) -> Vec<RuleSuspension> {
+        let config = self.inner.config.borrow();
+        self.inner.suspensions.borrow().iter().map(|it| shown(it, &config)).collect()
+    }
+}
+
+impl Inner {
+    fn site_view(&self, (key, weight): (SiteKey, u32), config: &Config) -> SiteView {
+        let now_ms = clock::coarse_ms();
+        let until_ms = self.sources.borrow().unusable_until(key.source, now_ms);
+        let connections_max = config.delivery.connections_max;
+        let never_asked = SiteState {
+            connections: 0,
+            window: config.delivery.connections_start.min(connections_max),
+            window_max: connections_max,
+            verdict: SiteVerdict::Working,
+            asked_in_ms: 0,
+        };
+        let site = self.sites.borrow().get(&key).cloned();
+        SiteView {
+            weight,
+            source_until_ms: until_ms.map(unix_ms_of),
+            state: site.map_or(never_asked, |site| site.view(&config.delivery, now_ms)),
+            uses: self.leases.uses(&key).unwrap_or_default(),
+            key,
+        }
+    }
+}
+
+fn shown(suspension: &Suspension, config: &Config) -> RuleSuspension {
+    let Suspension { scope, kind, until_ms, by, reply, class } = suspension;
+    let SuspendedBy::Rule(rule) = by;
+    let (effect, factor) = match kind {
+        SuspensionKind::Slow(factor) => ("slow", *factor),
+        SuspensionKind::Suspend => ("suspend", 1),
+        SuspensionKind::Dead => ("dead", 1),
+    };
+    let name_of = |address| config.source_at(address).map(|source| source.name.clone());
+    RuleSuspension {
+        site: scope.hop.to_string(),
+        source: scope.source.map(|it| name_of(it).unwrap_or_else(|| it.to_string())),
+        tenant: scope.tenant.as_deref().map(str::to_owned),
+        effect: effect.to_owned(),
+        factor,
+        until_ms: unix_ms_of(*until_ms),
+        rule: rule + 1,
+        file: rules_file(config),
+        class: class.as_str().to_owned(),
+        reply: reply.to_string(),
+    }
+}
+
+/// A time of the monotonic clock by the wall clock.
+fn unix_ms_of(monotonic_ms: u64) -> u64 {
+    clock::unix_ms().saturating_add_signed(monotonic_ms as i64 - clock::monotonic_ms() as i64)
+}
+
+const SHIPPED_RULES: &str = "tuning/providers.toml, as shipped";
