@@ -44,7 +44,7 @@ enum Command {
     Check(Source),
     /// Shows what is queued in a running server.
     #[command(subcommand)]
-    Queue(queue::Command),
+    Queue(Box<queue::Command>),
     /// Says where mail goes, what holds for it, and where the time of a queued message went.
     Explain(explain::Options),
     /// Makes a running server read its configuration and open its log anew, as SIGHUP does.

@@ -27,21 +27,30 @@ pub struct Steering {
 }
 
 #[derive(Args, Clone, Debug)]
-#[group(
-    required = true,
-    multiple = true,
-    args = ["id", "domain", "site", "tenant", "campaign", "class", "all"]
-)]
+#[group(required = true, multiple = true, args = MAIL)]
+#[group(args = ["id", "reverse_path", "older_than", "younger_than", "all"])]
 struct Messages {
     /// One message.
     #[arg(long, value_name = "QUEUE-ID")]
     id: Option<String>,
     #[command(flatten)]
     mail: Mail,
+    /// Mail with this reverse-path: an address with at most one `*`, or `<>`.
+    #[arg(long, visible_alias = "sender", value_name = "ADDRESS")]
+    reverse_path: Option<String>,
+    /// Accepted, or released where that is later, longer ago than this: `30m`, `2h`, `1d`.
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<String>,
+    /// Accepted, or released where that is later, within this time.
+    #[arg(long, value_name = "TIME")]
+    younger_than: Option<String>,
     /// Everything.
     #[arg(long)]
     all: bool,
 }
+
+/// The arguments of `Mail`.
+const MAIL: [&str; 5] = ["domain", "site", "tenant", "campaign", "class"];
 
 /// Conditions on mail. Each may hold one `*`.
 #[derive(Args, Clone, Debug, Default)]
@@ -90,11 +99,8 @@ pub struct Suspend {
 }
 
 #[derive(Args, Clone, Debug)]
-#[group(
-    required = true,
-    multiple = true,
-    args = ["domain", "site", "tenant", "campaign", "class", "all"]
-)]
+#[group(required = true, multiple = true, args = MAIL)]
+#[group(args = ["all"])]
 struct Standing {
     #[command(flatten)]
     mail: Mail,
@@ -118,11 +124,8 @@ pub struct Resume {
 }
 
 #[derive(Args, Clone, Debug)]
-#[group(
-    required = true,
-    multiple = true,
-    args = ["number", "domain", "site", "tenant", "campaign", "class", "all"]
-)]
+#[group(required = true, multiple = true, args = MAIL)]
+#[group(args = ["number", "all"])]
 struct Lifted {
     /// As `ringpost queue suspensions` shows it.
     #[arg(value_name = "NUMBER")]
@@ -136,8 +139,17 @@ struct Lifted {
 
 pub fn steer(order: SteerOrder, steering: &Steering) -> Result<(), Failure> {
     let Steering { place, which, dry_run, json } = steering;
-    let Messages { id, mail, all } = which.clone();
-    let which = Which { id, mail: mail.into(), all };
+    let Messages { id, mail, reverse_path, older_than, younger_than, all } = which.clone();
+    let seconds =
+        |name: &str, text: Option<String>| text.map(|text| parse_length(name, &text)).transpose();
+    let which = Which {
+        id,
+        mail: mail.into(),
+        reverse_path,
+        older_than_s: seconds("--older-than", older_than)?,
+        younger_than_s: seconds("--younger-than", younger_than)?,
+        all,
+    };
     let request = Request::QueueSteer { order, which, dry_run: *dry_run };
     let (matched, done) = ask_for_count(place, &request)?;
     if *json {
@@ -172,7 +184,7 @@ fn ask_for_count(place: &Place, request: &Request) -> Result<(usize, usize), Fai
 
 pub fn suspend(suspend: &Suspend) -> Result<(), Failure> {
     let Suspend { place, which, length, note, dry_run, json } = suspend;
-    let seconds = length.as_deref().map(parse_length).transpose()?;
+    let seconds = length.as_deref().map(|text| parse_length("--for", text)).transpose()?;
     let Standing { mail, all } = which.clone();
     let (mail, note, dry_run) = (mail.into(), note.clone(), *dry_run);
     let request = Request::Suspend { mail, all, seconds, note, dry_run };
@@ -192,10 +204,11 @@ pub fn suspend(suspend: &Suspend) -> Result<(), Failure> {
     })
 }
 
-fn parse_length(text: &str) -> Result<u64, Failure> {
+/// Seconds.
+fn parse_length(name: &str, text: &str) -> Result<u64, Failure> {
     let seconds = parse_duration(text).map(|length| length.as_secs()).filter(|it| *it > 0);
     seconds.ok_or_else(|| {
-        let text = format!("--for: found {text:?}; expected a time such as 30m, 2h or 1d");
+        let text = format!("{name}: found {text:?}; expected a time such as 30m, 2h or 1d");
         Failure::new(Exit::Usage, text)
     })
 }
@@ -306,9 +319,9 @@ mod tests {
 
     #[test]
     fn a_length_is_a_time_above_zero() {
-        assert_eq!(parse_length("2h").expect("a time"), 7_200);
+        assert_eq!(parse_length("--for", "2h").expect("a time"), 7_200);
         for text in ["", "2", "0s", "1w", "10ms"] {
-            assert_eq!(parse_length(text).expect_err(text).exit, Exit::Usage);
+            assert_eq!(parse_length("--for", text).expect_err(text).exit, Exit::Usage);
         }
     }
 }

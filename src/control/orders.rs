@@ -11,7 +11,8 @@ use crate::config::{LogFormat, parse_next_hop};
 use crate::event::{Format, OrderRecord};
 use crate::queue::selection::parse_class;
 use crate::queue::{
-    Conditions, Mode, Obstacles, Order, Reports, Selection, StandingOrder, Steered,
+    Conditions, Mode, Obstacles, Order, Reports, ReversePathPattern, Selection, StandingOrder,
+    Steered,
 };
 use crate::runtime::clock;
 use crate::shard::ask::Ask;
@@ -25,11 +26,17 @@ pub fn steer(
     control: &Control,
     out: &mut Out,
 ) -> Result<(), Stop> {
-    check_said(which.id.is_some() || !which.mail.is_empty(), which.all)?;
+    check_said(!which.is_empty(), which.all)?;
     let id = which.id.as_deref().map(|text| parse_id(text, control)).transpose()?;
+    let reverse_path = which.reverse_path.as_deref().map(ReversePathPattern::parse);
+    let now_ms = clock::unix_ms();
+    let ago = |seconds: u64| now_ms.saturating_sub(seconds.saturating_mul(1000));
     let selection = Arc::new(Selection {
         message: id.map(|id| id.message),
         flows: which.mail.parse().map_err(Stop::Refused)?,
+        reverse_path: reverse_path.transpose().map_err(Stop::Refused)?,
+        before_ms: which.older_than_s.map(ago),
+        from_ms: which.younger_than_s.map(ago),
     });
     let shards = match id {
         Some(id) => vec![usize::from(id.shard)],

@@ -70,8 +70,28 @@ pub struct Which {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub mail: Conditions,
+    /// Those with this reverse-path: a pattern, or `<>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_path: Option<String>,
+    /// Seconds since acceptance, or the release where that is later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older_than_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub younger_than_s: Option<u64>,
     /// Everything.
     pub all: bool,
+}
+
+impl Which {
+    /// Whether there is no condition.
+    pub fn is_empty(&self) -> bool {
+        let Self { id, mail, reverse_path, older_than_s, younger_than_s, all: _ } = self;
+        id.is_none()
+            && mail.is_empty()
+            && reverse_path.is_none()
+            && older_than_s.is_none()
+            && younger_than_s.is_none()
+    }
 }
 
 /// What an operator does to queued messages.
@@ -116,14 +136,24 @@ impl fmt::Display for SteerOrder {
     }
 }
 
-/// `id=0.1.3K7 tenant=acme`, or `all`.
+/// `id=0.1.3K7 tenant=acme older-than=3600s`, or `all`.
 impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.id {
-            Some(id) if self.mail.is_empty() => write!(f, "id={id}"),
-            Some(id) => write!(f, "id={id} {}", self.mail),
-            None => write!(f, "{}", self.mail),
+        let Self { id, mail, reverse_path, older_than_s, younger_than_s, all: _ } = self;
+        let age = |seconds: &Option<u64>| seconds.map(|seconds| format!("{seconds}s"));
+        let mut said = Vec::new();
+        for (name, value) in [
+            ("id", id.clone()),
+            ("reverse-path", reverse_path.clone()),
+            ("older-than", age(older_than_s)),
+            ("younger-than", age(younger_than_s)),
+        ] {
+            said.extend(value.map(|value| format!("{name}={value}")));
         }
+        if !mail.is_empty() || said.is_empty() {
+            said.push(mail.to_string());
+        }
+        f.write_str(&said.join(" "))
     }
 }
 
@@ -189,6 +219,17 @@ mod tests {
         for line in ["", "{}", "queue-stats", "{\"ask\":\"x\"}", "{\"ask\":\"queue-show\"}"] {
             assert!(Request::parse(line.as_bytes()).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_was_selected_is_said_in_a_line() {
+        let mut which = Which { all: true, ..Which::default() };
+        assert!(which.is_empty() && which.to_string() == "all");
+        which.mail.tenant = Some("acme".into());
+        assert!(!which.is_empty() && which.to_string() == "tenant=acme");
+        (which.id, which.reverse_path) = (Some("0.1.2".into()), Some("<>".into()));
+        which.older_than_s = Some(60);
+        assert_eq!(which.to_string(), "id=0.1.2 reverse-path=<> older-than=60s tenant=acme");
     }
 
     #[test]

@@ -391,6 +391,12 @@ impl Index {
         u64::from(self.messages[self.tasks[slot].message].since_s) * 1000
     }
 
+    /// Domain of the reverse-path of a task's message, in lower case; empty where it is not known
+    /// here.
+    pub fn sender_of(&self, slot: u32) -> &str {
+        self.schedule.sender(self.tasks[slot].flow)
+    }
+
     /// The flow of a task.
     pub fn flow_at(&self, slot: u32) -> schedule::Flow {
         self.schedule.flow_at(self.tasks[slot].flow)

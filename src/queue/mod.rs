@@ -34,7 +34,7 @@ pub use intake::{Draft, Refusal};
 pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
 pub use recovery::Recovered;
 pub use schedule::{Announcement, Flow, FlowId, LineId};
-pub use selection::{Conditions, Selection};
+pub use selection::{Conditions, ReversePathPattern, Selection};
 pub use standing::{StandingOrder, StandingOrders};
 pub use steering::{Mode, Obstacles, Order, Sites, Steered};
 pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};

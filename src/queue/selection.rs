@@ -42,6 +42,66 @@ pub struct Selection {
     /// One message of this shard, by its number.
     pub message: Option<u64>,
     pub flows: FlowPattern,
+    pub reverse_path: Option<ReversePathPattern>,
+    /// Unix milliseconds: accepted before, or to be released before where that is later.
+    pub before_ms: Option<u64>,
+    /// Likewise: at that time or later.
+    pub from_ms: Option<u64>,
+}
+
+/// Which reverse-paths are meant. A pattern holds at most one `*`; case does not matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReversePathPattern {
+    /// `None` for the null one.
+    pattern: Option<NamePattern>,
+    /// Where the pattern leaves no choice of it, in lower case.
+    domain: Option<Box<str>>,
+}
+
+impl Selection {
+    /// Whether a message is meant that was accepted, or to be released where that is later, at
+    /// `since_ms`.
+    pub fn takes_age(&self, since_ms: u64) -> bool {
+        self.before_ms.is_none_or(|before_ms| since_ms < before_ms)
+            && self.from_ms.is_none_or(|from_ms| since_ms >= from_ms)
+    }
+}
+
+impl ReversePathPattern {
+    /// `a@example.test`, `*@example.test`, or `<>`. The error is for the operator.
+    pub fn parse(text: &str) -> Result<ReversePathPattern, String> {
+        let path = text.strip_prefix('<').and_then(|it| it.strip_suffix('>')).unwrap_or(text);
+        if path.is_empty() && !text.is_empty() {
+            return Ok(ReversePathPattern { pattern: None, domain: None });
+        }
+        let pattern = NamePattern::parse(path).filter(|_| path.len() <= REVERSE_PATH_BYTES_MAX);
+        let pattern = pattern.ok_or_else(|| {
+            format!(
+                "reverse-path: found {text:?}; expected an address with at most one *, up to \
+                 {REVERSE_PATH_BYTES_MAX} octets, or <>"
+            )
+        })?;
+        let domain = path.rsplit_once('@').map(|(_, domain)| domain);
+        let domain = domain.filter(|domain| !domain.contains('*'));
+        let domain = domain.map(|domain| domain.to_ascii_lowercase().into());
+        Ok(ReversePathPattern { pattern: Some(pattern), domain })
+    }
+
+    pub fn takes(&self, reverse_path: &str) -> bool {
+        match &self.pattern {
+            Some(pattern) => pattern.matches(reverse_path),
+            None => reverse_path.is_empty(),
+        }
+    }
+
+    /// Whether one of this domain (lower case) may be meant; an empty domain is not known.
+    pub fn may_take(&self, domain: &str) -> bool {
+        match &self.domain {
+            _ if domain.is_empty() => true,
+            Some(wanted) => **wanted == *domain,
+            None => self.pattern.is_some(),
+        }
+    }
 }
 
 impl Conditions {
@@ -125,6 +185,8 @@ impl FlowPattern {
     }
 }
 
+/// RFC 5321 §4.5.3.1.3, without the angle brackets.
+const REVERSE_PATH_BYTES_MAX: usize = 254;
 /// A domain name is at most this long (RFC 5321 §4.5.3.1.2).
 const PATTERN_BYTES_MAX: usize = 255;
 
@@ -177,6 +239,42 @@ mod tests {
         );
         assert!(FlowPattern::default().takes("", &Stream::default(), || None::<&str>));
         assert_eq!(Conditions::default().to_string(), "all");
+    }
+
+    #[test]
+    fn a_reverse_path_is_meant_whole_by_its_domain_or_as_the_null_one() {
+        let null = ("", "");
+        let (a, b) = (("News@a.test", "a.test"), ("x@b.a.test", "b.a.test"));
+        for (pattern, expected) in [
+            ("news@A.test", [true, false, false]),
+            ("<news@a.test>", [true, false, false]),
+            ("*@a.test", [true, false, false]),
+            ("*a.test", [true, true, false]),
+            ("x@*", [false, true, false]),
+            ("<>", [false, false, true]),
+            ("*", [true, true, true]),
+        ] {
+            let parsed = ReversePathPattern::parse(pattern).expect(pattern);
+            for ((path, domain), expected) in [a, b, null].into_iter().zip(expected) {
+                assert_eq!(parsed.takes(path), expected, "{pattern} {path}");
+                assert!(parsed.may_take(domain) || !expected, "{pattern} {path}");
+                assert!(parsed.may_take(""), "{pattern}: its domain is not known");
+            }
+        }
+        let of_domain = ReversePathPattern::parse("*@a.test").expect("a pattern");
+        assert!(!of_domain.may_take("b.a.test"));
+        for text in ["", "*@*", &"x".repeat(255)] {
+            let error = ReversePathPattern::parse(text).expect_err(text);
+            assert!(error.starts_with("reverse-path: found "), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_age_is_from_a_time_up_to_another() {
+        let between = Selection { before_ms: Some(20), from_ms: Some(10), ..Selection::default() };
+        let taken = [9, 10, 19, 20].map(|since_ms| between.takes_age(since_ms));
+        assert_eq!(taken, [false, true, true, false]);
+        assert!(Selection::default().takes_age(0));
     }
 
     #[test]

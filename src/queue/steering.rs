@@ -8,7 +8,7 @@ use super::index::{Task, TaskState};
 use super::ledger::{Ledger, Waiting};
 use super::outcome::{Attempt, Reports};
 use super::schedule::Flow;
-use super::selection::Selection;
+use super::selection::{ReversePathPattern, Selection};
 use super::store::{Message, Queue};
 use crate::config::NextHop;
 use crate::mail::{Class, EnhancedStatusCode, Outcome, RecipientOutcome, Reply, ReplyClass};
@@ -104,7 +104,7 @@ impl Queue {
         let mut selected = Vec::new();
         'slices: loop {
             let is_for = |state, flow: &Flow| order.is_for(state, flow);
-            let next = self.select(selection, is_for, end, sites, from, &mut selected);
+            let next = self.select(selection, is_for, end, sites, from, &mut selected).await;
             steered.matched += selected.len();
             for task in selected.drain(..) {
                 if !go_on(steered) {
@@ -145,7 +145,7 @@ impl Queue {
         let mut next = Some(0);
         let mut selected = Vec::new();
         while let Some(from) = next.filter(|_| go_on()) {
-            next = self.select(selection, |_, _| true, end, sites, from, &mut selected);
+            next = self.select(selection, |_, _| true, end, sites, from, &mut selected).await;
             {
                 let index = self.inner.index.borrow();
                 let selected = selected.drain(..).filter(|task| index.is_there(*task));
@@ -156,7 +156,48 @@ impl Queue {
     }
 
     /// Adds the next few tasks that are meant, of messages below `end`. Returns where to go on.
-    fn select(
+    /// Reads envelopes back where reverse-paths count.
+    async fn select(
+        &self,
+        selection: &Selection,
+        is_for: impl Fn(TaskState, &Flow) -> bool,
+        end: u64,
+        sites: &dyn Sites,
+        from: u32,
+        selected: &mut Vec<Task>,
+    ) -> Option<u32> {
+        let next = self.select_by_index(selection, is_for, end, sites, from, selected);
+        if let Some(reverse_path) = &selection.reverse_path {
+            let mut last = None;
+            for task in std::mem::take(selected) {
+                let is_meant = match last {
+                    Some((message, is_meant)) if message == task.message => is_meant,
+                    _ => self.is_from(task.message, reverse_path).await,
+                };
+                last = Some((task.message, is_meant));
+                selected.extend(Some(task).filter(|_| is_meant));
+            }
+        }
+        next
+    }
+
+    /// Whether a message has one of these reverse-paths; one that cannot be read has none of them.
+    async fn is_from(&self, message: u64, reverse_path: &ReversePathPattern) -> bool {
+        let (slot, kept) = {
+            let index = self.inner.index.borrow();
+            let Some(slot) = index.find(message) else { return false };
+            (slot, index.kept(slot).cloned())
+        };
+        match kept {
+            Some(kept) => reverse_path.takes(&kept.envelope.reverse_path),
+            None => {
+                let envelope = self.inner.read_envelope(slot).await;
+                envelope.is_ok_and(|envelope| reverse_path.takes(&envelope.reverse_path))
+            }
+        }
+    }
+
+    fn select_by_index(
         &self,
         selection: &Selection,
         is_for: impl Fn(TaskState, &Flow) -> bool,
@@ -166,10 +207,16 @@ impl Queue {
         selected: &mut Vec<Task>,
     ) -> Option<u32> {
         let index = self.inner.index.borrow();
+        let may_be_from = |task: Task| {
+            let reverse_path = selection.reverse_path.as_ref();
+            reverse_path.is_none_or(|it| it.may_take(index.sender_of(task.slot)))
+        };
         let is_meant = |task: Task| {
             let flow = index.flow_at(task.slot);
             let site = || sites.site_of(&flow);
             is_for(index.task(task.slot).state(), &flow)
+                && selection.takes_age(index.since_ms(task.slot))
+                && may_be_from(task)
                 && selection.flows.takes(&flow.domain, &flow.stream, site)
         };
         if let Some(message) = selection.message {

@@ -531,7 +531,7 @@ impl Inner {
         }
     }
 
-    async fn read_envelope(&self, slot: u32) -> Result<Envelope, LoadError> {
+    pub async fn read_envelope(&self, slot: u32) -> Result<Envelope, LoadError> {
         let location = self.index.borrow().message(slot).location();
         let record = self.read_pinned(location).await?;
         let envelope = codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)?;

@@ -335,3 +335,42 @@ fn a_quiet_bounce_is_reported_to_nobody() {
     assert_eq!(next_hop.got().len(), 1);
     assert_eq!((next_hop.got()[0].from.as_str(), next_hop.got()[0].to.len()), ("", 1));
 }
+
+#[test]
+fn mail_is_steered_by_its_reverse_path_and_its_age() {
+    let mut server = Server::start(free_address(), "[queue]\nretry_wait_min = \"10m\"\n");
+    let mut client = greeted(&server);
+    let content = b"x: y\r\n\r\n";
+    for (from, to) in [
+        ("news@a.test", ["1@x.test", "2@y.test"]),
+        ("other@a.test", ["3@x.test", "4@y.test"]),
+        ("x@b.a.test", ["5@x.test", "6@y.test"]),
+        ("", ["7@x.test", "8@y.test"]),
+    ] {
+        assert!(client.message(from, &to, content).starts_with("250"));
+    }
+    wait_until("all wait", || steer(&server, &["retry", "--all", "--dry-run"]).0 == 8);
+    // Envelopes are read back where they are not in memory.
+    server.kill();
+    server.start_again();
+    let count =
+        |arguments: &[&str]| steer(&server, &[&["hold", "--dry-run"], arguments].concat()).0;
+    wait_until("none is under way", || count(&["--all"]) == 8);
+    assert_eq!(count(&["--reverse-path", "News@A.test"]), 2);
+    assert_eq!(count(&["--sender", "<news@a.test>", "--domain", "x.test"]), 1);
+    assert_eq!(count(&["--reverse-path", "*@a.test"]), 4);
+    assert_eq!(count(&["--reverse-path", "*a.test"]), 6);
+    assert_eq!(count(&["--reverse-path", "<>"]), 2);
+    assert_eq!(count(&["--older-than", "1h"]), 0);
+    assert_eq!(count(&["--younger-than", "1h", "--class", "bulk"]), 8);
+    let bounce = ["bounce", "--quiet", "--reverse-path", "*@a.test", "--younger-than", "1d"];
+    assert_eq!(steer(&server, &bounce), (4, 4));
+    assert_eq!(count(&["--all"]), 4);
+    wait_until("it is in the log", || {
+        server.log().contains("mail=\"reverse-path=*@a.test younger-than=86400s\"")
+    });
+    let output = run(&server, &["queue", "hold", "--reverse-path", "*@*"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("reverse-path: found"), "{error}");
+    assert_eq!(run(&server, &["queue", "hold"]).status.code(), Some(64), "nothing is said");
+}
