@@ -2,7 +2,8 @@
 //!
 //! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
 //! that nothing was lost; with `--peer` another server does the same work in the same run.
-//! `backlog`, `limits` and `mixed` are scenarios with sinks that are dead, slow or strict.
+//! `backlog`, `limits` and `mixed` are scenarios with sinks that are dead, slow or strict, `mx` one
+//! with a name server.
 #![deny(unsafe_code)]
 
 mod audit;
@@ -38,6 +39,7 @@ enum Command {
     Backlog(Box<scenario::backlog::Options>),
     Limits(Box<scenario::limits::Options>),
     Mixed(Box<scenario::mixed::Options>),
+    Mx(Box<scenario::mx::Options>),
     Audit(audit::Options),
 }
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Backlog(options) => scenario::backlog::run(*options),
         Command::Limits(options) => scenario::limits::run(*options),
         Command::Mixed(options) => scenario::mixed::run(*options),
+        Command::Mx(options) => scenario::mx::run(*options),
         Command::Audit(options) => audit::run(&options),
     };
     match result {

@@ -18,6 +18,18 @@ pub struct Plan<'a> {
     pub limit: Option<(SocketAddr, Limits)>,
     /// Header fields say tenant, campaign and class.
     pub stream_fields: bool,
+    /// Where mail without a route goes by its MX records.
+    pub mx: Option<MxPlan>,
+    /// Where the server listens as well.
+    pub more_listeners: Vec<SocketAddr>,
+}
+
+/// Delivery by MX records.
+pub struct MxPlan {
+    /// The name server.
+    pub dns: SocketAddr,
+    /// Where MX hosts listen.
+    pub port: u16,
 }
 
 impl Plan<'_> {
@@ -42,6 +54,16 @@ impl Plan<'_> {
              [log]\n\
              path = \"{directory}/outcomes.log\"\n"
         );
+        // A key of the file as a whole has to come first.
+        if self.mx.is_some() {
+            text.insert_str(0, "smarthost = \"mx\"\n");
+        }
+        for listener in &self.more_listeners {
+            let _ = write!(text, "[[listener]]\naddress = \"{listener}\"\n");
+        }
+        if let Some(MxPlan { dns, port }) = &self.mx {
+            let _ = write!(text, "[dns]\nupstreams = [\"{dns}\"]\n[delivery]\nmx_port = {port}\n");
+        }
         let wait_ms = self.retry_wait.as_millis();
         // Writing into memory does not fail, here and below.
         let _ = write!(
@@ -108,9 +130,13 @@ mod tests {
             retry_wait: Duration::from_secs(30),
             limit: None,
             stream_fields: false,
+            mx: Some(MxPlan { dns: at(53), port: 26 }),
+            more_listeners: vec![at(26)],
         };
         let config = ringpost::config::Config::parse(&plan.write(), "f").expect("valid");
         assert_eq!((config.routes.len(), config.shards.count), (4, Some(2)));
+        assert_eq!((config.listeners.len(), config.delivery.mx_port), (2, 26));
+        assert_eq!(config.smarthost.map(|it| it.to_string()).as_deref(), Some("mx"));
         assert_eq!(config.queue.retry_wait_max, Duration::from_secs(60));
     }
 }

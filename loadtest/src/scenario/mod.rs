@@ -1,6 +1,6 @@
 //! Scenarios: a server of their own, sinks that misbehave as told, and what must hold then.
 //!
-//! **Owns** `backlog`, `limits` and `mixed`, and what they share.
+//! **Owns** `backlog`, `limits`, `mixed` and `mx`, and what they share.
 //! **Uses** `sink` and `source` in this process, the server as a process, `audit`, `ids`.
 //! **Holds** that a scenario in which something broke that must hold cannot end with success.
 //! **Start reading** at `backlog::run`, then `stage::Stage`.
@@ -9,8 +9,10 @@ pub mod backlog;
 mod config;
 pub mod limits;
 pub mod mixed;
+pub mod mx;
 mod server;
 mod stage;
+mod zone;
 
 use serde::Serialize;
 use serde_json::Value;

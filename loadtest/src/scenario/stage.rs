@@ -1,7 +1,7 @@
 //! What every scenario stands on: a directory, sinks, a server, messages sent, the audit.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ pub struct Options {
 /// A sink of a scenario.
 #[derive(Default)]
 pub struct SinkPlan {
+    /// A free one on 127.0.0.1 by default.
+    pub address: Option<SocketAddr>,
     pub mode: Mode,
     pub limited: Option<Arc<Limited>>,
     pub arrivals: Option<Arc<Arrivals>>,
@@ -71,6 +73,8 @@ pub struct Injection {
     /// Messages a second; as fast as the server takes them by default.
     pub rate: Option<f64>,
     pub fields: Vec<String>,
+    /// Empty for the null reverse-path.
+    pub reverse_path: Option<String>,
     /// Goes to a server that is thrown away with its queue: nobody is owed anything.
     pub is_thrown_away: bool,
 }
@@ -109,7 +113,11 @@ impl Stage {
                 run: Some(run),
                 ..Rules::default()
             });
-            sinks.push(Sink { address: free_sink_address()?, dialect: Dialect::Smtp, rules });
+            let address = match plan.address {
+                Some(address) => address,
+                None => SocketAddr::new(LOOPBACK, free_sink_port(&["127.0.0.1"])?),
+            };
+            sinks.push(Sink { address, dialect: Dialect::Smtp, rules });
         }
         let addresses = sinks.iter().map(|sink| sink.address).collect();
         let cores = thread::allowed_cores().map_err(|error| Failure::system(error.to_string()))?;
@@ -183,6 +191,8 @@ impl Stage {
             retry_wait,
             limit: None,
             stream_fields: false,
+            mx: None,
+            more_listeners: Vec::new(),
         };
         more(&mut plan);
         Server::new(program, directory, address, metrics, group, &plan.write())
@@ -194,6 +204,7 @@ impl Stage {
         server: &Server,
         injection: &Injection,
     ) -> Result<source::Report, Failure> {
+        let defaults = source::Options::to(server.address);
         let record = self.directory.join(format!("{}.accepted.ids", injection.name));
         assert!(!self.accepted.contains(&record));
         let options = source::Options {
@@ -208,7 +219,8 @@ impl Stage {
             first_sequence: injection.first_sequence,
             record: Some(record.clone()),
             record_times: injection.rate.map(|_| self.times_path(&injection.name)),
-            ..source::Options::to(server.address)
+            reverse_path: injection.reverse_path.clone().unwrap_or(defaults.reverse_path.clone()),
+            ..defaults
         };
         let report = source::send_all(&options)?;
         if !injection.is_thrown_away {
@@ -231,6 +243,11 @@ impl Stage {
     /// Where an injection at a rate leaves the times of its acceptances.
     pub fn times_path(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.times"))
+    }
+
+    /// What the log says of outcomes until now.
+    pub fn outcomes(&self) -> String {
+        fs::read_to_string(self.directory.join("outcomes.log")).unwrap_or_default()
     }
 
     /// Recipients for which the server has taken responsibility.
@@ -359,19 +376,19 @@ impl Drain {
     }
 }
 
-/// A port that no outgoing connection gets by itself: a client of a sink that does not listen must
-/// not find itself there.
-fn free_sink_address() -> Result<SocketAddr, Failure> {
+/// A port that is free at each of these addresses, and that no outgoing connection gets by itself:
+/// a client of a sink that does not listen must not find itself there.
+pub fn free_sink_port(hosts: &[&str]) -> Result<u16, Failure> {
     for _ in 0..PORT_TRIES {
         let port = SINK_PORTS.start + (clock::random_u64() % SINK_PORTS.len() as u64) as u16;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
+        if hosts.iter().all(|host| TcpListener::bind((*host, port)).is_ok()) {
+            return Ok(port);
         }
     }
-    Err(Failure::system("no free port on 127.0.0.1 between 10000 and 32000"))
+    Err(Failure::system("no free port on loopback between 10000 and 32000"))
 }
 
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 /// Below the ports that Linux gives to outgoing connections.
 const SINK_PORTS: std::ops::Range<u16> = 10_000..32_000;
 const PORT_TRIES: u32 = 100;
