@@ -1,5 +1,6 @@
 //! Opening a shard's journal: lock, identity, recovery, and the thread that makes segments.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -169,7 +170,8 @@ impl Journal {
             // What was read may stand in the disk's cache only: it counts from now on.
             file.sync_data().map_err(io_error)?;
         }
-        let maker = Maker::start(config, directory.clone(), names.len(), lock).map_err(io_error)?;
+        let capacities: Vec<u64> = segments.files.iter().map(|(_, capacity)| *capacity).collect();
+        let maker = Maker::start(config, directory.clone(), &capacities, lock).map_err(io_error)?;
         let core =
             Core::new(Start { store, shard: config.shard, ground, slots_max: maker.slots_max });
         let (completion_sender, completions) = inbox(ORDERS_MAX);
@@ -301,41 +303,46 @@ pub(super) struct Made {
     pub capacity: u64,
 }
 
+/// A segment that was not made; without an error the file system is too full.
+struct Unmade {
+    bytes: u64,
+    error: Option<io::Error>,
+}
+
 /// The thread that makes segments off the hot path.
 pub(super) struct Maker {
-    orders: mpsc::Sender<()>,
-    made: mpsc::Receiver<Result<Made, Option<io::Error>>>,
+    /// Sizes.
+    orders: mpsc::Sender<u64>,
+    made: mpsc::Receiver<Result<Made, Unmade>>,
     pub slots_max: usize,
-    /// What the configuration allows, whatever the file system has.
-    slots_allowed: usize,
     directory: PathBuf,
     segment_bytes: u64,
+    bytes_max: u64,
     min_free_bytes: u64,
-    next_look_ms: std::cell::Cell<u64>,
+    /// All segments, and what was ordered.
+    pool_bytes: Cell<u64>,
+    next_look_ms: Cell<u64>,
 }
 
 impl Maker {
     fn start(
         config: &JournalConfig,
         directory: PathBuf,
-        slot_count: usize,
+        capacities: &[u64],
         lock: File,
     ) -> io::Result<Maker> {
-        let (orders, orders_received) = mpsc::channel::<()>();
+        let (orders, orders_received) = mpsc::channel();
         let (made_sender, made) = mpsc::channel();
-        let segment_bytes = config.segment_bytes;
-        let slots_allowed =
-            ((config.bytes_max / segment_bytes) as usize).clamp(SLOTS_MIN, usize::from(u16::MAX));
         let min_free_bytes = config.min_free_bytes;
         let thread_directory = directory.clone();
+        let mut next_slot = capacities.len();
         thread::spawn(&format!("segments-{}", config.shard), None, move || {
             // The lock is held for as long as anybody may make a segment here.
             let _lock = lock;
-            let mut next_slot = slot_count;
-            while orders_received.recv().is_ok() {
-                let made = make(&thread_directory, next_slot, segment_bytes, min_free_bytes);
+            while let Ok(bytes) = orders_received.recv() {
+                let made = make(&thread_directory, next_slot, bytes, min_free_bytes);
                 next_slot += usize::from(made.is_ok());
-                if made_sender.send(made).is_err() {
+                if made_sender.send(made.map_err(|error| Unmade { bytes, error })).is_err() {
                     return;
                 }
             }
@@ -344,24 +351,32 @@ impl Maker {
             orders,
             made,
             slots_max: 0,
-            slots_allowed,
             directory,
-            segment_bytes,
+            segment_bytes: config.segment_bytes,
+            bytes_max: config.bytes_max,
             min_free_bytes,
-            next_look_ms: std::cell::Cell::new(0),
+            pool_bytes: Cell::new(capacities.iter().sum()),
+            next_look_ms: Cell::new(0),
         };
-        maker.slots_max = maker.affordable(slot_count)?;
+        maker.slots_max = maker.affordable(capacities.len())?;
         Ok(maker)
     }
 
+    /// Has one more segment made.
     pub fn ask(&self) {
+        let bytes = next_segment_bytes(self.pool_bytes.get(), self.segment_bytes);
+        self.pool_bytes.set(self.pool_bytes.get() + bytes);
         // The thread ends only after its orders do.
-        let _ = self.orders.send(());
+        let _ = self.orders.send(bytes);
     }
 
     /// A slot that was made; an error of `None` means that the file system is too full.
     pub fn poll_made(&self) -> Option<Result<Made, Option<io::Error>>> {
-        self.made.try_recv().ok()
+        let made = self.made.try_recv().ok()?;
+        Some(made.map_err(|unmade| {
+            self.pool_bytes.set(self.pool_bytes.get() - unmade.bytes);
+            unmade.error
+        }))
     }
 
     /// Looks at times whether the file system has come to allow more, or less.
@@ -374,26 +389,51 @@ impl Maker {
         self.affordable(space.slots).ok().filter(|slots_max| *slots_max != space.slots_max)
     }
 
+    /// Slots that configuration and file system allow.
     fn affordable(&self, slot_count: usize) -> io::Result<usize> {
         let available = segment_file::available_bytes(&self.directory)?;
-        let growth = available.saturating_sub(self.min_free_bytes) / self.segment_bytes;
-        Ok(self.slots_allowed.min(slot_count.saturating_add(growth as usize)).max(slot_count))
+        let pool_bytes = self.pool_bytes.get();
+        let bytes_max =
+            self.bytes_max.min(pool_bytes + available.saturating_sub(self.min_free_bytes));
+        let growth = growth_slots(pool_bytes, bytes_max, self.segment_bytes);
+        Ok(slot_count.saturating_add(growth).min(SLOTS_MAX).max(slot_count))
+    }
+}
+
+/// Size of the segment that a pool grows by: a quarter of it, so that a process that lives for a
+/// moment leaves its successor more than it found.
+fn next_segment_bytes(pool_bytes: u64, segment_bytes: u64) -> u64 {
+    let quarter = (pool_bytes / 4).next_multiple_of(FIRST_SEGMENT_BYTES);
+    quarter.max(FIRST_SEGMENT_BYTES).min(segment_bytes)
+}
+
+/// By how many segments a pool can grow up to `bytes_max`.
+fn growth_slots(mut pool_bytes: u64, bytes_max: u64, segment_bytes: u64) -> usize {
+    let mut count = 0;
+    loop {
+        let next = next_segment_bytes(pool_bytes, segment_bytes);
+        let room = bytes_max.saturating_sub(pool_bytes) / next;
+        if next == segment_bytes || room == 0 {
+            return count + room as usize;
+        }
+        pool_bytes += next;
+        count += 1;
     }
 }
 
 fn make(
     directory: &Path,
     slot: usize,
-    segment_bytes: u64,
+    bytes: u64,
     min_free_bytes: u64,
 ) -> Result<Made, Option<io::Error>> {
-    if segment_file::available_bytes(directory).map_err(Some)? < min_free_bytes + segment_bytes {
+    if segment_file::available_bytes(directory).map_err(Some)? < min_free_bytes + bytes {
         return Err(None);
     }
     let name = segment_name(slot);
-    segment_file::create_zeroed(directory, &name, segment_bytes).map_err(Some)?;
+    segment_file::create_zeroed(directory, &name, bytes).map_err(Some)?;
     let (file, _) = segment_file::open(&directory.join(&name)).map_err(Some)?;
-    Ok(Made { file_index: slot as u16, file, capacity: segment_bytes })
+    Ok(Made { file_index: slot as u16, file, capacity: bytes })
 }
 
 /// Segments that the first start waits for: with so many a shard works for ever, should others take
@@ -408,11 +448,31 @@ const SEGMENT_BYTES_MAX: u64 = 65_535 * 4096;
 /// The reserve, and some to write.
 const SLOTS_MIN: usize = 8;
 const _: () = assert!(SLOTS_MIN > SPARE_SLOTS_MIN);
+/// What a `Location` can name.
+const SLOTS_MAX: usize = u16::MAX as usize;
 const LOOK_PERIOD_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_grows_by_a_quarter_up_to_whole_segments_and_no_further_than_allowed() {
+        const MIB: u64 = 1 << 20;
+        let mut pool = 32 * MIB;
+        let mut sizes = Vec::new();
+        while pool < 1024 * MIB {
+            sizes.push(next_segment_bytes(pool, 64 * MIB) / MIB);
+            pool += sizes.last().expect("pushed") * MIB;
+        }
+        assert!(sizes.is_sorted() && sizes[0] == 8 && sizes.ends_with(&[64]), "{sizes:?}");
+        assert_eq!(growth_slots(32 * MIB, pool, 64 * MIB), sizes.len());
+        assert_eq!(growth_slots(32 * MIB, pool - 1, 64 * MIB), sizes.len() - 1);
+        assert_eq!(growth_slots(32 * MIB, 32 * MIB, 64 * MIB), 0);
+        assert_eq!(growth_slots(33 * MIB, 32 * MIB, 64 * MIB), 0);
+        // Segments as small as the first ones.
+        assert_eq!(growth_slots(32 * MIB, 64 * MIB, 4 * MIB), 8);
+    }
 
     #[test]
     fn journals_are_found_by_their_numbers() {
