@@ -351,7 +351,7 @@ impl Core {
         let left = self.first.as_ref().map_or(0, |open| open.capacity - open.next_offset);
         let has_room =
             left + self.slots.free_bytes() >= checkpoints.last_bytes + FRAME_BYTES_MAX as u64;
-        level >= Level::Slow && gains && has_room && behind > 0
+        self.slots.is_short() && gains && has_room && behind > 0
     }
 
     /// Whether a checkpoint is under way: it is until its END is durable.
@@ -442,7 +442,7 @@ impl Core {
             return;
         }
         let freed = self.slots.dead_below(self.checkpoints.floor_seq());
-        if freed >= 2 && self.space().level >= Level::Slow {
+        if freed >= 2 && self.slots.is_short() {
             self.name_checkpoints();
         }
     }
@@ -919,6 +919,26 @@ mod tests {
         }
         // The second and the third, with the two that are named.
         assert_eq!(core.slots.dead_below(u64::MAX), 2);
+    }
+
+    #[test]
+    fn mail_that_waits_for_a_slot_is_worth_a_checkpoint() {
+        let mut core = core(&[0; 8], 100);
+        // Nothing of it lives, and the file system has room for more; a slow disk has not made it.
+        while core.space().slots_free > 4 {
+            assert!(!core.checkpoint_is_due());
+            append(&mut core, Append::Settle, FRAME_BYTES_MAX / 2).expect("room");
+            core.submit();
+            complete(&mut core);
+        }
+        assert_eq!(core.space().level, Level::Normal);
+        assert!(core.checkpoint_is_due());
+        for _ in 0..2 {
+            checkpoint(&mut core);
+        }
+        core.upkeep(1);
+        complete(&mut core);
+        assert!(core.space().slots_free > 4, "a header names both, for what they free");
     }
 
     #[test]

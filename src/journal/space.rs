@@ -318,6 +318,12 @@ impl Slots {
         Space { slots: self.slots.len(), slots_free: self.free_count, slots_max, level }
     }
 
+    /// Whether a checkpoint is worth it for the slots that it frees: room is short, or mail waits
+    /// until the pool has grown.
+    pub fn is_short(&self) -> bool {
+        self.space().level >= Level::Slow || self.free_count <= self.reserve(Taker::Message)
+    }
+
     /// Slots to be made now.
     pub fn wanted(&self) -> usize {
         let spare = SPARE_SLOTS_MIN + 2 * self.checkpoint_slots;
