@@ -9,7 +9,7 @@ use ringpost::config::Config;
 use ringpost::mail::{Reply, status};
 use ringpost::proto::classify::ReplyContext;
 use ringpost::proto::smtp::data::{BareNewline, ContentDecoder, Framing, Step};
-use ringpost::proto::smtp::server::{Dialect, Event, Server, ServerConfig};
+use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig};
 
 fn config() -> Rc<ServerConfig> {
     Rc::new(ServerConfig {
@@ -60,7 +60,7 @@ fn benches(criterion: &mut Criterion) {
     }
     group.throughput(Throughput::Bytes(commands.len() as u64));
     group.bench_function("commands", |bencher| {
-        let mut server = Server::new(config());
+        let mut server = Server::new(config(), Channel::Plain);
         let mut out = Vec::new();
         run(&mut server, b"EHLO client.test\r\n", &mut out);
         bencher.iter(|| {
@@ -96,7 +96,7 @@ fn benches(criterion: &mut Criterion) {
     .concat();
     group.throughput(Throughput::Elements(1));
     group.bench_function("a message of 4 KiB", |bencher| {
-        let mut server = Server::new(config());
+        let mut server = Server::new(config(), Channel::Plain);
         let mut out = Vec::new();
         run(&mut server, b"EHLO client.test\r\n", &mut out);
         bencher.iter(|| {

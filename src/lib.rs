@@ -18,3 +18,4 @@ pub mod reception;
 pub mod routing;
 pub mod runtime;
 pub mod shard;
+pub mod tls;

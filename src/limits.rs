@@ -94,6 +94,13 @@ pub const SURVEY_ROWS_MAX: usize = 100_000;
 /// Standing orders to suspend mail: each flow is compared with all of them.
 pub const STANDING_ORDERS_MAX: usize = 1000;
 
+// ---- tls ----
+
+/// Sessions of servers that the clients of one demand keep to resume them.
+pub const TLS_SESSIONS_KEPT_MAX: usize = 1024;
+/// Certificates of our servers: each handshake looks at them one by one.
+pub const CERTIFICATES_MAX: usize = 64;
+
 // ---- delivery ----
 
 /// Domains of a shard whose MX hosts are being found out at the same time; more wait.
@@ -102,7 +109,8 @@ pub const DISCOVERIES_MAX: usize = 64;
 pub const DOMAINS_KNOWN_MAX: usize = 100_000;
 /// Hosts that a shard remembers as failing; more are all forgotten.
 pub const HOST_FAILURES_MAX: usize = 10_000;
-
+/// Next hops that are remembered for broken TLS; more replace the one that ends first.
+pub const TLS_BROKEN_HOSTS_MAX: usize = 4096;
 /// Records of long windows that wait to be written; more are handed in again later.
 pub const LEASE_RECORDS_WAITING_MAX: usize = 1024;
 /// Suspensions and slowdowns by rules that a shard remembers; more replace the one that ends first.

@@ -21,6 +21,14 @@ fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
                     seen.retain(|it| !it.is_empty());
                     break;
                 }
+                Event::Ready if client.capabilities().start_tls => client.start_tls(&mut out),
+                // What comes next is another dialogue.
+                Event::StartTls => {
+                    seen.push("starttls".to_owned());
+                    seen.retain(|it| !it.is_empty());
+                    return seen;
+                }
+                Event::TlsRefused(reply) => seen.push(format!("{reply}")),
                 Event::Ready => {
                     let recipients = ["c@d.test", "e@d.test"].map(Recipient::new);
                     let transaction = Transaction {

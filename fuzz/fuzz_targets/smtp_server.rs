@@ -8,10 +8,10 @@ use libfuzzer_sys::fuzz_target;
 use ringpost::limits::COMMAND_LINE_BYTES_MAX;
 use ringpost::mail::{Reply, status};
 use ringpost::proto::smtp::data::BareNewline;
-use ringpost::proto::smtp::server::{Dialect, Event, Server, ServerConfig};
+use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig};
 
-fn run(config: &Rc<ServerConfig>, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
-    let mut server = Server::new(config.clone());
+fn run(config: &Rc<ServerConfig>, channel: Channel, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
+    let mut server = Server::new(config.clone(), channel);
     let (mut out, mut seen, mut content, mut kept) = (vec![], vec![], vec![], Vec::new());
     let ok = Reply::new(250, status::OK, "Ok");
     for piece in pieces {
@@ -39,6 +39,10 @@ fn run(config: &Rc<ServerConfig>, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
                     seen.push(format!("{event:?}"));
                     server.answer(&ok, &mut out);
                 }
+                Event::StartTls => {
+                    assert_eq!(at, kept.len());
+                    return (out, seen);
+                }
                 Event::Quit | Event::Close => return (out, seen),
                 Event::ContentRefused | Event::Reset => {
                     content.clear();
@@ -65,9 +69,10 @@ fuzz_target!(|input: &[u8]| {
         messages_max: 5,
         hold_max: (settings & 4 != 0).then_some(Duration::from_secs(600)),
     });
-    let whole = run(&config, &[input]);
+    let channel = [Channel::Plain, Channel::PlainWithStartTls][usize::from(settings & 8 != 0)];
+    let whole = run(&config, channel, &[input]);
     let cut = usize::from(*cut) % (input.len() + 1);
-    assert_eq!(run(&config, &[&input[..cut], &input[cut..]]), whole);
+    assert_eq!(run(&config, channel, &[&input[..cut], &input[cut..]]), whole);
     let octets: Vec<&[u8]> = input.chunks(1).collect();
-    assert_eq!(run(&config, &octets), whole);
+    assert_eq!(run(&config, channel, &octets), whole);
 });

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    BareNewline, Config, Delivery, Durability, Families, Headers, Journal, Listener, Log,
-    LogFormat, Metrics, Network, NextHop, NextHopProtocol, Queue, Reception, Shards,
+    BareNewline, Config, Delivery, DeliveryTls, Durability, Families, Headers, Journal, Listener,
+    ListenerTls, Log, LogFormat, Metrics, Network, NextHop, NextHopProtocol, Queue, Reception,
+    Shards, Tls,
 };
 
 use crate::mail::Stream;
@@ -26,6 +27,8 @@ impl Default for Config {
                 drain: Duration::from_secs(30),
             },
             listeners: Vec::new(),
+            certificates: Vec::new(),
+            tls: Tls::default(),
             reception: Reception {
                 relay_networks: loopback(),
                 message_bytes_max: 64 << 20,
@@ -74,6 +77,7 @@ impl Default for Config {
                 rules: super::rules::shipped(),
                 mx_port: 25,
                 address_families: Families::Ipv6First,
+                tls: DeliveryTls::default(),
             },
             dns: super::Dns::default(),
             routes: Vec::new(),
@@ -94,7 +98,11 @@ impl Config {
     pub fn embedded() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut config = Self {
-            listeners: vec![Listener { address: local(2525), stream: Stream::default() }],
+            listeners: vec![Listener {
+                address: local(2525),
+                tls: ListenerTls::default(),
+                stream: Stream::default(),
+            }],
             smarthost: Some(NextHop::Address {
                 protocol: NextHopProtocol::Smtp,
                 address: local(2526),

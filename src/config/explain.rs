@@ -1,10 +1,11 @@
 //! The effective configuration as a file that says the same.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LOG_FORMATS};
+use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LISTENER_TLS, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, egress, retry};
+use super::{Config, egress, retry, tls};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads.
@@ -27,12 +28,14 @@ impl Config {
         for listener in &self.listeners {
             out.table("[[listener]]");
             out.text("address", Some(&listener.address.to_string()));
+            out.choice("tls", listener.tls, LISTENER_TLS);
             let stream = &listener.stream;
             for (key, name) in [("tenant", &stream.tenant), ("campaign", &stream.campaign)] {
                 out.text(key, (!name.is_empty()).then_some(name));
             }
             out.choice("class", stream.class, CLASSES);
         }
+        tls::explain_certificates(self, &mut out);
         let it = &self.reception;
         out.table("[reception]");
         let networks: Vec<String> = it.relay_networks.iter().map(|net| net.to_string()).collect();
@@ -85,6 +88,7 @@ impl Config {
         out.text("rules", it.rules_path.as_ref().and_then(|path| path.to_str()));
         out.plain("mx_port", it.mx_port);
         out.choice("address_families", it.address_families, FAMILIES);
+        tls::explain_delivery(self, &mut out);
         let it = &self.dns;
         out.table("[dns]");
         let upstreams: Vec<String> = it.upstreams.iter().map(|it| it.to_string()).collect();
@@ -126,6 +130,10 @@ impl Out {
         let _ = writeln!(self.0, "{key} = {value}");
     }
 
+    pub fn path(&mut self, key: &str, path: Option<&Path>) {
+        self.text(key, path.and_then(Path::to_str));
+    }
+
     pub fn optional(&mut self, key: &str, value: Option<impl std::fmt::Display>) {
         if let Some(value) = value {
             self.plain(key, value);
@@ -149,7 +157,7 @@ impl Out {
         }
     }
 
-    fn choice<T: PartialEq>(&mut self, key: &str, value: T, choices: &[(&str, T)]) {
+    pub fn choice<T: PartialEq>(&mut self, key: &str, value: T, choices: &[(&str, T)]) {
         let name = choices.iter().find(|(_, it)| *it == value).map(|(name, _)| *name);
         self.text(key, name);
     }

@@ -1,7 +1,7 @@
 //! Configuration: one struct a room, with defaults and units. A value of `Config` is valid.
 //!
 //! **Owns** the file format: names, types, ranges, defaults, and the message of every error.
-//! **Uses** `mail`, `proto::classify` (the rules for replies), `limits`.
+//! **Uses** `mail`, `proto::classify` (the rules for replies), `tls` (contexts), `limits`.
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
@@ -14,6 +14,7 @@ mod reload;
 mod retry;
 mod rules;
 mod table;
+mod tls;
 mod values;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub use egress::{Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, SaidLimit, Si
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
+pub use tls::{Certificate, DeliveryTls, Tls};
 pub use values::{parse_duration, parse_next_hop, write_duration};
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
@@ -45,6 +47,9 @@ pub struct Config {
     pub group: Option<String>,
     pub shards: Shards,
     pub listeners: Vec<Listener>,
+    /// Of our servers: the first that is valid for the name a client asks for.
+    pub certificates: Vec<Certificate>,
+    pub tls: Tls,
     pub reception: Reception,
     pub journal: Journal,
     pub queue: Queue,
@@ -85,8 +90,21 @@ pub struct Shards {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub address: SocketAddr,
+    pub tls: ListenerTls,
     /// `tenant`, `campaign`, `class` of what comes in here, where no header field says otherwise.
     pub stream: Stream,
+}
+
+/// When the sessions of a listener begin TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Never.
+    None,
+    /// When the client says STARTTLS (RFC 3207).
+    #[default]
+    StartTls,
+    /// Before the greeting (RFC 8314).
+    Implicit,
 }
 
 /// `[reception]`
@@ -229,6 +247,7 @@ pub struct Delivery {
     pub mx_port: u16,
     /// Which addresses of a host are tried, in which order.
     pub address_families: Families,
+    pub tls: DeliveryTls,
 }
 
 /// Which addresses of a host are tried, in which order.

@@ -7,8 +7,10 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::table::{Checked, Table};
-use super::{BareNewline, Config, Durability, Families, Headers, Listener, LogFormat, Route};
-use super::{egress, retry, rules, values};
+use super::{
+    BareNewline, Config, Durability, Families, Headers, Listener, ListenerTls, LogFormat, Route,
+};
+use super::{egress, retry, rules, tls, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 use crate::mail::class::is_stream_name;
@@ -36,17 +38,18 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads and parses a file, and the file of rules that it names.
+    /// Reads and parses a file, and the files that it names: rules, certificates, keys.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let mut config = Config::parse(&read_file(path)?, &path.display().to_string())?;
         if let Some(path) = &config.delivery.rules_path {
             config.delivery.rules = rules::load(path)?;
         }
+        config.load_tls()?;
         Ok(config)
     }
 
-    /// Parses `text`; what it does not say has its default. `file` is for messages. A file of
-    /// rules is not read: the shipped rules stand in for it.
+    /// Parses `text`; what it does not say has its default. `file` is for messages. No other
+    /// file is read: the shipped rules stand in for one of rules, and there are no certificates.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         read_document(text, file, read)
     }
@@ -116,6 +119,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     retry::read(&root, &mut config)?;
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
+    tls::read(&root, &mut config)?;
     config.routes = root.tables("route", read_route)?;
     egress::read(&root, &mut config)?;
     root.table("metrics", |it| it.address("listen", &mut config.metrics.listen))?;
@@ -195,6 +199,8 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
     let mut address = None;
     table.address("address", &mut address)?;
     let address = address.ok_or_else(|| table.missing("address"))?;
+    let mut tls = ListenerTls::default();
+    table.choice("tls", &mut tls, LISTENER_TLS)?;
     let mut stream = Stream::default();
     for (key, name) in [("tenant", &mut stream.tenant), ("campaign", &mut stream.campaign)] {
         table.parsed(key, "1 to 255 printable characters of ASCII", |text| {
@@ -202,7 +208,7 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
         })?;
     }
     table.choice("class", &mut stream.class, CLASSES)?;
-    Ok(Listener { address, stream })
+    Ok(Listener { address, tls, stream })
 }
 
 fn read_route(table: &Table<'_, '_>) -> Checked<Route> {
@@ -314,9 +320,15 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.duration("end_of_data_timeout", &mut delivery.end_of_data_timeout, ONE_SECOND)?;
     table.optional_path("rules", &mut delivery.rules_path)?;
     table.number("mx_port", &mut delivery.mx_port, 1, u16::MAX)?;
-    table.choice("address_families", &mut delivery.address_families, FAMILIES)
+    table.choice("address_families", &mut delivery.address_families, FAMILIES)?;
+    table.table("tls", |it| tls::read_delivery(it, &mut delivery.tls))
 }
 
+pub(super) const LISTENER_TLS: &[(&str, ListenerTls)] = &[
+    ("none", ListenerTls::None),
+    ("starttls", ListenerTls::StartTls),
+    ("implicit", ListenerTls::Implicit),
+];
 pub(super) const CLASSES: &[(&str, Class)] =
     &[("transactional", Class::Transactional), ("bulk", Class::Bulk)];
 pub(super) const FAMILIES: &[(&str, Families)] = &[

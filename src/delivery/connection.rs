@@ -61,7 +61,7 @@ pub(super) async fn run(
             drop(place);
             inner.on_source_failed(&site, &error);
         }
-        Err(NotOpened::Host) => {
+        Err(NotOpened::Host | NotOpened::Tls) => {
             drop(permits);
             drop(place);
             inner.metrics.delivery.connect_failures.add(1);

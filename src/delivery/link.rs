@@ -13,14 +13,17 @@ use super::content::{Form, Stuffing};
 use super::finding::Target;
 use super::lease::Token;
 use super::site::Site;
+use super::tls::{self, NoTls, Peer};
 use crate::config::{self, NextHopProtocol};
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Protection, Recipient, Reply, status};
 use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
 use crate::proto::smtp::server::Dialect;
 use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
 use crate::routing::Place;
 use crate::runtime::clock;
 use crate::runtime::net::{self, TcpStream};
+use crate::runtime::stream::Stream;
+use crate::tls::client::Level;
 
 /// Whether the connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +89,21 @@ pub(super) enum NotOpened {
     Source(io::Error),
     /// The host would not have us, and there is another one.
     Host,
+    /// TLS does not work with this host, and mail may go without it.
+    Tls,
     /// The site cannot be used now.
     Site(Reply),
 }
 
+impl From<io::Error> for NotOpened {
+    fn from(error: io::Error) -> Self {
+        NotOpened::Site(lost_reply(&error))
+    }
+}
+
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Stream,
+    protection: Option<Protection>,
     /// Of the peer.
     address: SocketAddr,
     /// The peer in words: the host where the site has several.
@@ -117,6 +129,7 @@ impl Link {
             (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
         };
         let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
+        let demand = timeouts.tls.demand.clone();
         let mut targets = targets.into_iter().peekable();
         let mut refusal = None;
         while let Some(target) = targets.next() {
@@ -137,30 +150,34 @@ impl Link {
                     continue;
                 }
             };
-            return match Link::greet(stream, site, &target, timeouts, &ehlo_name).await {
+            let (address, host) = (target.address, target.host.as_deref());
+            let peer = Peer { demand: &demand, address, host };
+            return match Link::greet(inner, stream, site, &peer, timeouts, &ehlo_name).await {
                 Ok(link) => {
                     inner.hosts.borrow_mut().on_used(target.address, source);
                     Ok(link)
                 }
-                Err(reply) => {
+                Err(NotOpened::Site(reply)) => {
                     inner.on_host_failed(&target, source);
                     // The peer has seen a connection: another host is asked under other leases.
                     let is_other_good =
                         targets.peek().is_some_and(|target| target.failed_until_ms.is_none());
                     Err(if is_other_good { NotOpened::Host } else { NotOpened::Site(reply) })
                 }
+                Err(why) => Err(why),
             };
         }
         Err(NotOpened::Site(refusal.expect("a site has a target")))
     }
 
     async fn greet(
+        inner: &Inner,
         stream: TcpStream,
         site: &Site,
-        target: &Target,
+        peer: &Peer<'_>,
         timeouts: config::Delivery,
         ehlo_name: &str,
-    ) -> Result<Link, Reply> {
+    ) -> Result<Link, NotOpened> {
         let protocol = site.key.hop.protocol();
         let dialect = match protocol {
             NextHopProtocol::Smtp => Dialect::Smtp,
@@ -168,22 +185,63 @@ impl Link {
         };
         let client = Client::new(dialect, ehlo_name);
         let (input, out) = (Vec::new(), Vec::new());
-        let address = target.address;
-        let name = match &target.host {
+        let Peer { demand, address, host } = *peer;
+        let name = match host {
             Some(host) => format!("{protocol}://{host}:{}", address.port()).into(),
             None => site.name.clone(),
         };
-        let mut link = Link { stream, address, name, client, input, out, done_count: 0, timeouts };
+        let (stream, protection, done_count) = (stream.into(), None, 0);
+        let mut link =
+            Link { stream, protection, address, name, client, input, out, done_count, timeouts };
+        let is_broken = || {
+            let broken = inner.broken_tls.borrow();
+            demand.allows_plain() && broken.is_broken(address, clock::coarse_ms())
+        };
         loop {
-            let event = link.event(link.timeouts.command_timeout).await;
-            match event.map_err(|error| lost_reply(&error))? {
-                Event::Write => link.flush().await.map_err(|error| lost_reply(&error))?,
-                Event::Ready => return Ok(link),
-                Event::Closed(reply) => return Err(as_transient(reply)),
+            match link.event(link.timeouts.command_timeout).await? {
+                Event::Write => link.flush().await?,
+                Event::Ready if link.protection.is_some() || demand.level == Level::None => {
+                    return Ok(link);
+                }
+                Event::Ready if link.client.capabilities().start_tls && !is_broken() => {
+                    link.client.start_tls(&mut link.out);
+                    link.flush().await?;
+                }
+                Event::Ready => return link.without_tls(peer, NoTls::NotOffered),
+                Event::TlsRefused(reply) => return link.without_tls(peer, NoTls::Refused(reply)),
+                Event::StartTls => {
+                    link.start_tls(inner, peer).await?;
+                    link.client.on_tls(&mut link.out);
+                    link.flush().await?;
+                }
+                Event::Closed(reply) => return Err(NotOpened::Site(as_transient(reply))),
                 Event::NeedInput | Event::SendContent | Event::Done(_) => {
                     unreachable!("no transaction is open")
                 }
             }
+        }
+    }
+
+    /// Goes on in the clear, if that may be.
+    fn without_tls(self, peer: &Peer<'_>, why: NoTls) -> Result<Link, NotOpened> {
+        match peer.demand.allows_plain() {
+            true => Ok(self),
+            false => Err(NotOpened::Site(tls::refusal(&why))),
+        }
+    }
+
+    async fn start_tls(&mut self, inner: &Inner, peer: &Peer<'_>) -> Result<(), NotOpened> {
+        self.stream.set_deadline(Some(self.timeouts.command_timeout));
+        match tls::start(inner, &mut self.stream, peer).await {
+            Ok(protection) => {
+                self.protection = Some(protection);
+                Ok(())
+            }
+            Err(_) if peer.demand.allows_plain() => {
+                inner.broken_tls.borrow_mut().on_failed(peer.address, clock::coarse_ms());
+                Err(NotOpened::Tls)
+            }
+            Err(error) => Err(NotOpened::Site(tls::refusal(&NoTls::Failed(error)))),
         }
     }
 
@@ -333,7 +391,8 @@ impl Link {
             delivers: site.key.hop.protocol() == NextHopProtocol::Lmtp,
             offers_dsn: self.client.capabilities().dsn,
         };
-        Attempt { remote: Some(remote), ..Attempt::without_session(self.name.clone()) }
+        let protection = self.protection;
+        Attempt { remote: Some(remote), protection, ..Attempt::without_session(self.name.clone()) }
     }
 
     /// Sends what was begun, and settles each message as its replies come.
@@ -374,7 +433,9 @@ impl Link {
                     self.send_content(inner, &message, form).await?;
                 }
                 Event::Closed(reply) => return Err(Broken::Connection(as_transient(reply))),
-                Event::NeedInput | Event::Ready => unreachable!("a transaction is open"),
+                Event::NeedInput | Event::Ready | Event::StartTls | Event::TlsRefused(_) => {
+                    unreachable!("a transaction is open")
+                }
             }
         }
     }
@@ -452,8 +513,15 @@ impl Link {
             if !self.input.is_empty() {
                 let (taken, event) = self.client.next(&self.input, &mut self.out);
                 self.input.drain(..taken);
-                let has_the_turn =
-                    matches!(event, Event::Ready | Event::Write | Event::SendContent);
+                // What stands behind the 220 to STARTTLS without protection is not the server's.
+                let has_the_turn = matches!(
+                    event,
+                    Event::Ready
+                        | Event::Write
+                        | Event::SendContent
+                        | Event::StartTls
+                        | Event::TlsRefused(_)
+                );
                 if has_the_turn && !self.input.is_empty() {
                     return Ok(self.client.talked_early(&self.input));
                 }
@@ -497,8 +565,9 @@ impl Link {
     async fn quit(&mut self) {
         self.out.clear();
         self.client.quit(&mut self.out);
+        self.stream.set_deadline(Some(self.timeouts.command_timeout));
         // The peer may be gone already.
-        let _ = self.flush().await;
+        let _ = self.stream.write_last(&self.out).await;
     }
 }
 

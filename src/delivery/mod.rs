@@ -28,6 +28,7 @@ mod parking;
 mod site;
 mod sources;
 mod suspensions;
+mod tls;
 pub mod view;
 
 use std::cell::{Cell, RefCell};
@@ -54,6 +55,7 @@ use line::{Line, LineKey, Member};
 use parking::Parking;
 use site::Site;
 use sources::Sources;
+use tls::BrokenTls;
 
 pub use suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope, Suspensions};
 
@@ -104,6 +106,7 @@ struct Inner {
     /// Of lines that were closed, for those that come after them.
     histories: RefCell<HashMap<LineKey, Rc<RefCell<History>>>>,
     sources: RefCell<Sources>,
+    broken_tls: RefCell<BrokenTls>,
     suspensions: RefCell<Suspensions>,
     /// What a full inbox refused of suspensions: about as much as stands in the table, for each
     /// shard.
@@ -146,6 +149,7 @@ impl Delivery {
                 line_ids: RefCell::default(),
                 histories: RefCell::default(),
                 sources: RefCell::default(),
+                broken_tls: RefCell::default(),
                 suspensions: RefCell::default(),
                 outbox: RefCell::default(),
                 draining: Cell::new(false),
@@ -165,6 +169,7 @@ impl Delivery {
         inner.leases.reload(config);
         inner.sources.borrow_mut().forget();
         inner.hosts.borrow_mut().forget();
+        inner.broken_tls.borrow_mut().forget();
         // The flows are announced anew, and go where they belong from now on.
         let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
         lines.iter().for_each(|line| inner.close_line(line));
@@ -200,6 +205,7 @@ impl Delivery {
     pub fn forget_failures(&self) {
         self.inner.sources.borrow_mut().forget();
         self.inner.hosts.borrow_mut().forget();
+        self.inner.broken_tls.borrow_mut().forget();
         for site in self.inner.sites.borrow().values() {
             site.forget_failures();
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::mail::{self, Outcome, QueueId, Reply, ReplyClass, Stream};
+use crate::mail::{self, Outcome, Protection, QueueId, Reply, ReplyClass, Stream};
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct OutcomeRecord<'a> {
     pub stream: &'a Stream,
     /// The next hop in words.
     pub site: &'a str,
+    /// What protected the session; nothing is said of one without TLS.
+    pub protection: Option<Protection>,
     pub outcome: Outcome,
     /// Why; for Delayed and Failed.
     pub class: Option<ReplyClass>,
@@ -50,13 +52,14 @@ impl OutcomeRecord<'_> {
         let outcome = self.outcome.as_str();
         let class = Class(self.class, format);
         let part_of = PartOf(self.stream, format);
+        let tls = Tls(self.protection, format);
         let Self { queue_id: id, reply, content_bytes: bytes, attempt_count, .. } = self;
         // Writing into memory does not fail.
         let _ = match format {
             Format::Text => writeln!(
                 out,
                 "time={time:.3} id={id} outcome={outcome} reverse_path=<{}> \
-                 recipient=<{}>{part_of} site={} attempt={attempt_count} code={} \
+                 recipient=<{}>{part_of} site={}{tls} attempt={attempt_count} code={} \
                  status={status}{class} queued={queued:.3} took={attempt:.3} bytes={bytes} \
                  duplicate={} reply=\"{}\"",
                 Word(self.reverse_path),
@@ -69,7 +72,7 @@ impl OutcomeRecord<'_> {
             Format::Json => writeln!(
                 out,
                 "{{\"time\":{time:.3},\"id\":\"{id}\",\"outcome\":\"{outcome}\",\
-                 \"reverse_path\":\"{}\",\"recipient\":\"{}\"{part_of},\"site\":\"{}\",\
+                 \"reverse_path\":\"{}\",\"recipient\":\"{}\"{part_of},\"site\":\"{}\"{tls},\
                  \"attempt\":{attempt_count},\"code\":{},\
                  \"status\":\"{status}\"{class},\"queued\":{queued:.3},\"took\":{attempt:.3},\
                  \"bytes\":{bytes},\"duplicate\":{},\"reply\":\"{}\"}}",
@@ -93,6 +96,22 @@ impl std::fmt::Display for Class {
         match self.1 {
             Format::Text => write!(f, " class={}", class.as_str()),
             Format::Json => write!(f, ",\"class\":\"{}\"", class.as_str()),
+        }
+    }
+}
+
+/// The fields of a TLS session, each with what separates it from the field before.
+struct Tls(Option<Protection>, Format);
+
+impl std::fmt::Display for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(Protection { version, cipher, is_verified }) = self.0 else { return Ok(()) };
+        match self.1 {
+            Format::Text => write!(f, " tls={version} cipher={cipher} verified={is_verified}"),
+            Format::Json => write!(
+                f,
+                ",\"tls\":\"{version}\",\"cipher\":\"{cipher}\",\"verified\":{is_verified}"
+            ),
         }
     }
 }
@@ -177,6 +196,11 @@ mod tests {
             reverse_path: "",
             recipient: "\"a\n> to=<b\"@c.test",
             site: "smtp://127.0.0.1:25",
+            protection: Some(Protection {
+                version: "TLSv1.3",
+                cipher: "TLS_AES_128_GCM_SHA256",
+                is_verified: true,
+            }),
             outcome: Outcome::Failed,
             class: Some(ReplyClass::InvalidMailbox),
             reply: &reply,
@@ -198,6 +222,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(" status=5.1.1 class=invalid-mailbox queued="), "{text}");
+        let tls = " tls=TLSv1.3 cipher=TLS_AES_128_GCM_SHA256 verified=true attempt=1 ";
+        assert!(text.contains(tls), "{text}");
         let mut json = Vec::new();
         record.write(Format::Json, &mut json);
         let value: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
@@ -206,6 +232,7 @@ mod tests {
         assert_eq!(value["status"], "5.1.1");
         assert_eq!(value["class"], "invalid-mailbox");
         assert_eq!(value["queued"], 1.25);
+        assert_eq!((&value["tls"], &value["verified"]), (&"TLSv1.3".into(), &true.into()));
         assert_eq!(value["campaign"], "of \"spring\"");
         for (format, word) in [(Format::Text, "class="), (Format::Json, "\"class\"")] {
             let mut line = Vec::new();

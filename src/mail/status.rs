@@ -118,6 +118,10 @@ codes! {
     /// The address needs SMTPUTF8, which was not asked for (RFC 6531 §3.5).
     NON_ASCII_ADDRESS = 5 . 6 . 7;
     DELIVERY_NOT_AUTHORIZED = 5 . 7 . 1;
+    /// TLS is demanded and is not to be had.
+    TLS_REQUIRED = 4 . 7 . 4;
+    /// The TLS handshake failed, or the certificate does not stand up.
+    TLS_FAILED = 4 . 7 . 5;
     /// The domain of the reverse-path says that it takes no mail (RFC 7505 §4.2).
     NULL_MX_REVERSE_PATH = 5 . 7 . 27;
 }

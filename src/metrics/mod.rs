@@ -137,6 +137,10 @@ numbers! {
         transactions_slowed counter "Mail transactions begun late because room gets short.";
         recipients_accepted counter "Recipients answered 250.";
         recipients_refused counter "Recipients refused.";
+        tls13_sessions counter "Sessions protected by TLS 1.3.";
+        tls12_sessions counter "Sessions protected by TLS 1.2.";
+        tls_resumed counter "Sessions whose TLS was resumed.";
+        tls_failures counter "TLS handshakes of clients that failed.";
     }
     journal {
         frames counter "Frames written.";
@@ -167,6 +171,10 @@ numbers! {
         connections counter "Connections opened to next hops.";
         connections_open gauge "Connections open to next hops.";
         connect_failures counter "Connections that could not be opened.";
+        tls13_connections counter "Connections protected by TLS 1.3.";
+        tls12_connections counter "Connections protected by TLS 1.2.";
+        tls_resumed counter "Connections whose TLS was resumed.";
+        tls_failures counter "TLS handshakes with next hops that failed.";
         leased_connections gauge "Connection leases that shards hold of sites owned here.";
         leased_messages gauge "Message leases that shards hold of sites owned here.";
         discoveries counter "Times the DNS was asked where the mail of a domain goes.";

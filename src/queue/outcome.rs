@@ -14,7 +14,9 @@ use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::{LogFormat, RetryPolicy};
 use crate::event::{self, OutcomeRecord};
 use crate::journal::{Append, AppendError, Appended, Location, Record, Ticket, kind};
-use crate::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, status};
+use crate::mail::{
+    EnvelopeFlags, Outcome, Protection, RecipientOutcome, Reply, ReplyClass, status,
+};
 use crate::runtime::{clock, task, timer};
 
 /// What is known of an attempt beyond its outcomes.
@@ -24,6 +26,8 @@ pub struct Attempt {
     pub site: Rc<str>,
     /// Whom the attempt spoke to; `None` where there was no session.
     pub remote: Option<Remote>,
+    /// What protected the session.
+    pub protection: Option<Protection>,
     /// From taking the task to the outcome.
     pub duration: Duration,
     /// The reply to end of data was lost: the recipient may have the message already.
@@ -57,8 +61,9 @@ impl Attempt {
     /// An end that came without asking a next hop; `site` says whose doing it was.
     pub fn without_session(site: Rc<str>) -> Self {
         let (duration, in_doubt) = (Duration::ZERO, false);
-        let (remote, reports, waiting) = (None, Reports::Wanted, None);
-        Self { site, remote, duration, in_doubt, reports, waiting }
+        let (remote, protection) = (None, None);
+        let (reports, waiting) = (Reports::Wanted, None);
+        Self { site, remote, protection, duration, in_doubt, reports, waiting }
     }
 }
 
@@ -591,6 +596,7 @@ impl Inner {
                 recipient: &recipient.address,
                 stream: &envelope.stream,
                 site: &ending.attempt.site,
+                protection: ending.attempt.protection,
                 outcome: outcome.outcome,
                 class: outcome.class,
                 reply: &outcome.reply,

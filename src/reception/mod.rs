@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenerTls};
 use crate::mail::{Reply, Stream, status};
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
@@ -123,15 +123,15 @@ impl Reception {
         self.inner.clients.on_memo(memo);
     }
 
-    /// Accepts sessions for as long as the executor runs; their mail is part of `stream`.
-    pub fn listen(&self, listener: Listener, stream: Stream) {
+    /// Accepts sessions for as long as the executor runs, as `config` says.
+    pub fn listen(&self, listener: Listener, config: &config::Listener) {
         let inner = self.inner.clone();
-        let mail_stream = Rc::new(stream);
+        let entrance = Rc::new(Entrance { tls: config.tls, stream: config.stream.clone() });
         task::spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await;
                 inner.metrics.reception.sessions.add(1);
-                task::spawn(admit(inner.clone(), stream, peer, mail_stream.clone()));
+                task::spawn(admit(inner.clone(), stream, peer, entrance.clone()));
                 if inner.queue.is_filling() {
                     timer::sleep(SLOW_ACCEPT).await;
                 }
@@ -161,8 +161,15 @@ impl Reception {
     }
 }
 
+/// What the sessions of a listener have in common.
+struct Entrance {
+    tls: ListenerTls,
+    /// What mail is part of where it does not say otherwise.
+    stream: Stream,
+}
+
 /// Lets a client in, or tells it why not.
-async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, mail_stream: Rc<Stream>) {
+async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
     let terms = inner.terms.borrow().clone();
     let refusal = if inner.draining.get() {
         Some(SHUTTING_DOWN)
@@ -172,20 +179,24 @@ async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, mail_strea
         None
     };
     if let Some(reply) = refusal {
-        return refuse(&inner, stream, &reply).await;
+        return refuse(&inner, stream, &entrance, &reply).await;
     }
     let _counted = Counted::new(&inner);
     match inner.clients.admit(peer.ip()).await {
         Admission::Granted(_held) => {
-            session::run(&inner, terms, stream, peer.ip(), mail_stream).await;
+            session::run(&inner, terms, stream, peer.ip(), entrance).await;
         }
-        Admission::Refused => refuse(&inner, stream, &TOO_MANY_OF_CLIENT).await,
-        Admission::Unknown => refuse(&inner, stream, &TOO_MANY_SESSIONS).await,
+        Admission::Refused => refuse(&inner, stream, &entrance, &TOO_MANY_OF_CLIENT).await,
+        Admission::Unknown => refuse(&inner, stream, &entrance, &TOO_MANY_SESSIONS).await,
     }
 }
 
-async fn refuse(inner: &Inner, mut stream: TcpStream, reply: &Reply) {
+async fn refuse(inner: &Inner, mut stream: TcpStream, entrance: &Entrance, reply: &Reply) {
     inner.metrics.reception.sessions_refused.add(1);
+    if entrance.tls == ListenerTls::Implicit {
+        // It would not read a word without a handshake, which is what there is too much of.
+        return;
+    }
     let mut out = Vec::new();
     reply.write(&mut out);
     stream.set_deadline(Some(Duration::from_secs(1)));

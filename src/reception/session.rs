@@ -6,15 +6,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::policy;
-use super::{Inner, SHUTTING_DOWN, Terms};
-use crate::mail::{Envelope, EnvelopeFlags, QueueId, Recipient, Reply, Stream, status};
+use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
+use crate::config::ListenerTls;
+use crate::mail::{Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, status};
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
-use crate::proto::smtp::server::{ContentSeen, Event, Server};
+use crate::proto::smtp::server::{Channel, ContentSeen, Event, Server};
 use crate::queue::{Draft, Refusal};
 use crate::runtime::net::TcpStream;
+use crate::runtime::stream::Stream;
 use crate::runtime::{clock, timer};
+use crate::tls;
 
 /// Serves a client until it leaves, goes too far, is silent too long, or the shard drains.
 pub(super) async fn run(
@@ -22,16 +25,32 @@ pub(super) async fn run(
     terms: Rc<Terms>,
     stream: TcpStream,
     client: IpAddr,
-    mail_stream: Rc<Stream>,
+    entrance: Rc<Entrance>,
 ) {
     let may_relay = policy::may_relay(&terms, client);
-    let server = Server::new(terms.server(may_relay));
+    let mut stream = Stream::from(stream);
+    let mut protection = None;
+    let channel = match (entrance.tls, &terms.config.tls.context) {
+        (ListenerTls::Implicit, Some(context)) => {
+            let Ok(of_session) = handshake(inner, &terms, context, &mut stream).await else {
+                return;
+            };
+            protection = Some(of_session);
+            Channel::Tls
+        }
+        // A reload took the certificate away: nothing is said without it.
+        (ListenerTls::Implicit, None) => return,
+        (ListenerTls::StartTls, Some(_)) => Channel::PlainWithStartTls,
+        (ListenerTls::StartTls, None) | (ListenerTls::None, _) => Channel::Plain,
+    };
+    let server = Server::new(terms.server(may_relay), channel);
     let mut session = Session {
         inner,
         terms: &terms,
         stream,
+        protection,
         client,
-        mail_stream,
+        entrance,
         may_relay,
         server,
         kept: Vec::new(),
@@ -46,10 +65,10 @@ pub(super) async fn run(
 struct Session<'s> {
     inner: &'s Rc<Inner>,
     terms: &'s Terms,
-    stream: TcpStream,
+    stream: Stream,
+    protection: Option<Protection>,
     client: IpAddr,
-    /// What mail is part of where it does not say otherwise.
-    mail_stream: Rc<Stream>,
+    entrance: Rc<Entrance>,
     may_relay: bool,
     server: Server,
     /// Octets that came and are not dealt with: a partial line, or what stands behind content that
@@ -93,6 +112,8 @@ enum Need {
     Commit(ContentSeen),
     /// The draft is full.
     Room,
+    /// The client waits for the handshake.
+    Tls,
     /// Replies are to be flushed, then the session is over.
     Close,
     /// The client has closed.
@@ -126,7 +147,12 @@ impl Session<'_> {
                     self.make_room().await;
                     self.resume()
                 }
-                Need::Close => return self.flush().await,
+                Need::Tls => {
+                    self.flush().await?;
+                    self.start_tls().await?;
+                    Need::Input
+                }
+                Need::Close => return self.say_last().await,
                 Need::End => return Ok(()),
             };
         }
@@ -183,6 +209,23 @@ impl Session<'_> {
         let (taken, need) = machine.run(kept);
         kept.drain(..taken);
         need
+    }
+
+    /// Protects what comes from here on. An error ends the session: nobody knows what the client
+    /// has said then.
+    async fn start_tls(&mut self) -> io::Result<()> {
+        assert!(self.kept.is_empty());
+        let context = self.terms.config.tls.context.as_ref().expect("STARTTLS was offered");
+        let protection = handshake(self.inner, self.terms, context, &mut self.stream).await?;
+        self.protection = Some(protection);
+        self.server.on_tls();
+        Ok(())
+    }
+
+    /// Flushes; nothing follows.
+    async fn say_last(&mut self) -> io::Result<()> {
+        self.stream.set_deadline(Some(self.terms.config.reception.idle_timeout));
+        self.stream.write_last(&self.out).await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -260,10 +303,13 @@ impl Session<'_> {
             helo_name: self.server.helo_name(),
             client: self.client,
             protocol: match (self.server.is_esmtp(), flags.has(EnvelopeFlags::SMTPUTF8)) {
+                (true, true) if self.protection.is_some() => "UTF8SMTPS",
                 (true, true) => "UTF8SMTP",
+                (true, false) if self.protection.is_some() => "ESMTPS",
                 (true, false) => "ESMTP",
                 (false, _) => "SMTP",
             },
+            protection: self.protection,
             hostname: &config.hostname,
             queue_id,
             recipient: match recipients.as_slice() {
@@ -279,7 +325,7 @@ impl Session<'_> {
             flags,
             accepted_ms: now_ms,
             release_ms: hold.map_or(0, |hold| hold.release_ms(now_ms)),
-            stream: (*self.mail_stream).clone(),
+            stream: self.entrance.stream.clone(),
             envelope_id,
             client: Some(self.client),
             header_prefix,
@@ -312,8 +358,33 @@ impl Session<'_> {
             _ => return Err(error),
         };
         self.server.close(&reply, &mut self.out);
-        self.flush().await
+        self.say_last().await
     }
+}
+
+/// Does the server's half of the handshake, and counts it.
+async fn handshake(
+    inner: &Inner,
+    terms: &Terms,
+    context: &tls::server::Context,
+    stream: &mut Stream,
+) -> io::Result<Protection> {
+    let numbers = &inner.metrics.reception;
+    stream.set_deadline(Some(terms.config.reception.idle_timeout.min(HANDSHAKE_TIME_MAX)));
+    let connection = rustls::ServerConnection::new(context.config()).map_err(io::Error::other)?;
+    if let Err(error) = stream.start_tls(connection).await {
+        numbers.tls_failures.add(1);
+        return Err(error);
+    }
+    let session = stream.tls().expect("the handshake is done");
+    let is_verified = context.is_client_verified(session.peer_certificates());
+    let protection = tls::protection(session, is_verified);
+    match protection.version {
+        tls::TLS13 => numbers.tls13_sessions.add(1),
+        _ => numbers.tls12_sessions.add(1),
+    }
+    numbers.tls_resumed.add(u64::from(tls::is_resumed(session)));
+    Ok(protection)
 }
 
 /// The machine with its decisions, between two waits.
@@ -382,6 +453,10 @@ impl Machine<'_> {
                     *self.transaction = None;
                 }
                 Event::Reset => *self.transaction = None,
+                Event::StartTls => {
+                    *self.transaction = None;
+                    return (at, Need::Tls);
+                }
                 Event::Quit | Event::Close => return (at, Need::Close),
             }
         }
@@ -430,6 +505,8 @@ fn queued(id: QueueId) -> Reply {
 
 /// Before MAIL is answered while room gets short.
 const SLOW_MAIL: Duration = Duration::from_millis(200);
+/// Longest time for the handshake of a client.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(60);
 const TIMED_OUT: Reply = Reply::new(421, status::BAD_CONNECTION, "Timed out; closing");
 /// A Received field of ordinary names.
 const RECEIVED_BYTES: usize = 256;

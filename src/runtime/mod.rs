@@ -3,10 +3,10 @@
 //!
 //! **Owns** the only system calls and the only `unsafe` of the program, and the only mention of
 //! glommio, io-uring and libc.
-//! **Uses** `limits` and `config`'s types. Knows nothing of mail.
+//! **Uses** `limits` and `config`'s types. Knows nothing of mail; TLS is the library's.
 //! **Holds** that a wait has a deadline, that a panic in a task stays in that task, and that an
 //! executor that stops making progress is seen by the watchdog.
-//! **Start reading** at `executor::spawn`, then `net::TcpStream`.
+//! **Start reading** at `executor::spawn`, then `net::TcpStream` and `stream::Stream`.
 #![allow(unsafe_code)]
 
 pub mod aligned;
@@ -21,6 +21,7 @@ pub mod probe;
 pub mod rlimit;
 pub mod segment_file;
 pub mod signal;
+pub mod stream;
 pub mod sync;
 pub mod task;
 pub mod thread;

@@ -172,9 +172,8 @@ impl TcpStream {
             if stop() {
                 return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
             }
-            SCRATCH.with(|scratch| {
-                let mut scratch = scratch.borrow_mut();
-                let read = std::task::ready!(self.poll_read(context, &mut scratch))?;
+            with_scratch(|scratch| {
+                let read = std::task::ready!(self.poll_read(context, scratch))?;
                 let consume = consume.take().expect("polled once after completion");
                 Poll::Ready(Ok(consume(&scratch[..read])))
             })
@@ -191,30 +190,37 @@ impl TcpStream {
     ///
     /// Dropped midway, some prefix has been sent.
     pub async fn write_all_vectored(&mut self, slices: &[&[u8]]) -> io::Result<()> {
-        let (mut index, mut offset) = (0, 0);
-        loop {
-            while index < slices.len() && offset == slices[index].len() {
-                (index, offset) = (index + 1, 0);
-            }
-            if index == slices.len() {
-                return Ok(());
-            }
-            let mut sent = match send_vectored(self.stream.as_raw_fd(), &slices[index..], offset) {
+        let mut unsent = Unsent::new(slices);
+        while let Some(first) = unsent.first() {
+            let sent = match self.send(unsent.slices()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let rest = &slices[index][offset..];
-                    poll_fn(|context| self.poll_write(context, rest)).await?
+                    poll_fn(|context| self.poll_write(context, first)).await?
                 }
                 result => result?,
             };
-            while sent > 0 {
-                let taken = sent.min(slices[index].len() - offset);
-                sent -= taken;
-                offset += taken;
-                if offset == slices[index].len() && index + 1 < slices.len() {
-                    (index, offset) = (index + 1, 0);
-                }
-            }
+            unsent.advance(sent);
         }
+        Ok(())
+    }
+
+    /// The same for some prefix of the slices, as far as the socket takes it now; registers for
+    /// more room where there is none.
+    pub(super) fn poll_send(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.send(slices.iter().map(|slice| &**slice)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                self.poll_write(context, first.map_or(&[], |slice| slice))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn send<'s>(&self, slices: impl Iterator<Item = &'s [u8]>) -> io::Result<usize> {
+        send_vectored(self.stream.as_raw_fd(), slices)
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -265,7 +271,7 @@ impl TcpStream {
         let _ = set_option(&self.stream, libc::SOL_SOCKET, libc::SO_LINGER, linger);
     }
 
-    fn poll_read(
+    pub(super) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
@@ -403,12 +409,47 @@ fn accept_now(fd: RawFd) -> io::Result<glommio::net::TcpStream> {
     Ok(unsafe { glommio::net::TcpStream::from_raw_fd(accepted) })
 }
 
-/// One gathering send from `offset` in the first slice; never waits.
-fn send_vectored(fd: RawFd, slices: &[&[u8]], offset: usize) -> io::Result<usize> {
+/// What of several slices is still to be sent.
+pub(super) struct Unsent<'s> {
+    slices: &'s [&'s [u8]],
+    /// Octets of the first slice that are gone.
+    offset: usize,
+}
+
+impl<'s> Unsent<'s> {
+    pub fn new(slices: &'s [&'s [u8]]) -> Self {
+        let mut unsent = Self { slices, offset: 0 };
+        unsent.advance(0);
+        unsent
+    }
+
+    /// What comes next; `None` when all is sent.
+    pub fn first(&self) -> Option<&'s [u8]> {
+        self.slices.first().map(|first| &first[self.offset..])
+    }
+
+    pub fn slices(&self) -> impl Iterator<Item = &'s [u8]> + use<'s> {
+        let rest = self.slices.get(1..).unwrap_or_default();
+        self.first().into_iter().chain(rest.iter().copied())
+    }
+
+    pub fn advance(&mut self, sent: usize) {
+        self.offset += sent;
+        while let Some(first) = self.slices.first()
+            && self.offset >= first.len()
+        {
+            self.offset -= first.len();
+            self.slices = &self.slices[1..];
+        }
+        assert!(self.offset == 0 || !self.slices.is_empty());
+    }
+}
+
+/// One gathering send; never waits.
+fn send_vectored<'s>(fd: RawFd, slices: impl Iterator<Item = &'s [u8]>) -> io::Result<usize> {
     let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; VECTORS_MAX];
     let mut count = 0;
     for (vector, slice) in vectors.iter_mut().zip(slices) {
-        let slice = if count == 0 { &slice[offset..] } else { slice };
         *vector = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
         count += 1;
     }
@@ -467,7 +508,12 @@ const LISTEN_BACKLOG: libc::c_int = 4096;
 /// Pause when descriptors or memory have run out.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Slices of one gathering send; more take another call.
-const VECTORS_MAX: usize = 16;
+pub(super) const VECTORS_MAX: usize = 16;
+
+/// Lends the executor's scratch buffer. Whoever has it must not ask for it again.
+pub(super) fn with_scratch<R>(use_it: impl FnOnce(&mut [u8]) -> R) -> R {
+    SCRATCH.with(|scratch| use_it(&mut scratch.borrow_mut()))
+}
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> =

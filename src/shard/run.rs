@@ -134,7 +134,7 @@ pub(super) async fn run(start: Start) {
         send,
     );
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
-        reception.listen(listener.attach(), of_config.stream.clone());
+        reception.listen(listener.attach(), of_config);
     }
     let mut this = Shard { number, config, journal, queue, delivery, reception, metrics };
     loop {

@@ -1,12 +1,20 @@
-"""A small SMTP server that stores each message: receive.py HOST:PORT DIRECTORY"""
+"""A small SMTP server that stores each message: receive.py HOST:PORT DIRECTORY [CHAIN KEY]
+
+With a certificate chain and its key it offers STARTTLS.
+"""
 
 import asyncio
 import pathlib
+import ssl
 import sys
 
 HOST, PORT = sys.argv[1].rsplit(":", 1)
 STORE = pathlib.Path(sys.argv[2])
 COUNT = 0
+TLS = None
+if len(sys.argv) > 3:
+    TLS = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    TLS.load_cert_chain(sys.argv[3], sys.argv[4])
 
 
 async def read_content(reader):
@@ -28,7 +36,15 @@ async def serve(reader, writer):
             break
         verb = line[:4].upper()
         if verb == b"EHLO":
-            writer.write(b"250-python.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")
+            writer.write(b"250-python.test\r\n250-PIPELINING\r\n")
+            if TLS and not writer.get_extra_info("ssl_object"):
+                writer.write(b"250-STARTTLS\r\n")
+            writer.write(b"250 8BITMIME\r\n")
+        elif verb == b"STAR" and TLS:
+            writer.write(b"220 go\r\n")
+            await writer.drain()
+            await writer.start_tls(TLS)
+            continue
         elif verb == b"DATA":
             writer.write(b"354 go\r\n")
             await writer.drain()

@@ -26,7 +26,7 @@ fn messages(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     written.collect()
 }
 
-fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let found = Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
         .stdout(Stdio::null())
@@ -213,7 +213,7 @@ fn a_server_written_in_python_receives() {
 }
 
 /// A process of ours that ends with the test.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Running {
     fn end(&mut self) {

@@ -26,3 +26,4 @@ mod start;
 mod steer;
 mod streams;
 mod tidy;
+mod tls;

@@ -7,6 +7,7 @@ const RANKS: &[(&str, u32)] = &[
     ("limits", 0),
     ("mail", 1),
     ("proto", 2),
+    ("tls", 2),
     ("config", 3),
     ("metrics", 3),
     ("event", 3),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost::mail::{EnhancedStatusCode, Reply, status};
-use ringpost::proto::smtp::server::{Dialect, Event, Server, ServerConfig};
+use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig};
 use ringpost::runtime::clock;
 use ringpost::runtime::net::TcpStream;
 use ringpost::runtime::timer;
@@ -99,7 +99,7 @@ struct Session {
 impl Session {
     fn new(shard: Rc<Shard>) -> Self {
         Self {
-            machine: Server::new(shard.config.clone()),
+            machine: Server::new(shard.config.clone(), Channel::Plain),
             shard,
             out: Vec::with_capacity(512),
             rest: Vec::new(),
@@ -245,6 +245,7 @@ impl Session {
                 Event::Content(piece) => self.on_content(piece),
                 Event::ContentEnd(_) => self.on_content_end()?,
                 Event::ContentRefused | Event::Reset => self.reset(),
+                Event::StartTls => unreachable!("it is not offered"),
                 Event::Quit | Event::Close => self.then = Then::Close,
             }
         }

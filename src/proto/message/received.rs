@@ -4,15 +4,16 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use super::date::write_date;
-use crate::mail::QueueId;
+use crate::mail::{Protection, QueueId};
 
 /// What a Received field says.
 pub struct Received<'a> {
     /// The name the client gave in EHLO or HELO.
     pub helo_name: &'a str,
     pub client: IpAddr,
-    /// `ESMTP`, `SMTP`, `UTF8SMTP`, `LMTP`.
+    /// `ESMTP`, `ESMTPS`, `SMTP`, `UTF8SMTP`, `UTF8SMTPS`, `LMTP` (RFC 3848, RFC 6531 §3.7.3).
     pub protocol: &'a str,
+    pub protection: Option<Protection>,
     pub hostname: &'a str,
     pub queue_id: QueueId,
     /// Named only when there is a single one: others' addresses are not disclosed.
@@ -29,9 +30,14 @@ impl Received<'_> {
             IpAddr::V4(client) => write!(out, "[{client}]"),
             IpAddr::V6(client) => write!(out, "[IPv6:{client}]"),
         };
+        out.push(b')');
+        if let Some(Protection { version, cipher, is_verified }) = self.protection {
+            let client = if is_verified { ", client certificate verified" } else { "" };
+            let _ = write!(out, "\r\n\t(using {version} with cipher {cipher}{client})");
+        }
         let _ = write!(
             out,
-            ")\r\n\tby {} (ringpost) with {} id {}",
+            "\r\n\tby {} (ringpost) with {} id {}",
             self.hostname, self.protocol, self.queue_id
         );
         if let Some(recipient) = self.recipient {
@@ -47,23 +53,43 @@ impl Received<'_> {
 mod tests {
     use super::*;
 
+    const FIELD: Received<'_> = Received {
+        helo_name: "client.example",
+        client: IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        protocol: "ESMTP",
+        protection: None,
+        hostname: "mx.example",
+        queue_id: QueueId { node: 0, shard: 1, message: 33 },
+        recipient: Some("a@b.example"),
+        unix_ms: 0,
+    };
+
     #[test]
     fn the_field_names_client_server_id_and_time() {
         let mut out = Vec::new();
-        Received {
-            helo_name: "client.example",
-            client: "2001:db8::1".parse().expect("an address"),
-            protocol: "ESMTP",
-            hostname: "mx.example",
-            queue_id: QueueId { node: 0, shard: 1, message: 33 },
-            recipient: Some("a@b.example"),
-            unix_ms: 0,
-        }
-        .write(&mut out);
+        FIELD.write(&mut out);
         let expected = "Received: from client.example ([IPv6:2001:db8::1])\r\n\
             \tby mx.example (ringpost) with ESMTP id 0.1.11\r\n\
             \tfor <a@b.example>;\r\n\
             \tThu, 1 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
+    }
+
+    #[test]
+    fn the_field_says_what_protected_the_session() {
+        let protection = |is_verified| {
+            Some(Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", is_verified })
+        };
+        for (is_verified, client) in [(false, ""), (true, ", client certificate verified")] {
+            let mut out = Vec::new();
+            let protection = protection(is_verified);
+            Received { protection, protocol: "ESMTPS", ..FIELD }.write(&mut out);
+            let text = String::from_utf8(out).expect("ASCII");
+            let expected = format!(
+                ")\r\n\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384{client})\r\n\
+                 \tby mx.example (ringpost) with ESMTPS id 0.1.11\r\n"
+            );
+            assert!(text.contains(&expected), "{text}");
+        }
     }
 }

@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3461: the server takes over what reports the client wants.
     pub dsn: bool,
+    /// RFC 3207.
+    pub start_tls: bool,
     /// SIZE was offered; 0 for no fixed limit.
     pub size: Option<u64>,
 }
@@ -56,6 +58,10 @@ pub enum Event {
     NeedInput,
     /// Greeting and EHLO are done.
     Ready,
+    /// Begin TLS as the client; then `on_tls`, or drop the connection.
+    StartTls,
+    /// The server will not begin TLS now; the session goes on as it was.
+    TlsRefused(Reply),
     /// Write what is in `out`.
     Write,
     /// The server waits for content: dot-stuffed, ended by CRLF.CRLF; then `content_sent`.
@@ -82,6 +88,10 @@ enum Phase {
     Greeting,
     Ehlo,
     Helo,
+    /// STARTTLS was said.
+    StartTls,
+    /// The server waits for the first octets of TLS.
+    Handshake,
     Idle,
     Transaction,
     Quit,
@@ -216,6 +226,21 @@ impl Client {
         self.open.back_mut().expect("a transaction was begun").content_sent = true;
     }
 
+    /// Writes STARTTLS. Only right after `Ready`, where it is offered.
+    pub fn start_tls(&mut self, out: &mut Vec<u8>) {
+        assert_eq!(self.phase, Phase::Idle);
+        out.extend_from_slice(b"STARTTLS\r\n");
+        self.phase = Phase::StartTls;
+    }
+
+    /// TLS protects the session from here on: what the server said before counts no more
+    /// (RFC 3207 §4.2). Writes the greeting; `Ready` follows.
+    pub fn on_tls(&mut self, out: &mut Vec<u8>) {
+        assert_eq!(self.phase, Phase::Handshake);
+        self.capabilities = Capabilities::default();
+        self.greet(out);
+    }
+
     /// Writes QUIT. Only between transactions.
     pub fn quit(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"QUIT\r\n");
@@ -244,8 +269,8 @@ impl Client {
         }
     }
 
-    /// What it means that the server went on talking after `Ready`, `Write` or `SendContent`, when
-    /// it is our turn: the session is over.
+    /// What it means that the server went on talking after `Ready`, `StartTls`, `Write` or
+    /// `SendContent`, when it is our turn: the session is over.
     pub fn talked_early(&mut self, input: &[u8]) -> Event {
         if let Taken::Reply(_, reply) = self.reader.next(input)
             && reply.code == 421
@@ -357,14 +382,16 @@ impl Client {
         }
         match self.phase {
             Phase::Greeting if reply.is_positive() => {
-                let verb = match self.dialect {
-                    Dialect::Smtp => "EHLO",
-                    Dialect::Lmtp => "LHLO",
-                };
-                // Writing into memory does not fail.
-                let _ = write!(out, "{verb} {}\r\n", self.ehlo_name);
-                self.phase = Phase::Ehlo;
+                self.greet(out);
                 Some(Event::Write)
+            }
+            Phase::StartTls if reply.code == 220 => {
+                self.phase = Phase::Handshake;
+                Some(Event::StartTls)
+            }
+            Phase::StartTls if !reply.is_positive() => {
+                self.phase = Phase::Idle;
+                Some(Event::TlsRefused(reply))
             }
             Phase::Ehlo if reply.is_positive() => {
                 self.capabilities = read_capabilities(&reply.text);
@@ -388,6 +415,16 @@ impl Client {
                 Some(Event::Closed(reply))
             }
         }
+    }
+
+    fn greet(&mut self, out: &mut Vec<u8>) {
+        let verb = match self.dialect {
+            Dialect::Smtp => "EHLO",
+            Dialect::Lmtp => "LHLO",
+        };
+        // Writing into memory does not fail.
+        let _ = write!(out, "{verb} {}\r\n", self.ehlo_name);
+        self.phase = Phase::Ehlo;
     }
 
     fn on_transaction_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
@@ -529,6 +566,8 @@ fn read_capabilities(text: &str) -> Capabilities {
             capabilities.smtputf8 = true;
         } else if is("DSN") {
             capabilities.dsn = true;
+        } else if is("STARTTLS") {
+            capabilities.start_tls = true;
         } else if is("SIZE") {
             capabilities.size = Some(words.next().and_then(|it| it.parse().ok()).unwrap_or(0));
         }

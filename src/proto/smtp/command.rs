@@ -16,12 +16,17 @@ pub enum Command<'l> {
     Mail(Mail<'l>),
     Rcpt(Rcpt<'l>),
     Data,
-    Bdat { bytes: u64, last: bool },
+    Bdat {
+        bytes: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Vrfy(&'l str),
     Expn,
     Help,
+    /// RFC 3207.
+    StartTls,
     Quit,
 }
 
@@ -95,6 +100,8 @@ impl<'l> Command<'l> {
             without_argument(argument, Command::Rset)
         } else if is("NOOP") {
             Ok(Command::Noop)
+        } else if is("STARTTLS") {
+            without_argument(argument, Command::StartTls)
         } else if is("QUIT") {
             without_argument(argument, Command::Quit)
         } else if is("VRFY") {

@@ -21,6 +21,16 @@ pub enum Dialect {
     Lmtp,
 }
 
+/// What protects the octets of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Nothing, and TLS is not offered.
+    Plain,
+    /// Nothing yet; STARTTLS is offered (RFC 3207).
+    PlainWithStartTls,
+    Tls,
+}
+
 /// What every session of a listener shares.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -63,6 +73,9 @@ pub enum Event<'i> {
     ContentRefused,
     /// The mail transaction is over without content: drop what was begun.
     Reset,
+    /// Flush, forget the mail transaction, begin TLS as the server; then `on_tls`, or close. What
+    /// stood behind the command has been dropped.
+    StartTls,
     /// Flush, then close.
     Quit,
     /// Flush, then close: the client went too far.
@@ -83,6 +96,7 @@ pub struct ContentSeen {
 /// One session.
 pub struct Server {
     config: Rc<ServerConfig>,
+    channel: Channel,
     phase: Phase,
     greeting: Greeting,
     /// Unix milliseconds.
@@ -108,6 +122,8 @@ enum Phase {
         remaining: u64,
         last: bool,
     },
+    /// STARTTLS was answered.
+    Handshake,
     Closed,
 }
 
@@ -143,9 +159,10 @@ struct Content {
 }
 
 impl Server {
-    pub fn new(config: Rc<ServerConfig>) -> Self {
+    pub fn new(config: Rc<ServerConfig>, channel: Channel) -> Self {
         Self {
             config,
+            channel,
             phase: Phase::Command,
             greeting: Greeting::None,
             now_ms: 0,
@@ -183,6 +200,11 @@ impl Server {
         self.greeting == Greeting::Extended
     }
 
+    /// What protects the session now.
+    pub fn channel(&self) -> Channel {
+        self.channel
+    }
+
     pub fn dialect(&self) -> Dialect {
         self.config.dialect
     }
@@ -215,11 +237,15 @@ impl Server {
                 Phase::Data => self.next_data(rest, out),
                 Phase::Chunk { remaining, last } => self.next_chunk(rest, remaining, last, out),
                 Phase::Closed => (rest.len(), Some(Event::Close)),
-                Phase::Awaiting(_) => panic!("an event waits for its answer"),
+                Phase::Awaiting(_) | Phase::Handshake => panic!("an event waits for its answer"),
             };
             at += taken;
-            if let Some(event) = event {
-                return (at, event);
+            match event {
+                // Whoever put something behind it was not protected yet: it is no command of the
+                // client's (RFC 3207 §6).
+                Some(Event::StartTls) => return (input.len(), Event::StartTls),
+                Some(event) => return (at, event),
+                None => {}
             }
         }
     }
@@ -274,6 +300,13 @@ impl Server {
         for reply in replies {
             reply.write(out);
         }
+    }
+
+    /// TLS protects the session from here on: it begins anew (RFC 3207 §4.2).
+    pub fn on_tls(&mut self) {
+        assert_eq!(self.phase, Phase::Handshake);
+        self.phase = Phase::Command;
+        self.channel = Channel::Tls;
     }
 
     /// Ends the session from our side with a 421.
@@ -370,6 +403,7 @@ impl Server {
                 HELP.write(out);
                 None
             }
+            (Command::StartTls, _) => self.on_start_tls(out),
             (Command::Quit, _) => {
                 BYE.write(out);
                 self.phase = Phase::Closed;
@@ -408,10 +442,30 @@ impl Server {
                 write_internet_date(self.now_ms + hold_max.as_millis() as u64, out);
                 out.extend_from_slice(b"\r\n");
             }
+            if self.channel == Channel::PlainWithStartTls {
+                out.extend_from_slice(b"250-STARTTLS\r\n");
+            }
             out.extend_from_slice(b"250 CHUNKING\r\n");
         }
         // A new greeting ends the mail transaction (RFC 5321 §4.1.4).
         self.reset()
+    }
+
+    fn on_start_tls<'i>(&mut self, out: &mut Vec<u8>) -> Option<Event<'i>> {
+        match self.channel {
+            Channel::Plain => return self.refuse(&NO_START_TLS, out),
+            Channel::Tls => return self.refuse(&TLS_ACTIVE, out),
+            Channel::PlainWithStartTls => {}
+        }
+        if self.greeting != Greeting::Extended || self.content.is_some() {
+            return self.refuse(&BAD_SEQUENCE, out);
+        }
+        READY_FOR_TLS.write(out);
+        self.greeting = Greeting::None;
+        self.helo_name = Box::default();
+        self.transaction = None;
+        self.phase = Phase::Handshake;
+        Some(Event::StartTls)
     }
 
     fn on_mail<'i>(&mut self, mail: Mail<'i>, out: &mut Vec<u8>) -> Option<Event<'i>> {
@@ -623,6 +677,10 @@ impl Content {
 const OK: Reply = Reply::new(250, status::OK, "Ok");
 const GO_AHEAD: Reply = Reply::bare(354, "End data with <CRLF>.<CRLF>");
 const CHUNK_TAKEN: Reply = Reply::new(250, status::OK_CONTENT, "Chunk received");
+const READY_FOR_TLS: Reply = Reply::new(220, status::OK, "Ready to start TLS");
+const NO_START_TLS: Reply =
+    Reply::new(502, status::BAD_COMMAND_SEQUENCE, "STARTTLS is not offered");
+const TLS_ACTIVE: Reply = Reply::new(503, status::BAD_COMMAND_SEQUENCE, "TLS is active already");
 const BYE: Reply = Reply::new(221, status::OK, "Bye");
 const HELP: Reply =
     Reply::new(214, status::OK, "Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT");

@@ -24,6 +24,19 @@ fn play(dialect: Dialect, recipients: &[&str], server: &[u8], cut: usize) -> Vec
             match event {
                 Event::NeedInput => break,
                 Event::Write => assert!(!out.is_empty()),
+                Event::Ready if client.capabilities().start_tls => {
+                    out.clear();
+                    client.start_tls(&mut out);
+                    note(&out);
+                }
+                Event::StartTls => {
+                    client.on_tls(&mut out);
+                    note(&out);
+                }
+                Event::TlsRefused(reply) => {
+                    seen.push(format!("refused {reply}"));
+                    return seen;
+                }
                 Event::Ready => {
                     out.clear();
                     let recipients: Vec<Recipient> =
@@ -305,4 +318,45 @@ fn a_server_that_talks_out_of_turn_has_ended_the_session() {
         assert!(matches!(client.talked_early(early), Event::Closed(reply) if reply.code == code));
         assert!(matches!(client.next(b"250 mx\r\n", &mut out).1, Event::Closed(_)));
     }
+}
+
+#[test]
+fn a_server_is_greeted_anew_under_tls() {
+    let offered = "220 mx\n250-mx\n250-PIPELINING\n250-CHUNKING\n250 STARTTLS\n";
+    // What it said without protection counts no more.
+    check(
+        Dialect::Smtp,
+        &["one@c.test"],
+        &format!("{offered}220 go\n250-mx\n250 SIZE 99\n250 ok\n"),
+        &[
+            "C: EHLO client.test",
+            "C: STARTTLS",
+            "C: EHLO client.test",
+            "C: MAIL FROM:<a@b.test> SIZE=10",
+            "C: RCPT TO:<one@c.test>",
+        ],
+    );
+    for refusal in ["454 4.7.0 not now", "554 5.7.3 never"] {
+        let refused = format!("refused {refusal}");
+        let seen = ["C: EHLO client.test", "C: STARTTLS", &refused];
+        check(Dialect::Smtp, &["one@c.test"], &format!("{offered}{refusal}\n"), &seen);
+    }
+    for nonsense in ["250 ok", "354 go"] {
+        let closed = format!("closed {nonsense}");
+        let seen = ["C: EHLO client.test", "C: STARTTLS", &closed];
+        check(Dialect::Smtp, &["one@c.test"], &format!("{offered}{nonsense}\n"), &seen);
+    }
+}
+
+#[test]
+fn a_reply_behind_the_220_to_starttls_is_from_somebody_else() {
+    let mut client = Client::new(Dialect::Smtp, "client.test");
+    let mut out = Vec::new();
+    let mut next = |input: &str, client: &mut Client| client.next(input.as_bytes(), &mut out);
+    assert_eq!(next("220 mx\r\n", &mut client), (8, Event::Write));
+    assert_eq!(next("250-mx\r\n250 STARTTLS\r\n", &mut client), (22, Event::Ready));
+    client.start_tls(&mut Vec::new());
+    let input = "220 go\r\n250 injected\r\n";
+    assert_eq!(next(input, &mut client), (8, Event::StartTls), "the rest is left");
+    assert_eq!(client.talked_early(&input.as_bytes()[8..]), Event::Closed(GARBAGE));
 }

@@ -2,7 +2,7 @@
 //!
 //! `C: ` lines are sent with CRLF (`\xNN` is an octet, `\` at the end leaves the CRLF out), `S: `
 //! lines are what comes back until then, `= ` lines what the driver saw. A line `! KEY VALUE` sets
-//! the configuration.
+//! the configuration, `T:` ends the TLS handshake: what the client says next is protected.
 
 use super::*;
 use crate::mail::envelope::Notify;
@@ -13,7 +13,10 @@ const NOW_MS: u64 = 1_795_672_800_000;
 
 struct Transcript {
     config: ServerConfig,
+    channel: Channel,
     input: Vec<u8>,
+    /// What is said under TLS.
+    protected: Vec<u8>,
     output: Vec<u8>,
     seen: Vec<String>,
 }
@@ -31,14 +34,24 @@ fn read_transcript(text: &str) -> Transcript {
             messages_max: 3,
             hold_max: None,
         },
+        channel: Channel::Plain,
         input: Vec::new(),
+        protected: Vec::new(),
         output: Vec::new(),
         seen: Vec::new(),
     };
+    let mut is_protected = false;
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (kind, rest) = line.split_at(2.min(line.len()));
         match kind {
-            "C:" => transcript.input.extend_from_slice(&unescape(rest.trim_start_matches(' '))),
+            "C:" => {
+                let input = match is_protected {
+                    false => &mut transcript.input,
+                    true => &mut transcript.protected,
+                };
+                input.extend_from_slice(&unescape(rest.trim_start_matches(' ')));
+            }
+            "T:" => is_protected = true,
             "S:" => {
                 transcript.output.extend_from_slice(rest.trim_start_matches(' ').as_bytes());
                 transcript.output.extend_from_slice(b"\r\n");
@@ -47,6 +60,8 @@ fn read_transcript(text: &str) -> Transcript {
             "! " => match rest {
                 "normalise" => transcript.config.bare_newline = BareNewline::Normalise,
                 "hold" => transcript.config.hold_max = Some(Duration::from_secs(600)),
+                "starttls" => transcript.channel = Channel::PlainWithStartTls,
+                "tls" => transcript.channel = Channel::Tls,
                 "lmtp" => transcript.config.dialect = Dialect::Lmtp,
                 other => panic!("unknown setting {other}"),
             },
@@ -73,12 +88,24 @@ fn unescape(line: &str) -> Vec<u8> {
     out
 }
 
-/// Runs the machine over `pieces`; the driver refuses what names `refused`.
+/// Runs a machine over `pieces`.
 fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
-    let mut server = Server::new(Rc::new(config.clone()));
+    let mut server = Server::new(Rc::new(config.clone()), Channel::Plain);
+    let (mut out, mut seen) = (Vec::new(), Vec::new());
+    drive(&mut server, config, pieces, &mut out, &mut seen);
+    (out, seen)
+}
+
+/// Runs the machine over `pieces`, up to the handshake of TLS at the most; the driver refuses what
+/// names `refused`.
+fn drive(
+    server: &mut Server,
+    config: &ServerConfig,
+    pieces: &[&[u8]],
+    out: &mut Vec<u8>,
+    seen: &mut Vec<String>,
+) {
     server.set_now(NOW_MS);
-    let mut out = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
     let mut content: Vec<u8> = Vec::new();
     let mut kept: Vec<u8> = Vec::new();
     let refusal = Reply::new(550, status::BAD_MAILBOX, "No such mailbox");
@@ -87,7 +114,7 @@ fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
         kept.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            let (taken, event) = server.next(&kept[at..], &mut out);
+            let (taken, event) = server.next(&kept[at..], out);
             at += taken;
             match event {
                 Event::NeedInput => break,
@@ -98,7 +125,7 @@ fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
                     let hold = hold.unwrap_or_default();
                     let Mail { flags, size, .. } = mail;
                     seen.push(format!("mail {path} {} {size:?}{envelope_id}{hold}", flags.0));
-                    server.answer(&ok, &mut out);
+                    server.answer(&ok, out);
                 }
                 Event::Rcpt(rcpt) => {
                     let path = rcpt.forward_path.as_str();
@@ -109,15 +136,15 @@ fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
                     };
                     seen.push(format!("rcpt {path}{dsn}").trim_end().to_owned());
                     let reply = if path.contains("refused") { &refusal } else { &ok };
-                    server.answer(reply, &mut out);
+                    server.answer(reply, out);
                 }
                 Event::Vrfy(text) => {
                     seen.push(format!("vrfy {text}"));
-                    server.answer(&ok, &mut out);
+                    server.answer(&ok, out);
                 }
                 Event::BeginContent { .. } => {
                     content.clear();
-                    server.answer(&ok, &mut out);
+                    server.answer(&ok, out);
                 }
                 Event::Content(piece) => content.extend_from_slice(piece),
                 Event::ContentEnd(end) => {
@@ -129,15 +156,20 @@ fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
                         end.eight_bit
                     ));
                     match config.dialect {
-                        Dialect::Smtp => server.answer(&ok, &mut out),
+                        Dialect::Smtp => server.answer(&ok, out),
                         Dialect::Lmtp => {
                             let replies = vec![ok.clone(); server.recipient_count()];
-                            server.answer_each(&replies, &mut out);
+                            server.answer_each(&replies, out);
                         }
                     }
                 }
                 Event::ContentRefused => seen.push("refused".into()),
                 Event::Reset => seen.push("reset".into()),
+                Event::StartTls => {
+                    assert_eq!(at, kept.len(), "nothing is left of what stood behind it");
+                    seen.push("starttls".into());
+                    break 'pieces;
+                }
                 Event::Quit => {
                     seen.push("quit".into());
                     break 'pieces;
@@ -151,7 +183,6 @@ fn run(config: &ServerConfig, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
         kept.drain(..at);
         assert!(kept.len() <= COMMAND_LINE_BYTES_MAX, "what is kept is bounded");
     }
-    (out, seen)
 }
 
 fn check_every_cut(config: &ServerConfig, input: &[u8]) -> (Vec<u8>, Vec<String>) {
@@ -165,6 +196,33 @@ fn check_every_cut(config: &ServerConfig, input: &[u8]) -> (Vec<u8>, Vec<String>
     whole
 }
 
+/// Both halves of a transcript, cut at every octet.
+fn check_transcript(transcript: &Transcript) -> (Vec<u8>, Vec<String>) {
+    let Transcript { config, channel, input, protected, .. } = transcript;
+    let run = |input: &[&[u8]], protected: &[&[u8]]| {
+        let mut server = Server::new(Rc::new(config.clone()), *channel);
+        let (mut out, mut seen) = (Vec::new(), Vec::new());
+        drive(&mut server, config, input, &mut out, &mut seen);
+        if seen.last().is_some_and(|event| event == "starttls") {
+            server.on_tls();
+            drive(&mut server, config, protected, &mut out, &mut seen);
+        }
+        (out, seen)
+    };
+    let whole = run(&[input], &[protected]);
+    for cut in 0..=input.len() {
+        assert_eq!(run(&[&input[..cut], &input[cut..]], &[protected]), whole, "cut at {cut}");
+    }
+    for cut in 0..=protected.len() {
+        let parts = run(&[input], &[&protected[..cut], &protected[cut..]]);
+        assert_eq!(parts, whole, "cut under TLS at {cut}");
+    }
+    let input: Vec<&[u8]> = input.chunks(1).collect();
+    let protected: Vec<&[u8]> = protected.chunks(1).collect();
+    assert_eq!(run(&input, &protected), whole, "octet by octet");
+    whole
+}
+
 #[test]
 fn transcripts_answer_the_same_however_they_are_cut() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smtp");
@@ -172,16 +230,16 @@ fn transcripts_answer_the_same_however_they_are_cut() {
     for entry in std::fs::read_dir(directory).expect("transcripts") {
         let path = entry.expect("an entry").path();
         let text = std::fs::read_to_string(&path).expect("a transcript");
-        let transcript = read_transcript(&text);
-        let (output, seen) = check_every_cut(&transcript.config, &transcript.input);
+        let (output, seen) = check_transcript(&read_transcript(&text));
         let name = path.display();
+        let transcript = read_transcript(&text);
         let expected = String::from_utf8_lossy(&transcript.output).into_owned();
         assert_eq!(String::from_utf8_lossy(&output), expected, "{name}");
         assert_eq!(seen, transcript.seen, "{name}");
         count += 1;
     }
     println!("{count} transcripts");
-    assert!(count >= 11);
+    assert!(count >= 13);
 }
 
 #[test]
