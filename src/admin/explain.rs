@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::orders::{in_words, rule_in_words};
 use super::queue::show_page;
 use crate::config::write_duration;
-use crate::control::explain::{OnShard, SiteWay, Subject, Way, way};
+use crate::control::explain::{OnShard, SiteWay, Subject, TlsWay, Way, way};
 use crate::control::wire::{Line, Request};
 use crate::delivery::view::SiteState;
 use crate::mail::{QueueId, Stream};
@@ -99,6 +99,13 @@ fn way_page(way: &Way, now_ms: u64) -> String {
     if let Some(pool) = &way.pool {
         let _ = writeln!(text, "pool          {pool}");
     }
+    let TlsWay { said_by, level, version_min, names } = &way.tls;
+    let names = match names.as_slice() {
+        [] => String::new(),
+        names => format!(", certificate for {}", names.join(" or ")),
+    };
+    let said_by = printable(said_by);
+    let _ = writeln!(text, "tls           {level}, {version_min} or later{names}, by {said_by}");
     if way.next_hop.is_some() && way.sites.is_empty() {
         text.push_str("site          not known: the DNS is asked when there is mail\n");
     }

@@ -79,6 +79,7 @@ impl Default for Config {
                 address_families: Families::Ipv6First,
                 tls: DeliveryTls::default(),
             },
+            tls_policies: Vec::new(),
             dns: super::Dns::default(),
             routes: Vec::new(),
             smarthost: None,

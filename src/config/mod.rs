@@ -30,7 +30,7 @@ pub use egress::{Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, SaidLimit, Si
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
-pub use tls::{Certificate, DeliveryTls, Tls};
+pub use tls::{Certificate, DeliveryTls, Tls, TlsPolicy};
 pub use values::{parse_duration, parse_next_hop, write_duration};
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
@@ -56,6 +56,8 @@ pub struct Config {
     /// The first that is for a task counts; `queue` says what holds for the others.
     pub retries: Vec<Retry>,
     pub delivery: Delivery,
+    /// The first that matches; `delivery.tls` says what holds for the others.
+    pub tls_policies: Vec<TlsPolicy>,
     pub dns: Dns,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,

@@ -1,16 +1,18 @@
-//! `[[certificate]]`, `[tls]` and `[delivery.tls]`: who we are to clients and servers, and what
-//! servers must show before mail goes to them.
+//! `[[certificate]]`, `[tls]`, `[delivery.tls]` and `[[tls_policy]]`: who we are to clients and
+//! servers, and what servers must show before mail goes to them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
 
 use super::explain::Out;
 use super::parse::ConfigError;
 use super::table::{Checked, Table};
 use super::{Config, ListenerTls};
 use crate::limits::CERTIFICATES_MAX;
+use crate::proto::classify::NamePattern;
 use crate::tls::client::{Contexts, Demand, Level};
 use crate::tls::identity::{Identity, IdentityError};
 use crate::tls::{Version, roots_from_pem, server};
@@ -37,7 +39,7 @@ pub struct Tls {
 /// `[delivery.tls]`: how our clients speak TLS.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeliveryTls {
-    /// `level` and `version_min`: what is asked of a server.
+    /// `level` and `version_min`: what is asked of a server where no `[[tls_policy]]` says.
     pub demand: Arc<Demand>,
     /// CAs that may vouch for servers, in PEM; those of this machine by default.
     pub ca: Option<PathBuf>,
@@ -47,7 +49,28 @@ pub struct DeliveryTls {
     pub contexts: Contexts,
 }
 
+/// `[[tls_policy]]`: what is asked of the servers of some domains; the first that matches counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsPolicy {
+    /// Of the recipient.
+    pub domain: NamePattern,
+    pub demand: Arc<Demand>,
+}
+
 impl Config {
+    /// What is asked of a server before mail to `domain` goes to it.
+    pub fn demand_of(&self, domain: &str) -> &Arc<Demand> {
+        match self.tls_policy_of(domain) {
+            Some((_, policy)) => &policy.demand,
+            None => &self.delivery.tls.demand,
+        }
+    }
+
+    /// The `[[tls_policy]]` that says so, and its position.
+    pub fn tls_policy_of(&self, domain: &str) -> Option<(usize, &TlsPolicy)> {
+        self.tls_policies.iter().enumerate().find(|(_, policy)| policy.domain.matches(domain))
+    }
+
     /// Reads the files that are named, and makes the contexts of them.
     pub(super) fn load_tls(&mut self) -> Result<(), ConfigError> {
         let identities = self.certificates.iter().map(|it| load_identity(it, "certificate"));
@@ -65,10 +88,11 @@ impl Config {
             self.tls.context = Some(context);
         }
         let tls = &mut self.delivery.tls;
-        if *tls == DeliveryTls::default() {
+        if *tls == DeliveryTls::default() && self.tls_policies.is_empty() {
             return Ok(());
         }
-        let demands = [&*tls.demand];
+        let policies = self.tls_policies.iter().map(|policy| &policy.demand);
+        let demands: Vec<&Demand> = policies.chain([&tls.demand]).map(|it| &**it).collect();
         let roots = match &tls.ca {
             Some(path) => load_roots(path, "delivery.tls.ca")?,
             None if demands.iter().any(|it| it.level == Level::Verify) => roots_of_machine()?,
@@ -135,6 +159,8 @@ pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
         it.choice("version_min", &mut config.tls.version_min, VERSIONS)?;
         it.optional_path("client_ca", &mut config.tls.client_ca)
     })?;
+    let default = (*config.delivery.tls.demand).clone();
+    config.tls_policies = root.tables("tls_policy", |table| read_policy(table, &default))?;
     let is_implicit = |tls| tls == ListenerTls::Implicit;
     let listener = config.listeners.iter().position(|listener| is_implicit(listener.tls));
     if let (Some(index), true) = (listener, config.certificates.is_empty()) {
@@ -168,6 +194,26 @@ fn read_certificate(table: &Table<'_, '_>) -> Checked<Option<Certificate>> {
     }
 }
 
+fn read_policy(table: &Table<'_, '_>, default: &Demand) -> Checked<TlsPolicy> {
+    let mut domain = None;
+    table.parsed("domain", "a domain with at most one *, such as *.example.test", |text| {
+        domain = Some(NamePattern::parse(text)?);
+        Some(())
+    })?;
+    let domain = domain.ok_or_else(|| table.missing("domain"))?;
+    let mut demand = default.clone();
+    table.choice("level", &mut demand.level, LEVELS)?;
+    table.choice("version_min", &mut demand.version_min, VERSIONS)?;
+    table.list("names", &mut demand.names, "\"mx.example.test\"", |text| {
+        ServerName::try_from(text.to_ascii_lowercase()).ok()
+    })?;
+    if !demand.names.is_empty() && demand.level != Level::Verify {
+        let message = "tls_policy.names: looked at by level \"verify\" only".to_owned();
+        return Err(table.wrong_at(&[&["names"]], message));
+    }
+    Ok(TlsPolicy { domain, demand: Arc::new(demand) })
+}
+
 pub(super) fn explain_certificates(config: &Config, out: &mut Out) {
     for certificate in &config.certificates {
         out.table("[[certificate]]");
@@ -187,6 +233,16 @@ pub(super) fn explain_delivery(config: &Config, out: &mut Out) {
     if let Some(certificate) = &tls.certificate {
         explain_certificate(certificate, out);
     }
+    for policy in &config.tls_policies {
+        out.table("[[tls_policy]]");
+        out.text("domain", Some(&policy.domain.to_string()));
+        out.choice("level", policy.demand.level, LEVELS);
+        out.choice("version_min", policy.demand.version_min, VERSIONS);
+        let names: Vec<_> = policy.demand.names.iter().map(|name| name.to_str()).collect();
+        if !names.is_empty() {
+            out.plain("names", format_args!("{names:?}"));
+        }
+    }
 }
 
 fn explain_certificate(certificate: &Certificate, out: &mut Out) {
@@ -194,13 +250,21 @@ fn explain_certificate(certificate: &Certificate, out: &mut Out) {
     out.path("key", Some(&certificate.key));
 }
 
-const VERSIONS: &[(&str, Version)] = &[("1.2", Version::Tls12), ("1.3", Version::Tls13)];
+const VERSIONS: &[(&str, Version)] = &[by_version(Version::Tls12), by_version(Version::Tls13)];
 const LEVELS: &[(&str, Level)] = &[
-    ("none", Level::None),
-    ("opportunistic", Level::Opportunistic),
-    ("required", Level::Required),
-    ("verify", Level::Verify),
+    by_level(Level::None),
+    by_level(Level::Opportunistic),
+    by_level(Level::Required),
+    by_level(Level::Verify),
 ];
+
+const fn by_version(version: Version) -> (&'static str, Version) {
+    (version.as_str(), version)
+}
+
+const fn by_level(level: Level) -> (&'static str, Level) {
+    (level.as_str(), level)
+}
 
 #[cfg(test)]
 mod tests {
@@ -223,6 +287,10 @@ mod tests {
         check("[tls]\nversion_min = \"1.1\"", 2, "expected \"1.2\" or \"1.3\"");
         check("[delivery.tls]\nlevel = \"maybe\"", 2, "delivery.tls.level: found \"maybe\"");
         check("[delivery.tls]\nchain = \"a\"", 1, "delivery.tls.key: missing");
+        check("[[tls_policy]]\nlevel = \"verify\"", 1, "tls_policy.domain: missing");
+        let policy = |more: &str| format!("[[tls_policy]]\ndomain = \"*\"\n{more}");
+        check(&policy("names = [\"a b\"]\nlevel = \"verify\""), 3, "found \"a b\"");
+        check(&policy("names = [\"a.test\"]"), 3, "looked at by level \"verify\" only");
         let implicit = "[[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"";
         check(implicit, 3, "needs a [[certificate]]");
     }
@@ -232,11 +300,18 @@ mod tests {
         let text = format!(
             "[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n[tls]\nversion_min = \"1.3\"\n\
              client_ca = \"clients.pem\"\n[delivery.tls]\nlevel = \"required\"\nca = \"ca.pem\"\n\
-             chain = \"b.pem\"\nkey = \"b.key\"\n\
+             chain = \"b.pem\"\nkey = \"b.key\"\n[[tls_policy]]\ndomain = \"*.A.test\"\n\
+             level = \"verify\"\nnames = [\"MX.a.test\", \"192.0.2.1\"]\n\
+             [[tls_policy]]\ndomain = \"old.test\"\nlevel = \"none\"\n\
              [[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"\n{LISTENER}"
         );
         let config = Config::parse(&text, "f").expect("valid");
-        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config));
+        assert_eq!(Config::parse(&config.explain(), "f"), Ok(config.clone()));
+        let level = |domain: &str| config.demand_of(domain).level;
+        assert_eq!(level("x.a.test"), Level::Verify);
+        assert_eq!(level("OLD.test"), Level::None);
+        assert_eq!(level("else.test"), Level::Required);
+        assert_eq!(config.demand_of("x.a.test").names.len(), 2);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct Way {
     pub next_hop: Option<String>,
     /// The `[[pool]]` it leaves from; without one the kernel chooses the address.
     pub pool: Option<String>,
+    pub tls: TlsWay,
     pub sites: Vec<SiteWay>,
     pub retry: RetryWay,
     /// The file of rules by which replies are judged.
@@ -38,6 +39,19 @@ pub struct Way {
     pub suspensions: Vec<StandingOrder>,
     /// What rules for replies say of this mail.
     pub suspensions_by_rule: Vec<RuleSuspension>,
+}
+
+/// What is asked of a server before the mail goes to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsWay {
+    /// The table that says it.
+    pub said_by: String,
+    /// As in the configuration.
+    pub level: String,
+    pub version_min: String,
+    /// Names of which the certificate has to be for one; that of the host where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 /// A next hop as it is seen from one source.
@@ -139,6 +153,7 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
         route,
         pool: pool.map(|pool| pool.name.clone()),
         sites: sites.iter().map(|(key, weight)| site_way(key, *weight, config)).collect(),
+        tls: tls_way(subject.domain, config),
         retry: retry_way(subject.domain, stream, config),
         rules: rules_file(config),
         suspensions: standing.cloned().collect(),
@@ -197,6 +212,20 @@ fn site_way(key: &SiteKey, weight: u32, config: &Config) -> SiteWay {
         source_suspended_until_ms: None,
         limits,
         shards: Vec::new(),
+    }
+}
+
+fn tls_way(domain: &str, config: &Config) -> TlsWay {
+    let said_by = match config.tls_policy_of(domain) {
+        Some((index, policy)) => format!("[[tls_policy]] {}: {}", index + 1, policy.domain),
+        None => "[delivery.tls]".to_owned(),
+    };
+    let demand = config.demand_of(domain);
+    TlsWay {
+        said_by,
+        level: demand.level.as_str().to_owned(),
+        version_min: demand.version_min.as_str().to_owned(),
+        names: demand.names.iter().map(|name| name.to_str().into_owned()).collect(),
     }
 }
 

@@ -97,11 +97,17 @@ impl Delivery {
             let connected = site.is_connected();
             return Offer::Busy(if connected { WaitCause::Turn } else { WaitCause::Connecting });
         }
-        let permits = inner.opening_permits(site);
+        let permits = match inner.comes_after_sibling(site, now_ms) {
+            true => Err(WaitCause::ConnectionSlots),
+            false => inner.opening_permits(site),
+        };
         site.set_denied(permits.is_err());
         let permits = match permits {
             Ok(permits) => permits,
-            Err(cause) => return Offer::Busy(cause),
+            Err(cause) => {
+                inner.call_siblings(site);
+                return Offer::Busy(cause);
+            }
         };
         let connected = site.is_connected();
         let place = Place::open(site);
@@ -149,11 +155,11 @@ impl Delivery {
     pub(super) async fn run_lease_news(self) {
         loop {
             for key in self.inner.leases.next_news().await {
-                let site = self.inner.sites.borrow().get(&key).cloned();
-                let Some(site) = site else { continue };
-                site.set_starved(false);
-                site.work.notify_all();
-                self.attend_lines(&site);
+                for site in self.inner.sites_of(&key) {
+                    site.set_starved(false);
+                    site.work.notify_all();
+                    self.attend_lines(&site);
+                }
             }
         }
     }

@@ -120,15 +120,18 @@ async fn serve(
     slot: &Option<Token>,
 ) -> Last {
     let mut message_count = 0;
+    let opened_ms = clock::coarse_ms();
     let idle = Deadline::default();
     loop {
+        let now_ms = clock::coarse_ms();
         let (count_max, idle_timeout) = inner.bounds(site);
         let lacks_slot = slot.is_none() && site.lease.is_limited(Kind::Connection);
         if message_count >= count_max
             || inner.draining.get()
             || lacks_slot
             || site.lease.is_to_close()
-            || site.is_blocked(clock::coarse_ms())
+            || site.is_blocked(now_ms)
+            || (slot.is_some() && inner.is_to_yield(site, opened_ms, now_ms))
             || site.has_too_many(&inner.config.borrow().delivery)
         {
             return Last::Quit;

@@ -122,8 +122,7 @@ impl Inner {
                 (suspensions.divisor(&key), block.map_or(0, |it| it.until_ms))
             };
             self.leases.set_divisor(&key, divisor);
-            let site = self.sites.borrow().get(&key).cloned();
-            if let Some(site) = site {
+            for site in self.sites_of(&key) {
                 site.set_divisor(divisor);
                 site.block_until(blocked_until_ms);
                 // Idle connections see whether they may stay.

@@ -129,7 +129,6 @@ impl Link {
             (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
         };
         let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
-        let demand = timeouts.tls.demand.clone();
         let mut targets = targets.into_iter().peekable();
         let mut refusal = None;
         while let Some(target) = targets.next() {
@@ -151,7 +150,7 @@ impl Link {
                 }
             };
             let (address, host) = (target.address, target.host.as_deref());
-            let peer = Peer { demand: &demand, address, host };
+            let peer = Peer { demand: &site.demand, address, host };
             return match Link::greet(inner, stream, site, &peer, timeouts, &ehlo_name).await {
                 Ok(link) => {
                     inner.hosts.borrow_mut().on_used(target.address, source);

@@ -25,6 +25,7 @@ pub mod lease;
 mod line;
 mod link;
 mod parking;
+mod siblings;
 mod site;
 mod sources;
 mod suspensions;
@@ -45,6 +46,7 @@ use crate::queue::ledger::{CauseTimes, Waiting};
 use crate::queue::{Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, Task};
 use crate::routing::{Hop, Place};
 use crate::runtime::{clock, task, timer};
+use crate::tls::client::Demand;
 use directory::Directory;
 use finding::{Way, Wayfinder};
 use history::History;
@@ -100,7 +102,8 @@ struct Inner {
     /// Nobody serves it: flows stand in it while the DNS is asked where they go.
     asking_line: Cell<LineId>,
     leases: Leases,
-    sites: RefCell<HashMap<SiteKey, Rc<Site>>>,
+    /// Of each key, one for every demand.
+    sites: RefCell<HashMap<SiteKey, Vec<Rc<Site>>>>,
     lines: RefCell<HashMap<LineId, Rc<Line>>>,
     line_ids: RefCell<HashMap<LineKey, LineId>>,
     /// Of lines that were closed, for those that come after them.
@@ -174,7 +177,7 @@ impl Delivery {
         let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
         lines.iter().for_each(|line| inner.close_line(line));
         // Connections that lack a lease now are to notice.
-        for site in inner.sites.borrow().values() {
+        for site in inner.sites.borrow().values().flatten() {
             site.work.notify_all();
         }
         // Orders for a site are for other flows now.
@@ -196,7 +199,7 @@ impl Delivery {
     /// No task is begun from now on; connections end after the one they have.
     pub fn drain(&self) {
         self.inner.draining.set(true);
-        for site in self.inner.sites.borrow().values() {
+        for site in self.inner.sites.borrow().values().flatten() {
             site.work.notify_all();
         }
     }
@@ -206,14 +209,14 @@ impl Delivery {
         self.inner.sources.borrow_mut().forget();
         self.inner.hosts.borrow_mut().forget();
         self.inner.broken_tls.borrow_mut().forget();
-        for site in self.inner.sites.borrow().values() {
+        for site in self.inner.sites.borrow().values().flatten() {
             site.forget_failures();
         }
     }
 
     /// Connections open or being opened.
     pub fn connection_count(&self) -> usize {
-        self.inner.sites.borrow().values().map(|site| site.connection_count()).sum()
+        self.inner.sites.borrow().values().flatten().map(|site| site.connection_count()).sum()
     }
 
     /// Suspends until no connection is left, or until `end`. Returns whether none is.
@@ -297,13 +300,17 @@ impl Delivery {
                 self.attend(line);
                 inner.metrics.waits.add(line.cause(), now_ms - last_ms);
             }
-            for site in inner.sites.borrow().values() {
-                if site.ready_count(&inner.queue) == 0 {
-                    site.lease.wish_nothing();
-                    site.set_starved(false);
-                } else if site.is_starved() {
-                    // Whoever wakes asks again.
-                    site.work.notify_one();
+            for sites in inner.sites.borrow().values() {
+                if sites.iter().all(|site| site.ready_count(&inner.queue) == 0) {
+                    sites.iter().for_each(|site| site.lease.wish_nothing());
+                }
+                for site in sites {
+                    if site.ready_count(&inner.queue) == 0 {
+                        site.set_starved(false);
+                    } else if site.is_starved() {
+                        // Whoever wakes asks again.
+                        site.work.notify_one();
+                    }
                 }
             }
             last_ms = now_ms;
@@ -351,7 +358,8 @@ impl Inner {
         let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
         let suspensions = self.suspensions.borrow();
         let is_apart = !suspensions.is_empty() && suspensions.is_by_tenant(&hop, &stream.tenant);
-        LineKey { hop, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
+        let demand = config.demand_of(domain).clone();
+        LineKey { hop, demand, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
     }
 
     fn line(&self, key: LineKey) -> Rc<Line> {
@@ -363,7 +371,8 @@ impl Inner {
             let pool = key.pool.as_deref();
             let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
             let sites = view::sites_of(&config, &key.hop, pool).into_iter();
-            sites.map(|(key, weight)| Member::new(self.site(key), weight)).collect()
+            let member = |(of, weight)| Member::new(self.site(of, &key.demand), weight);
+            sites.map(member).collect()
         };
         let id = self.queue.open_line();
         let history = self.histories.borrow_mut().remove(&key);
@@ -397,22 +406,33 @@ impl Inner {
         for line in lines.iter().filter(|line| line.is_unused(&self.queue, now_ms)) {
             self.close_line(line);
         }
-        self.sites.borrow_mut().retain(|_, site| !site.is_unused(now_ms));
+        self.sites.borrow_mut().retain(|_, sites| {
+            sites.retain(|site| !site.is_unused(now_ms));
+            !sites.is_empty()
+        });
         let sites = self.sites.borrow();
         let places: HashSet<&Place> = sites.keys().map(|key| &key.hop.place).collect();
         self.directory.borrow_mut().sweep(now_ms, |place| places.contains(place));
         self.leases.sweep();
     }
 
-    fn site(&self, key: SiteKey) -> Rc<Site> {
+    fn site(&self, key: SiteKey, demand: &Arc<Demand>) -> Rc<Site> {
         let mut sites = self.sites.borrow_mut();
-        let new = || {
-            let lease = self.leases.of_site(&key);
-            let site = Site::new(key.clone(), lease, &self.config.borrow().delivery);
-            site.set_divisor(self.suspensions.borrow().divisor(&key));
-            Rc::new(site)
-        };
-        sites.entry(key.clone()).or_insert_with(new).clone()
+        let sites = sites.entry(key.clone()).or_default();
+        if let Some(site) = sites.iter().find(|site| site.demand == *demand) {
+            return site.clone();
+        }
+        let lease = self.leases.of_site(&key);
+        let divisor = self.suspensions.borrow().divisor(&key);
+        let site = Site::new(key, demand.clone(), lease, &self.config.borrow().delivery);
+        site.set_divisor(divisor);
+        let site = Rc::new(site);
+        sites.push(site.clone());
+        site
+    }
+
+    fn sites_of(&self, key: &SiteKey) -> Vec<Rc<Site>> {
+        self.sites.borrow().get(key).cloned().unwrap_or_default()
     }
 
     /// Ends a task without asking anybody: each of its recipients has this outcome, Failed or

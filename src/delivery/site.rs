@@ -1,7 +1,9 @@
-//! A site: one place that mail goes to as it is seen from one source.
+//! A site: one place that mail goes to as it is seen from one source, by mail that asks the same of
+//! its servers.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::concurrency::{Concurrency, Verdict};
@@ -13,11 +15,15 @@ use crate::mail::WaitCause;
 use crate::queue::{Queue, Task};
 use crate::runtime::clock;
 use crate::runtime::sync::Notify;
+use crate::tls::client::Demand;
 
 pub(super) struct Site {
     pub key: SiteKey,
+    /// What its servers must show: mail of different demands never shares a connection.
+    pub demand: Arc<Demand>,
     /// The place in words, for logs.
     pub name: Rc<str>,
+    /// Shared with the sites of the same key: limits are for all mail to a place.
     pub lease: Rc<SiteLease>,
     /// Rung when an idle connection is to look for work.
     pub work: Notify,
@@ -46,7 +52,8 @@ struct State {
     /// There was work and no lease for it.
     starved: bool,
     /// A connection was wanted and there was no lease for it.
-    denied: bool,
+    /// Since this moment, in monotonic milliseconds.
+    denied_since_ms: Option<u64>,
     /// How long a message takes on a connection, smoothed.
     message_time: Duration,
     /// Monotonic milliseconds at which a message last ended, or a connection was opened.
@@ -54,10 +61,16 @@ struct State {
 }
 
 impl Site {
-    pub fn new(key: SiteKey, lease: Rc<SiteLease>, config: &config::Delivery) -> Self {
+    pub fn new(
+        key: SiteKey,
+        demand: Arc<Demand>,
+        lease: Rc<SiteLease>,
+        config: &config::Delivery,
+    ) -> Self {
         Self {
             name: key.hop.to_string().into(),
             key,
+            demand,
             lease,
             work: Notify::default(),
             lines: RefCell::default(),
@@ -72,7 +85,7 @@ impl Site {
                 suspended_until_ms: 0,
                 enough_until_ms: 0,
                 starved: false,
-                denied: false,
+                denied_since_ms: None,
                 message_time: MESSAGE_TIME_FIRST,
                 last_progress_ms: 0,
             }),
@@ -136,7 +149,7 @@ impl Site {
             return false;
         }
         let is_moving = state.connections > state.opening && now_ms < taken_ms + MOVING_MS;
-        let may_open = state.connections == 0 && !state.denied;
+        let may_open = state.connections == 0 && state.denied_since_ms.is_none();
         state.idle > 0 || is_moving || may_open
     }
 
@@ -260,8 +273,16 @@ impl Site {
         self.state.borrow_mut().starved = starved;
     }
 
+    /// A connection is wanted, and there is no lease for it or there is.
     pub fn set_denied(&self, denied: bool) {
-        self.state.borrow_mut().denied = denied;
+        let mut state = self.state.borrow_mut();
+        let since_ms = state.denied_since_ms.unwrap_or_else(clock::coarse_ms);
+        state.denied_since_ms = denied.then_some(since_ms);
+    }
+
+    /// Monotonic milliseconds since which a connection is wanted for which there is no lease.
+    pub fn denied_since(&self) -> Option<u64> {
+        self.state.borrow().denied_since_ms
     }
 
     pub fn is_starved(&self) -> bool {

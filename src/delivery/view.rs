@@ -129,7 +129,7 @@ impl Delivery {
         });
         WayView {
             suspensions: of_flow.map(|it| shown(it, &config)).collect(),
-            sites: sites.into_iter().map(|it| inner.site_view(it, &config)).collect(),
+            sites: sites.into_iter().map(|it| inner.site_view(it, flow, &config)).collect(),
         }
     }
 
@@ -141,7 +141,7 @@ impl Delivery {
 }
 
 impl Inner {
-    fn site_view(&self, (key, weight): (SiteKey, u32), config: &Config) -> SiteView {
+    fn site_view(&self, (key, weight): (SiteKey, u32), flow: &Flow, config: &Config) -> SiteView {
         let now_ms = clock::coarse_ms();
         let until_ms = self.sources.borrow().unusable_until(key.source, now_ms);
         let connections_max = config.delivery.connections_max;
@@ -152,7 +152,8 @@ impl Inner {
             verdict: SiteVerdict::Working,
             asked_in_ms: 0,
         };
-        let site = self.sites.borrow().get(&key).cloned();
+        let demand = config.demand_of(&flow.domain);
+        let site = self.sites_of(&key).into_iter().find(|site| site.demand == *demand);
         SiteView {
             weight,
             source_until_ms: until_ms.map(unix_ms_of),

@@ -31,6 +31,18 @@ pub enum Level {
     Verify,
 }
 
+impl Level {
+    /// As configurations say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Level::None => "none",
+            Level::Opportunistic => "opportunistic",
+            Level::Required => "required",
+            Level::Verify => "verify",
+        }
+    }
+}
+
 /// What is asked of a server. Mail of different demands never shares a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Demand {

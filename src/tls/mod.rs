@@ -32,6 +32,14 @@ pub enum Version {
 }
 
 impl Version {
+    /// As configurations say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Version::Tls12 => "1.2",
+            Version::Tls13 => "1.3",
+        }
+    }
+
     /// It and what is above it.
     fn and_later(self) -> &'static [&'static SupportedProtocolVersion] {
         static ALL: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];

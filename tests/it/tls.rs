@@ -550,6 +550,51 @@ fn protected_mail_goes_to_whom_the_certificate_names_and_to_nobody_else() {
     assert_eq!(sink.got().len(), contents.len(), "nothing more has come");
 }
 
+#[test]
+fn each_domain_has_the_protection_that_its_policy_demands() {
+    let authority = Authority::new();
+    authority.sign("mx", &["mx.test"]);
+    let sink = NextHop::start(Behaviour::default());
+    let next_hop = Server::start(sink.address, &authority.certificate("mx"));
+    let policy = |domain: &str, level: &str, names: &str| {
+        format!("[[tls_policy]]\ndomain = {domain:?}\nlevel = {level:?}\nnames = [{names}]\n")
+    };
+    // They all go to one place, which takes one connection: nobody is kept out by the others.
+    let extra = [
+        policy("*.right.test", "verify", "\"mx.test\""),
+        policy("wrong.test", "verify", "\"elsewhere.test\""),
+        policy("plain.test", "none", ""),
+        format!("[delivery.tls]\nca = {:?}\n[shards]\ncount = 1\n{QUICK}", authority.ca()),
+        "[[limit]]\nmatch = \"*\"\nconnections = 1\n".to_owned(),
+    ]
+    .concat();
+    let server = Server::start(next_hop.address, &extra);
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    for round in 0..5 {
+        for domain in ["a.right.test", "wrong.test", "plain.test", "else.test"] {
+            let to = format!("b{round}@{domain}");
+            client.message("a@from.test", &[&to], b"x: y\r\n\r\n");
+        }
+    }
+    let lines = |domain: &str, what: &str| {
+        let log = server.log();
+        let of_domain = log.lines().filter(|line| line.contains(&format!("@{domain}>")));
+        of_domain.filter(|line| line.contains(what)).count()
+    };
+    wait_until("all that may go has gone", || {
+        sink.got().len() == 15 && lines("wrong.test", "status=4.7.5") > 0
+    });
+    wait_until("it is logged", || server.log().matches("outcome=relayed").count() == 15);
+    assert_eq!(lines("a.right.test", " verified=true "), 5);
+    assert_eq!(lines("else.test", " verified=false "), 5);
+    assert_eq!(lines("plain.test", " tls="), 0);
+    assert_eq!(lines("wrong.test", "outcome=relayed"), 0);
+    for got in sink.got() {
+        assert_eq!(says_tls(&got.content), !got.to[0].ends_with("@plain.test"), "{got:?}");
+    }
+}
+
 /// The content below the trace fields of two servers.
 fn below_both(content: &[u8]) -> Vec<u8> {
     let first = crate::harness::Got { content: content.to_vec(), ..Default::default() };
