@@ -32,8 +32,8 @@ use crate::stop;
 /// the median of the rounds, which dns_cpu_ratios shows. dns_lookups_per_message: questions to the
 /// resolver, its cache included, in these rounds.
 ///
-/// Must hold: nothing is wrong, lost or duplicated; dns_cpu_ratio is below 1.05 where a round has at
-/// least 10000 messages. What was not judged is named in not_judged.
+/// Must hold: nothing is wrong, lost or duplicated; dns_cpu_ratio is below 1.05 where a round has
+/// at least 10000 messages. What was not judged is named in not_judged.
 #[derive(clap::Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
