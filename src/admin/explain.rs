@@ -13,7 +13,7 @@ use super::queue::show_page;
 use crate::config::write_duration;
 use crate::control::explain::{OnShard, SiteWay, Subject, TlsWay, Way, way};
 use crate::control::wire::{Line, Request};
-use crate::delivery::view::SiteState;
+use crate::delivery::view::{AddressView, DnsView, HostView, SiteState};
 use crate::mail::{QueueId, Stream};
 use crate::queue::StandingOrders;
 use crate::shard::ask::{QueuedMessage, QueuedTask};
@@ -106,8 +106,12 @@ fn way_page(way: &Way, now_ms: u64) -> String {
     };
     let said_by = printable(said_by);
     let _ = writeln!(text, "tls           {level}, {version_min} or later{names}, by {said_by}");
-    if way.next_hop.is_some() && way.sites.is_empty() {
-        text.push_str("site          not known: the DNS is asked when there is mail\n");
+    match &way.dns {
+        Some(dns) => text.push_str(&dns_part(dns)),
+        None if way.next_hop.is_some() && way.sites.is_empty() => {
+            text.push_str("site          not known: a server that runs asks the DNS\n");
+        }
+        None => {}
     }
     let weights = way.sites.iter().map(|site| site.weight).sum();
     for site in &way.sites {
@@ -128,6 +132,36 @@ fn way_page(way: &Way, now_ms: u64) -> String {
     }
     for suspension in &way.suspensions_by_rule {
         let _ = writeln!(text, "suspended     {}", rule_in_words(suspension, now_ms));
+    }
+    text
+}
+
+fn dns_part(dns: &DnsView) -> String {
+    let mut text = String::new();
+    for HostView { name, preference, canonical, addresses } in &dns.hosts {
+        let _ = write!(text, "host          {preference} {name}");
+        if let Some(canonical) = canonical {
+            let _ = write!(text, ", an alias for {canonical}");
+        }
+        text.push('\n');
+        for AddressView { address, failed_ms, failure } in addresses {
+            let _ = write!(text, "  {address}");
+            if let Some((count, reply)) = failure {
+                let (left, reply) = (age(*failed_ms), printable(reply));
+                let _ = write!(text, ": after the others for {left}, failed {count}: {reply}");
+            }
+            text.push('\n');
+        }
+    }
+    match (&dns.refusal, dns.hosts.is_empty()) {
+        (Some(refusal), _) => {
+            let _ = writeln!(text, "host          none: {}", printable(refusal));
+        }
+        (None, true) => text.push_str("host          not known: the DNS is being asked\n"),
+        (None, false) => {}
+    }
+    if dns.believed_ms > 0 {
+        let _ = writeln!(text, "              believed for {}", age(dns.believed_ms));
     }
     text
 }

@@ -13,7 +13,9 @@ use crate::config::{
 };
 use crate::delivery::lease::SiteKey;
 use crate::delivery::lease::cell::LimitUse;
-use crate::delivery::view::{RuleSuspension, SiteState, SiteView, WayView, rules_file, sites_of};
+use crate::delivery::view::{
+    DnsView, RuleSuspension, SiteState, SiteView, WayView, rules_file, sites_of,
+};
 use crate::mail::{Class, QueueId, Stream};
 use crate::queue::{StandingOrder, StandingOrders};
 use crate::routing::{Hop, Matched, Place, Routes};
@@ -32,6 +34,9 @@ pub struct Way {
     pub pool: Option<String>,
     pub tls: TlsWay,
     pub sites: Vec<SiteWay>,
+    /// Where the DNS says where it goes, what a running server knows of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsView>,
     pub retry: RetryWay,
     /// The file of rules by which replies are judged.
     pub rules: String,
@@ -154,6 +159,7 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
         pool: pool.map(|pool| pool.name.clone()),
         sites: sites.iter().map(|(key, weight)| site_way(key, *weight, config)).collect(),
         tls: tls_way(subject.domain, config),
+        dns: None,
         retry: retry_way(subject.domain, stream, config),
         rules: rules_file(config),
         suspensions: standing.cloned().collect(),
@@ -271,6 +277,10 @@ impl Way {
             site.shards.push(OnShard { shard, state: of_shard.state });
         }
         merge(&mut self.suspensions_by_rule, view.suspensions);
+        match (&mut self.dns, view.dns) {
+            (Some(known), Some(more)) => known.merge(more),
+            (known, more) => *known = known.take().or(more),
+        }
     }
 
     /// Nobody has asked for what was not counted: nothing of it is used.
@@ -352,6 +362,13 @@ fn way_now(subject: &Subject<'_>, control: &Control) -> Result<Way, Stop> {
         way.add(shard, view?, &config);
     }
     way.complete();
+    if let (Some(_), Some(site)) = (&way.dns, way.sites.first()) {
+        // The orders that mean the site by one of its hosts.
+        let Subject { domain, stream, .. } = subject;
+        let orders = control.suspensions();
+        let standing = orders.all(domain, stream, Some(site.site.as_str()), clock::unix_ms());
+        way.suspensions = standing.cloned().collect();
+    }
     Ok(way)
 }
 
@@ -368,8 +385,10 @@ const COUNTED: [&str; 6] = [
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
-    use crate::delivery::view::SiteVerdict;
+    use crate::delivery::view::{AddressView, HostView, SiteVerdict};
     use crate::queue::Conditions;
 
     #[test]
@@ -505,7 +524,21 @@ mod tests {
                 weight: 1,
                 ..a.clone()
             };
-            let view = WayView { sites: vec![a, b], suspensions: vec![by_rule(until_ms)] };
+            let address = AddressView {
+                address: SocketAddr::from(([192, 0, 2, 1], 25)),
+                failed_ms: until_ms,
+                failure: Some((1, "421 no".into())),
+            };
+            let host = HostView {
+                name: "m.test".into(),
+                preference: 5,
+                canonical: None,
+                addresses: vec![address],
+            };
+            let hosts = vec![host];
+            let dns = Some(DnsView { hosts, refusal: None, believed_ms: 10 });
+            let suspensions = vec![by_rule(until_ms)];
+            let view = WayView { sites: vec![a, b], suspensions, dns };
             way.add(connections, view, &example());
         }
         assert_eq!(way.sites.len(), 2);
@@ -522,5 +555,7 @@ mod tests {
             (Some(0), None)
         );
         assert_eq!(way.suspensions_by_rule, [by_rule(500)]);
+        let dns = way.dns.expect("both know");
+        assert_eq!((dns.hosts.len(), dns.hosts[0].addresses[0].failed_ms), (1, 500));
     }
 }

@@ -156,8 +156,13 @@ impl Directory {
 
     /// The place that mail goes to, if that is known. Asks nobody.
     pub fn place(&self, question: &Question) -> Option<Place> {
+        self.known(question)?.0.as_ref().ok().cloned()
+    }
+
+    /// What is known of a question, and until when in monotonic milliseconds.
+    pub fn known(&self, question: &Question) -> Option<(&Result<Place, Reply>, u64)> {
         let found = self.entries.get(question)?.found.as_ref()?;
-        found.result.as_ref().ok().cloned()
+        Some((&found.result, found.until_ms))
     }
 
     /// When flows waited for answers to a question, monotonic milliseconds.

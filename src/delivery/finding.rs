@@ -114,6 +114,11 @@ impl Inner {
         }
     }
 
+    /// What is to be asked for a flow, if anything is.
+    pub(super) fn question(&self, flow: &Flow) -> Option<Question> {
+        self.question_of(&self.next_hop_of(flow).ok()?, flow)
+    }
+
     fn question_of(&self, next_hop: &NextHop, flow: &Flow) -> Option<Question> {
         match flow.domain.is_empty() {
             true => Question::of(next_hop, &self.finder.borrow().hostname),
@@ -170,8 +175,7 @@ impl Inner {
         flow: &Flow,
         line: Option<Rc<dyn Waiting>>,
     ) -> Option<Rc<dyn Waiting>> {
-        let question = self.next_hop_of(flow).ok().and_then(|it| self.question_of(&it, flow));
-        let Some(question) = question else { return line };
+        let Some(question) = self.question(flow) else { return line };
         let now_ms = clock::coarse_ms();
         let waits = self.directory.borrow().waits(&question, now_ms);
         if waits.is_empty() {

@@ -144,7 +144,7 @@ impl Link {
                 }
                 Err(error) => {
                     let reply = no_answer(&error);
-                    inner.on_host_failed(&target, source);
+                    inner.on_host_failed(&target, source, &reply);
                     refusal = Some(reply);
                     continue;
                 }
@@ -157,7 +157,7 @@ impl Link {
                     Ok(link)
                 }
                 Err(NotOpened::Site(reply)) => {
-                    inner.on_host_failed(&target, source);
+                    inner.on_host_failed(&target, source, &reply);
                     // The peer has seen a connection: another host is asked under other leases.
                     let is_other_good =
                         targets.peek().is_some_and(|target| target.failed_until_ms.is_none());
@@ -291,7 +291,7 @@ impl Link {
                 if self.done_count == 0 && !matches!(site.key.hop.place, Place::Address { .. }) {
                     let mut hosts = inner.hosts.borrow_mut();
                     let (source, now_ms) = (site.key.source, clock::coarse_ms());
-                    hosts.on_failed(self.address, source, now_ms);
+                    hosts.on_failed(self.address, source, &reply, now_ms);
                 }
                 for (message, lost) in under_way.into_iter().zip(lost) {
                     if lost.untried && self.done_count > 0 {
@@ -599,10 +599,10 @@ fn as_transient(reply: Reply) -> Reply {
 impl Inner {
     /// An address could not be connected to, or its host would not have us. Where there is no
     /// choice nothing is remembered.
-    fn on_host_failed(&self, target: &Target, source: Option<IpAddr>) {
+    fn on_host_failed(&self, target: &Target, source: Option<IpAddr>, reply: &Reply) {
         if target.host.is_some() {
             let mut hosts = self.hosts.borrow_mut();
-            hosts.on_failed(target.address, source, clock::coarse_ms());
+            hosts.on_failed(target.address, source, reply, clock::coarse_ms());
         }
     }
 }

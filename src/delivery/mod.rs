@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::dns::Resolver;
 use crate::limits::LINE_HISTORIES_MAX;
 use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
 use crate::metrics::Metrics;
@@ -182,6 +183,11 @@ impl Delivery {
         }
         // Orders for a site are for other flows now.
         task::spawn(self.clone().sort_anew());
+    }
+
+    /// The resolver of this shard, until the next reload.
+    pub fn resolver(&self) -> Resolver {
+        self.inner.finder.borrow().resolver.clone()
     }
 
     pub fn on_memo(&self, memo: DeliveryMemo) {

@@ -1,7 +1,11 @@
 //! What operators see of the way of mail: its sites, their leases, and what holds them back.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::directory::{Answer, Question};
 use super::lease::SiteKey;
 use super::lease::cell::LimitUse;
 use super::suspensions::{SuspendedBy, Suspension, SuspensionKind};
@@ -9,7 +13,7 @@ use super::{Delivery, Inner};
 use crate::config::{Config, Pool};
 use crate::queue::Flow;
 use crate::routing::Hop;
-use crate::runtime::clock;
+use crate::runtime::{clock, timer};
 
 /// The way of a flow as one shard sees it.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +22,60 @@ pub struct WayView {
     pub sites: Vec<SiteView>,
     /// What rules for replies say of its mail.
     pub suspensions: Vec<RuleSuspension>,
+    /// Where the DNS says where it goes.
+    pub dns: Option<DnsView>,
+}
+
+/// What the DNS says of the way of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsView {
+    /// Those that take the mail, the best first; empty where there are none.
+    pub hosts: Vec<HostView>,
+    /// Why there are none; absent while the DNS is being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// Milliseconds for which that is believed.
+    pub believed_ms: u64,
+}
+
+/// A host that takes mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostView {
+    pub name: String,
+    pub preference: u16,
+    /// What the name is an alias for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canonical: Option<String>,
+    pub addresses: Vec<AddressView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressView {
+    pub address: SocketAddr,
+    /// Milliseconds for which others are tried before it; 0 where it is not known to fail.
+    pub failed_ms: u64,
+    /// Connections that failed in a row, and what came of the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<(u32, String)>,
+}
+
+impl DnsView {
+    /// Adds what another shard knows of the hosts, or takes its view where there is none here.
+    pub fn merge(&mut self, other: DnsView) {
+        if self.hosts.is_empty() {
+            *self = other;
+            return;
+        }
+        let of_other = other.hosts.into_iter().flat_map(|host| host.addresses);
+        for it in of_other.filter(|it| it.failed_ms > 0) {
+            let of_own = self.hosts.iter_mut().flat_map(|host| &mut host.addresses);
+            for own in of_own.filter(|own| own.address == it.address) {
+                if it.failed_ms > own.failed_ms {
+                    own.clone_from(&it);
+                }
+            }
+        }
+    }
 }
 
 /// One of its sites.
@@ -112,10 +170,15 @@ pub fn sites_of(config: &Config, hop: &Hop, pool: Option<&Pool>) -> Vec<(SiteKey
 }
 
 impl Delivery {
-    /// How the sites of a flow stand here; none while it is not known where it goes.
-    pub fn way_of(&self, flow: &Flow) -> WayView {
+    /// How the sites of a flow stand here; none where it is not known where it goes. Suspends while
+    /// the DNS is asked, but not for long.
+    pub async fn way_of(&self, flow: &Flow) -> WayView {
         let inner = &self.inner;
-        let Some(hop) = inner.hop_of(flow) else { return WayView::default() };
+        let dns = match inner.question(flow) {
+            Some(question) => Some(self.dns_view(&question).await),
+            None => None,
+        };
+        let Some(hop) = inner.hop_of(flow) else { return WayView { dns, ..WayView::default() } };
         let config = inner.config.borrow().clone();
         let sites = sites_of(&config, &hop, config.pool_of(&flow.domain, &flow.stream));
         let tenant = &*flow.stream.tenant;
@@ -130,6 +193,22 @@ impl Delivery {
         WayView {
             suspensions: of_flow.map(|it| shown(it, &config)).collect(),
             sites: sites.into_iter().map(|it| inner.site_view(it, flow, &config)).collect(),
+            dns,
+        }
+    }
+
+    /// What the DNS says; asked for what is not known.
+    async fn dns_view(&self, question: &Question) -> DnsView {
+        let inner = &self.inner;
+        let end = clock::now() + DNS_PATIENCE;
+        loop {
+            let now_ms = clock::coarse_ms();
+            let answer = inner.directory.borrow_mut().find(question, None, now_ms);
+            self.ask_dns();
+            if answer != Answer::Asked || clock::now() >= end {
+                return inner.dns_known(question, now_ms);
+            }
+            timer::sleep(DNS_POLL).await;
         }
     }
 
@@ -141,6 +220,38 @@ impl Delivery {
 }
 
 impl Inner {
+    fn dns_known(&self, question: &Question, now_ms: u64) -> DnsView {
+        let directory = self.directory.borrow();
+        let Some((result, until_ms)) = directory.known(question) else {
+            return DnsView::default();
+        };
+        let believed_ms = until_ms.saturating_sub(now_ms);
+        let place = match result {
+            Ok(place) => place,
+            Err(reply) => {
+                let refusal = Some(reply.to_string());
+                return DnsView { hosts: Vec::new(), refusal, believed_ms };
+            }
+        };
+        let memory = self.hosts.borrow();
+        let address = |address: &SocketAddr| {
+            let failed = memory.failure(*address, now_ms);
+            AddressView {
+                address: *address,
+                failed_ms: failed.map_or(0, |it| it.until_ms - now_ms),
+                failure: failed.map(|it| (it.count, it.reply.to_string())),
+            }
+        };
+        let hosts = directory.plan(place).into_iter().flat_map(|known| &known.plan.hosts);
+        let hosts = hosts.map(|host| HostView {
+            name: host.name.clone(),
+            preference: host.preference,
+            canonical: host.canonical.as_ref().map(|name| name.as_str().to_owned()),
+            addresses: host.addresses.iter().map(address).collect(),
+        });
+        DnsView { hosts: hosts.collect(), refusal: None, believed_ms }
+    }
+
     fn site_view(&self, (key, weight): (SiteKey, u32), flow: &Flow, config: &Config) -> SiteView {
         let now_ms = clock::coarse_ms();
         let until_ms = self.sources.borrow().unusable_until(key.source, now_ms);
@@ -192,4 +303,7 @@ fn unix_ms_of(monotonic_ms: u64) -> u64 {
     clock::unix_ms().saturating_add_signed(monotonic_ms as i64 - clock::monotonic_ms() as i64)
 }
 
+/// How long an operator waits for the DNS, and how often it is looked whether it has answered.
+const DNS_PATIENCE: Duration = Duration::from_secs(3);
+const DNS_POLL: Duration = Duration::from_millis(20);
 const SHIPPED_RULES: &str = "tuning/providers.toml, as shipped";

@@ -203,7 +203,11 @@ impl Shard {
             }
             Ask::Way { domain, stream, next_hop, reply } => {
                 let (domain, stream) = (domain.into(), stream.into());
-                let _ = reply.send(self.delivery.way_of(&Flow { domain, stream, next_hop }));
+                let delivery = self.delivery.clone();
+                task::spawn(async move {
+                    let flow = Flow { domain, stream, next_hop };
+                    let _ = reply.send(delivery.way_of(&flow).await);
+                });
             }
             Ask::RuleSuspensions(reply) => {
                 let _ = reply.send(self.delivery.suspensions());

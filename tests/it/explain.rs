@@ -108,26 +108,41 @@ fn a_dead_site_and_a_source_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn the_site_of_a_domain_is_named_by_its_mx_hosts_once_they_are_known() {
-    let Some(knot) = Knot::start_with(&[("z.test", "m2 A 127.0.0.2\none MX 10 m2\n")]) else {
-        return;
-    };
+fn the_hosts_of_a_domain_are_shown_with_what_holds_against_them() {
+    let zone = "m2 A 127.0.0.2\nm9 A 127.0.0.9\none MX 10 m9\none MX 20 m2\nnull MX 0 .\n";
+    let Some(knot) = Knot::start_with(&[("z.test", zone)]) else { return };
     let address = SocketAddr::new([127, 0, 0, 2].into(), free_address().port());
     let host = NextHop::start_on(address, Behaviour::default());
     let extra = format!(
         "[shards]\ncount = 2\n[delivery]\nmx_port = {}\n[dns]\nupstreams = [\"{}\"]\n\
          [[route]]\ndomain = \"*.z.test\"\nnext_hop = \"mx\"\n\
-         [[limit]]\nmatch = \"*.z.test\"\nconnections = 7\n",
+         [[limit]]\nmatch = \"*9.z.test\"\nconnections = 7\n",
         host.address.port(),
         knot.address
     );
     let server = Server::start(free_address(), &extra);
-    let unknown = way(&server, "one.z.test");
-    assert_eq!((&unknown["next_hop"], &unknown["sites"]), (&"mx".into(), &Value::Array(vec![])));
+    // Nobody has sent there, so it is found out now.
+    let before = way(&server, "one.z.test");
+    assert_eq!(before["next_hop"], "mx");
+    let sites = before["sites"].as_array().expect("sites");
+    assert_eq!((sites.len(), &sites[0]["site"]), (1, &"mx://m2.z.test,m9.z.test".into()));
+    assert_eq!(limit(&sites[0], "connections")["value"], 7);
+    let hosts = before["dns"]["hosts"].as_array().expect("hosts");
+    let named = |host: &Value| (host["name"].clone(), host["preference"].clone());
+    assert_eq!(named(&hosts[0]), ("m9.z.test".into(), 10.into()));
+    assert_eq!(named(&hosts[1]), ("m2.z.test".into(), 20.into()));
+    assert_eq!(hosts[0]["addresses"][0]["failed_ms"], 0);
+    let null = way(&server, "null.z.test");
+    assert_eq!(null["dns"]["refusal"], "556 5.1.10 Domain takes no mail (null MX)");
+
     send(&mut greeted(&server), "a@one.z.test", "");
     host.wait_for(1);
-    let known = way(&server, "one.z.test");
-    let sites = known["sites"].as_array().expect("sites");
-    assert_eq!((sites.len(), &sites[0]["site"]), (1, &"mx://m2.z.test".into()));
-    assert_eq!(limit(&sites[0], "connections")["value"], 7);
+    let after = way(&server, "one.z.test");
+    let dead = &after["dns"]["hosts"][0]["addresses"][0];
+    assert!(dead["failed_ms"].as_u64().is_some_and(|ms| ms > 0), "{after}");
+    assert_eq!(dead["failure"][0], 1);
+    let output = run(&server, &["explain", "one.z.test"]);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(text.contains("host          10 m9.z.test\n  127.0.0.9:"), "{text}");
+    assert!(text.contains(", failed 1: 421 4.4.1 Cannot connect"), "{text}");
 }
