@@ -41,6 +41,7 @@ impl Default for Config {
                 messages_per_session_max: 1_000_000,
                 received_fields_max: 50,
                 bare_newline: BareNewline::Refuse,
+                refuse_null_mx: false,
                 hold_max: Duration::from_secs(7 * 86_400),
                 headers: Headers::default(),
             },

@@ -50,6 +50,7 @@ impl Config {
         out.plain("messages_per_session_max", it.messages_per_session_max);
         out.plain("received_fields_max", it.received_fields_max);
         out.choice("bare_newline", it.bare_newline, BARE_NEWLINES);
+        out.plain("refuse_null_mx", it.refuse_null_mx);
         out.text("hold_max", Some(&write_duration(it.hold_max)));
         out.table("[reception.headers]");
         for (key, name) in it.headers.entries() {

@@ -131,6 +131,9 @@ pub struct Reception {
     /// Received fields before 554 5.4.6.
     pub received_fields_max: u32,
     pub bare_newline: BareNewline,
+    /// Whether MAIL is refused where the domain of its reverse-path says that it takes no mail: no
+    /// DSN could get there (RFC 7505 §4.2). Asks the DNS about each domain.
+    pub refuse_null_mx: bool,
     /// Longest time for which a client may ask that a message is held before its first attempt;
     /// zero: it may not.
     pub hold_max: Duration,

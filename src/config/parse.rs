@@ -251,6 +251,7 @@ fn read_reception(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     )?;
     table.number("received_fields_max", &mut reception.received_fields_max, 1, 1000)?;
     table.choice("bare_newline", &mut reception.bare_newline, BARE_NEWLINES)?;
+    table.boolean("refuse_null_mx", &mut reception.refuse_null_mx)?;
     table.duration("hold_max", &mut reception.hold_max, Duration::ZERO)?;
     table.table("headers", |it| read_headers(it, &mut reception.headers))
 }

@@ -1,7 +1,7 @@
 //! Reception: SMTP sessions from the first octet to the 250 that takes responsibility.
 //!
 //! **Owns** listeners' sessions, their policy, and the limits on clients.
-//! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `metrics`.
+//! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `dns`, `metrics`.
 //! While room in the journal gets short, a listener lets in ten sessions a second, and MAIL is
 //! answered after 200 ms: deliveries catch up. Nothing is refused for that.
 //! **Holds** that only configured networks relay, that a client's sessions are counted exactly over
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, ListenerTls};
+use crate::dns::Resolver;
 use crate::mail::{Reply, Stream, status};
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
@@ -54,12 +55,14 @@ struct Terms {
     /// For clients that may relay, and for the others.
     server: [Rc<ServerConfig>; 2],
     routes: Routes,
+    /// Of the shard.
+    resolver: Resolver,
     /// Header fields that say what a message is part of.
     fields: Option<Fields>,
 }
 
 impl Terms {
-    fn new(config: Arc<Config>) -> Self {
+    fn new(config: Arc<Config>, resolver: Resolver) -> Self {
         let reception = &config.reception;
         let hold_max = reception.hold_max;
         let server = |hold_max: Option<Duration>| ServerConfig {
@@ -80,7 +83,7 @@ impl Terms {
         let server = [Rc::new(relaying), Rc::new(server(None))];
         let routes = Routes::new(&config);
         let fields = Fields::new(&reception.headers, hold_max);
-        Self { config, server, routes, fields }
+        Self { config, server, routes, resolver, fields }
     }
 
     /// What a client lives under that may relay, or may not.
@@ -93,6 +96,7 @@ impl Reception {
     /// Reception on shard `shard` of `shard_count`; `send` carries memos to the other shards.
     pub fn start(
         config: Arc<Config>,
+        resolver: Resolver,
         queue: Queue,
         metrics: Rc<Metrics>,
         shard: usize,
@@ -104,7 +108,7 @@ impl Reception {
         let inner = Inner {
             queue,
             metrics,
-            terms: RefCell::new(Rc::new(Terms::new(config))),
+            terms: RefCell::new(Rc::new(Terms::new(config, resolver))),
             clients,
             session_count: Cell::new(0),
             draining: Cell::new(false),
@@ -112,10 +116,10 @@ impl Reception {
         Reception { inner: Rc::new(inner) }
     }
 
-    /// New sessions follow `config`.
-    pub fn reload(&self, config: Arc<Config>) {
+    /// New sessions follow `config`, and ask `resolver`.
+    pub fn reload(&self, config: Arc<Config>, resolver: Resolver) {
         self.inner.clients.set_sessions_max(config.reception.sessions_per_client_max);
-        self.inner.terms.replace(Rc::new(Terms::new(config)));
+        self.inner.terms.replace(Rc::new(Terms::new(config, resolver)));
     }
 
     /// Takes a memo from another shard's reception.

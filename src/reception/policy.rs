@@ -4,10 +4,27 @@ use std::net::IpAddr;
 
 use super::Terms;
 use crate::mail::{AddressRef, Reply, status};
+use crate::proto::dns::Kind;
+use crate::routing::mx::{Destination, NULL_MX_REVERSE_PATH, is_null_mx};
 
 /// Whether this client may relay to wherever a route leads.
 pub(super) fn may_relay(terms: &Terms, client: IpAddr) -> bool {
     terms.config.reception.relay_networks.iter().any(|network| network.contains(client))
+}
+
+/// Whether MAIL with this reverse-path, `""` for the null one, waits for the DNS.
+pub(super) fn asks_dns(terms: &Terms, may_relay: bool, reverse_path: &str) -> bool {
+    terms.config.reception.refuse_null_mx && may_relay && !reverse_path.is_empty()
+}
+
+/// The answer to MAIL where the DNS is asked. A DNS that does not answer refuses nothing.
+pub(super) async fn on_mail(terms: &Terms, reverse_path: &str) -> Reply {
+    let domain = reverse_path.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let Ok(Destination::Domain(name)) = Destination::parse(domain) else { return MAIL_OK };
+    match terms.resolver.lookup(&name, Kind::Mx).await.result {
+        Ok(answer) if is_null_mx(&answer) => NULL_MX_REVERSE_PATH,
+        _ => MAIL_OK,
+    }
 }
 
 /// The answer to RCPT.

@@ -106,6 +106,8 @@ enum Intake {
 /// What the machine cannot go on without.
 enum Need {
     Input,
+    /// An answer of the DNS, before MAIL is answered.
+    ReversePath,
     /// Some time, before MAIL is answered.
     Patience,
     /// The content is whole.
@@ -131,6 +133,10 @@ impl Session<'_> {
                         Ok(need) => need,
                         Err(error) => return self.give_up(error).await,
                     }
+                }
+                Need::ReversePath => {
+                    self.flush().await?;
+                    self.check_reverse_path().await
                 }
                 Need::Patience => {
                     self.flush().await?;
@@ -226,6 +232,20 @@ impl Session<'_> {
     async fn say_last(&mut self) -> io::Result<()> {
         self.stream.set_deadline(Some(self.terms.config.reception.idle_timeout));
         self.stream.write_last(&self.out).await
+    }
+
+    /// Answers MAIL, or finds that it needs patience too.
+    async fn check_reverse_path(&mut self) -> Need {
+        let transaction = self.transaction.as_ref().expect("MAIL began it");
+        let reply = policy::on_mail(self.terms, &transaction.reverse_path).await;
+        if reply.is_positive() && self.inner.queue.is_filling() {
+            return Need::Patience;
+        }
+        if !reply.is_positive() {
+            self.transaction = None;
+        }
+        self.server.answer(&reply, &mut self.out);
+        self.resume()
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -418,6 +438,10 @@ impl Machine<'_> {
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
+                    let reverse_path = mail.reverse_path.map_or("", |path| path.as_str());
+                    if policy::asks_dns(self.terms, self.may_relay, reverse_path) {
+                        return (at, Need::ReversePath);
+                    }
                     if self.inner.queue.is_filling() {
                         return (at, Need::Patience);
                     }

@@ -179,17 +179,15 @@ impl Exchanges {
             Err(error) => return Err(dns_failure(*error)),
         };
         let mut hosts: Vec<Exchange> = Vec::new();
-        let mut is_null = false;
         for record in &answer.records {
             let Record::Mx(mx) = record else { continue };
-            is_null |= mx.exchange.is_root();
             // An address is no name (RFC 5321 §5.1), though some write one there.
             if !mx.exchange.is_root() && mx.exchange.as_str().parse::<IpAddr>().is_err() {
                 hosts.push(Exchange { preference: mx.preference, host: mx.exchange.clone() });
             }
         }
         if hosts.is_empty() {
-            return Err(if is_null { NULL_MX } else { NO_USABLE_HOST });
+            return Err(if is_null_mx(answer) { NULL_MX } else { NO_USABLE_HOST });
         }
         shuffle(&mut hosts, random);
         hosts.sort_by_key(|it| it.preference);
@@ -351,6 +349,16 @@ fn shuffle<T>(items: &mut [T], random: &mut dyn FnMut() -> u64) {
     for last in (1..items.len()).rev() {
         items.swap(last, (random() % (last as u64 + 1)) as usize);
     }
+}
+
+/// Whether MX records say that a domain takes no mail. Beside others a null MX says nothing (RFC
+/// 7505 §3).
+pub fn is_null_mx(answer: &Answer) -> bool {
+    let mut hosts = answer.records.iter().filter_map(|record| match record {
+        Record::Mx(mx) => Some(mx.exchange.is_root()),
+        _ => None,
+    });
+    hosts.next().is_some_and(|is_root| is_root && hosts.all(|is_root| is_root))
 }
 
 fn dns_failure(error: LookupError) -> Reply {

@@ -127,6 +127,7 @@ pub(super) async fn run(start: Start) {
     });
     let reception = Reception::start(
         config.clone(),
+        delivery.resolver(),
         queue.clone(),
         metrics.clone(),
         place,
@@ -241,7 +242,7 @@ impl Shard {
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());
                 self.delivery.reload(config.clone());
-                self.reception.reload(config.clone());
+                self.reception.reload(config.clone(), self.delivery.resolver());
                 self.config = config;
             }
             Ask::Drain { .. } => unreachable!("the dispatch loop ends at it"),

@@ -203,6 +203,36 @@ fn equal_hosts_share_the_load_and_domains_share_their_site() {
     }
 }
 
+#[test]
+fn a_reverse_path_that_takes_no_mail_is_refused_where_that_is_wanted() {
+    let zone = "null MX 0 .\none MX 10 m2\nm2 A 127.0.0.2\nboth MX 0 .\nboth MX 10 m2\n";
+    let Some(knot) = Knot::start_with(&[("z.test", zone)]) else { return };
+    let dns = format!("[dns]\nupstreams = [\"{}\"]\n", knot.address);
+    let wanted = format!("{dns}[reception]\nrefuse_null_mx = true\n");
+    let server = Server::start(free_address(), &wanted);
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    // The commands behind it are answered as to a client that has begun nothing.
+    client.send(b"MAIL FROM:<a@null.z.test>\r\nRCPT TO:<b@to.test>\r\n");
+    assert_eq!(client.reply(), "550 5.7.27 Domain of the reverse-path takes no mail");
+    assert!(client.reply().starts_with("503 5.5.1"));
+    for from in
+        ["a@one.z.test", "a@both.z.test", "a@nx.z.test", "a@elsewhere.example", "", "a@[::1]"]
+    {
+        let from = from.replace("[::1]", "[IPv6:::1]");
+        client.expect(&format!("MAIL FROM:<{from}>"), "250");
+        client.expect("RCPT TO:<b@to.test>", "250");
+        client.expect("RSET", "250");
+    }
+    server.write_config(free_address(), &dns);
+    server.signal("HUP");
+    wait_until("it is not wanted any more", || {
+        let mut client = server.client();
+        client.expect("EHLO client.test", "250");
+        client.say("MAIL FROM:<a@null.z.test>").starts_with("250")
+    });
+}
+
 const ZONE_WITHOUT_LOTS: &[(&str, &str)] = &[(
     "z.test",
     "m2 A 127.0.0.2\nm3 A 127.0.0.3\nm4 A 127.0.0.4\n\
