@@ -226,7 +226,7 @@ mod tests {
             site: None,
             expires_ms: 0,
             delay_notice_ms: None,
-            is_rerouted: false,
+            rerouted_to: None,
             tenant: String::new(),
             campaign: String::new(),
             class: "bulk".into(),

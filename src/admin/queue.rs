@@ -362,7 +362,7 @@ mod tests {
                 site: Some("smtp://192.0.2.1:25".into()),
                 expires_ms: 432_001_000,
                 delay_notice_ms: None,
-                is_rerouted: false,
+                rerouted_to: None,
                 tenant: String::new(),
                 campaign: String::new(),
                 class: "bulk".into(),

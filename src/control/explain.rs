@@ -343,7 +343,7 @@ fn way_of(task: &QueuedTask, control: &Control) -> Result<Way, Stop> {
         campaign: task.campaign.as_str().into(),
         class: Class::parse(&task.class).unwrap_or_default(),
     };
-    let next_hop = task.site.as_deref().filter(|_| task.is_rerouted).and_then(parse_next_hop);
+    let next_hop = task.rerouted_to.as_deref().and_then(parse_next_hop);
     let subject = Subject { domain: &task.destination, stream: &stream, next_hop };
     way_now(&subject, control)
 }

@@ -244,6 +244,21 @@ impl Directory {
         self.plans.retain(|place, known| now_ms < known.until_ms + GRACE_MS || is_used(place));
     }
 
+    /// What was refused is to be asked anew.
+    pub fn forget_refusals(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.again_ms = 0;
+            if entry.found.as_ref().is_some_and(|found| found.result.is_err()) {
+                entry.found = None;
+            }
+        }
+    }
+
+    /// Domains of which something is remembered.
+    pub fn domain_count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// All is to be asked anew, also what is being asked. Flows that wait are forgotten.
     pub fn clear(&mut self) {
         let epoch = self.epoch + 1;

@@ -35,6 +35,16 @@ impl Hosts {
         (until_ms > now_ms).then_some(until_ms)
     }
 
+    /// How many are remembered.
+    pub fn count(&self) -> usize {
+        self.failed.len()
+    }
+
+    /// Forgets what counts no more and what nobody has tried for long since.
+    pub fn sweep(&mut self, now_ms: u64) {
+        self.failed.retain(|_, it| now_ms < it.until_ms + FORGOTTEN_MS);
+    }
+
     /// What holds against an address, whichever source it was tried from.
     pub fn failure(&self, host: SocketAddr, now_ms: u64) -> Option<&Failed> {
         let of_host = self.failed.iter().filter(|((address, _), _)| *address == host);
@@ -82,6 +92,8 @@ impl Hosts {
 
 const WAIT_MS_MIN: u64 = 60_000;
 const WAIT_MS_MAX: u64 = 600_000;
+/// A failure after this is no longer one in a row.
+const FORGOTTEN_MS: u64 = 3_600_000;
 
 #[cfg(test)]
 mod tests {
@@ -116,6 +128,11 @@ mod tests {
             hosts.on_failed(it, None, &NO, round * 10_000_000);
         }
         assert!(!is_failed(&hosts, None, 190_600_000));
+        hosts.on_failed(it, None, &NO, 300_000_000);
+        hosts.sweep(300_000_000 + WAIT_MS_MAX);
+        assert_eq!(hosts.count(), 1);
+        hosts.sweep(300_000_000 + WAIT_MS_MAX + FORGOTTEN_MS);
+        assert_eq!(hosts.count(), 0);
         hosts.on_failed(it, None, &NO, 300_000_000);
         hosts.on_used(it, None);
         assert!(!is_failed(&hosts, None, 300_000_000));

@@ -210,10 +210,12 @@ impl Delivery {
         }
     }
 
-    /// Sites, hosts and sources left alone after failures are tried again at once.
+    /// Sites, hosts and sources left alone after failures are tried again at once, and the DNS is
+    /// asked again for domains that it refused.
     pub fn forget_failures(&self) {
         self.inner.sources.borrow_mut().forget();
         self.inner.hosts.borrow_mut().forget();
+        self.inner.directory.borrow_mut().forget_refusals();
         self.inner.broken_tls.borrow_mut().forget();
         for site in self.inner.sites.borrow().values().flatten() {
             site.forget_failures();
@@ -418,7 +420,11 @@ impl Inner {
         });
         let sites = self.sites.borrow();
         let places: HashSet<&Place> = sites.keys().map(|key| &key.hop.place).collect();
-        self.directory.borrow_mut().sweep(now_ms, |place| places.contains(place));
+        let (mut directory, mut hosts) = (self.directory.borrow_mut(), self.hosts.borrow_mut());
+        directory.sweep(now_ms, |place| places.contains(place));
+        hosts.sweep(now_ms);
+        self.metrics.delivery.domains_known.set(directory.domain_count() as u64);
+        self.metrics.delivery.hosts_failed.set(hosts.count() as u64);
         self.leases.sweep();
     }
 

@@ -178,6 +178,8 @@ numbers! {
         leased_connections gauge "Connection leases that shards hold of sites owned here.";
         leased_messages gauge "Message leases that shards hold of sites owned here.";
         discoveries counter "Times the DNS was asked where the mail of a domain goes.";
+        domains_known gauge "Domains of which it is remembered where their mail goes.";
+        hosts_failed gauge "Addresses that are tried after others because they failed.";
         suspensions counter "Times a rule for replies slowed or suspended a site.";
         suspended gauge "Sites slowed or suspended by rules.";
     }

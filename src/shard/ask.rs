@@ -137,7 +137,7 @@ pub struct QueuedTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_notice_ms: Option<u64>,
     /// An operator wants this next hop.
-    pub is_rerouted: bool,
+    pub rerouted_to: Option<String>,
     pub tenant: String,
     pub campaign: String,
     pub class: String,
@@ -207,7 +207,7 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
         site: task.site.clone(),
         expires_ms: task.expires_ms,
         delay_notice_ms: task.delay_notice_ms,
-        is_rerouted: task.flow.next_hop.is_some(),
+        rerouted_to: task.flow.next_hop.as_ref().map(|next_hop| next_hop.to_string()),
         tenant: task.flow.stream.tenant.to_string(),
         campaign: task.flow.stream.campaign.to_string(),
         class: task.flow.stream.class.as_str().to_owned(),

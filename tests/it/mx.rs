@@ -87,6 +87,9 @@ fn config(knot: &Knot, hosts: &Hosts, more: &str) -> String {
     format!(
         "[delivery]\nmx_port = {}\n[dns]\nupstreams = [\"{}\"]\ntimeout = \"20s\"\nattempts = 1\n\
          [[route]]\ndomain = \"*.z.test\"\nnext_hop = \"mx\"\n\
+         [[route]]\ndomain = \"[127.0.0.1]\"\nnext_hop = \"mx\"\n\
+         [[route]]\ndomain = \"[127.0.0.3]\"\nnext_hop = \"mx\"\n\
+         [[route]]\ndomain = \"[ipv6:::1]\"\nnext_hop = \"mx\"\n\
          [[route]]\ndomain = \"elsewhere.example\"\nnext_hop = \"mx\"\n\
          [[route]]\ndomain = \"gone.example\"\nnext_hop = \"smtp://missing.z.test:25\"\n\
          [[route]]\ndomain = \"relay.example\"\nnext_hop = \"smtp://relay.z.test:{}\"\n\
@@ -135,6 +138,8 @@ fn every_message_ends_where_the_dns_says() {
         ("many.z.test", "127.0.0.3"),
         ("b\u{fc}cher.z.test", "127.0.0.2"),
         ("backup.z.test", "127.0.0.2"),
+        ("[127.0.0.3]", "127.0.0.3"),
+        ("[IPv6:::1]", "::1"),
         ("relay.example", "127.0.0.4"),
         ("there.example", "127.0.0.3"),
     ];
@@ -145,6 +150,7 @@ fn every_message_ends_where_the_dns_says() {
         ("empty.z.test", "failed 550 5.4.4"),
         ("us.z.test", "failed 554 5.4.6"),
         ("only.z.test", "failed 554 5.4.6"),
+        ("[127.0.0.1]", "failed 554 5.4.6"),
         ("gone.z.test", "delayed 421 4.4.1"),
         ("elsewhere.example", "delayed 451 4.4.3"),
         ("gone.example", "delayed 451 4.3.5"),
