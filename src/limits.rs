@@ -107,6 +107,10 @@ pub const CERTIFICATES_MAX: usize = 64;
 pub const DISCOVERIES_MAX: usize = 64;
 /// Domains of which a shard remembers where their mail goes.
 pub const DOMAINS_KNOWN_MAX: usize = 100_000;
+/// Mailboxes of which a shard remembers how the last delivery ended; a power of two. 8 bytes each.
+pub const KNOWN_MAILBOXES_MAX: usize = 1 << 16;
+/// Addresses that one client of the control socket has verified at the same time.
+pub const VERIFICATIONS_AT_ONCE_MAX: usize = 64;
 /// Hosts that a shard remembers as failing; more are all forgotten.
 pub const HOST_FAILURES_MAX: usize = 10_000;
 /// Next hops that are remembered for broken TLS; more replace the one that ends first.

@@ -1,4 +1,4 @@
-//! The program's command line: serve, check, queue, explain, reload, doctor, dns, fsck.
+//! The program's command line: serve, check, queue, explain, verify, reload, doctor, dns, fsck.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
@@ -17,6 +17,7 @@ mod orders;
 mod queue;
 mod serve;
 mod survey;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Command {
     Fsck(fsck::Options),
     /// Looks at this machine: io_uring, limits, cores, disk, ports, clock.
     Doctor(doctor::Options),
+    /// Asks the hosts of addresses whether their mailboxes exist; sends no message.
+    Verify(verify::Options),
     /// Checks the DNS records by which a domain's mail reaches this server, or asks for records.
     Dns(dns::Options),
 }
@@ -93,6 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reload(place) => client::reload(&place),
         Command::Fsck(options) => fsck::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Dns(options) => dns::run(&options),
     };
     match result {

@@ -82,6 +82,7 @@ impl Default for Config {
             },
             tls_policies: Vec::new(),
             dns: super::Dns::default(),
+            verify: super::Verify::default(),
             routes: Vec::new(),
             smarthost: None,
             sources: Vec::new(),

@@ -102,6 +102,7 @@ impl Config {
         out.text("ttl_max", Some(&write_duration(it.ttl_max)));
         out.text("stale_max", Some(&write_duration(it.stale_max)));
         out.plain("trust_ad", it.trust_ad);
+        super::verify::explain(&self.verify, &mut out);
         for route in &self.routes {
             out.table("[[route]]");
             out.text("domain", Some(&route.domain));

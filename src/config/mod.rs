@@ -16,6 +16,7 @@ mod rules;
 mod table;
 mod tls;
 mod values;
+mod verify;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
 pub use tls::{Certificate, DeliveryTls, Tls, TlsPolicy};
 pub use values::{parse_duration, parse_next_hop, write_duration};
+pub use verify::Verify;
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +61,7 @@ pub struct Config {
     /// The first that matches; `delivery.tls` says what holds for the others.
     pub tls_policies: Vec<TlsPolicy>,
     pub dns: Dns,
+    pub verify: Verify,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,
     /// Where mail goes for which no route matches; without one it is refused at RCPT. `mx` makes

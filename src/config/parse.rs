@@ -119,6 +119,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     retry::read(&root, &mut config)?;
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
+    root.table("verify", |it| super::verify::read(it, &mut config.verify))?;
     tls::read(&root, &mut config)?;
     config.routes = root.tables("route", read_route)?;
     egress::read(&root, &mut config)?;

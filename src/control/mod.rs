@@ -14,6 +14,7 @@ mod http;
 mod orders;
 mod socket;
 mod standing;
+mod verify;
 pub mod wire;
 
 use std::fmt;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::asking::{self, AskError};
 use super::deadline::Deadlined;
 use super::wire::{Line, Request};
-use super::{ANSWER_WAIT, Control, explain, orders};
+use super::{ANSWER_WAIT, Control, explain, orders, verify};
 use crate::mail::QueueId;
 use crate::queue::survey::{self, Survey};
 use crate::runtime::privilege::peer_user;
@@ -235,6 +235,7 @@ fn answer_request(
             }
             Ok(())
         }
+        Request::Verify { addresses, fresh } => verify::answer(addresses, *fresh, control, out),
         Request::Reload => match control.reload() {
             Ok(reloaded) => Ok(out.line(&Line::Note(reloaded.to_string()))?),
             Err(error) => Err(Stop::Refused(error.to_string())),

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::explain::Way;
+use crate::delivery::verify::Verification;
 use crate::delivery::view::RuleSuspension;
 use crate::queue::survey::{Ages, SurveyBy};
 use crate::queue::{Conditions, StandingOrder};
@@ -59,6 +60,12 @@ pub enum Request {
         dry_run: bool,
     },
     Suspensions,
+    /// Asks the hosts of these addresses for their mailboxes; the answers come as they are there.
+    Verify {
+        addresses: Vec<String>,
+        /// Whatever earlier deliveries tell.
+        fresh: bool,
+    },
     Reload,
 }
 
@@ -171,6 +178,7 @@ pub enum Line {
         name: String,
         ages: Ages,
     },
+    Verification(Box<Verification>),
     /// The way of mail to a domain.
     Way(Box<Way>),
     /// Tasks that an order was for, and those it was carried out on, so far. The last of these

@@ -205,7 +205,7 @@ impl Inner {
     }
 
     /// What another connection needs; the cause where there is none.
-    fn opening_permits(&self, site: &Rc<Site>) -> Result<Permits, WaitCause> {
+    pub(super) fn opening_permits(&self, site: &Rc<Site>) -> Result<Permits, WaitCause> {
         let lease = &site.lease;
         let mut permits = Permits { slot: None, opening: None };
         if lease.is_limited(Kind::Connection) {

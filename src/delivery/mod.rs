@@ -1,7 +1,8 @@
 //! Delivery: ready tasks to their next hops.
 //!
 //! **Owns** what was found out of where domains send their mail, lines, the sites that pull from
-//! them, their connections and leases, the attempts, and what rules for replies do to later mail.
+//! them, their connections and leases, the attempts, what rules for replies do to later mail, and
+//! questions for mailboxes without a message.
 //! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `proto::smtp::client`,
 //! `metrics`.
 //! **Holds** that end of data is sent only for content that passed its checksum, that a site never
@@ -21,6 +22,7 @@ mod finding;
 mod history;
 mod hosts;
 mod judge;
+pub mod known;
 pub mod lease;
 mod line;
 mod link;
@@ -30,6 +32,7 @@ mod site;
 mod sources;
 mod suspensions;
 mod tls;
+pub mod verify;
 pub mod view;
 
 use std::cell::{Cell, RefCell};
@@ -52,6 +55,7 @@ use directory::Directory;
 use finding::{Way, Wayfinder};
 use history::History;
 use hosts::Hosts;
+use known::{Known, KnownMailboxes};
 use lease::store::RecordStore;
 use lease::{LeaseMemo, Leases, SiteKey};
 use line::{Line, LineKey, Member};
@@ -99,6 +103,8 @@ struct Inner {
     config: RefCell<Arc<Config>>,
     finder: RefCell<Rc<Wayfinder>>,
     directory: RefCell<Directory>,
+    /// What deliveries have told of mailboxes.
+    known: RefCell<KnownMailboxes>,
     hosts: RefCell<Hosts>,
     /// Nobody serves it: flows stand in it while the DNS is asked where they go.
     asking_line: Cell<LineId>,
@@ -146,6 +152,7 @@ impl Delivery {
                 config: RefCell::new(config),
                 finder: RefCell::new(finder),
                 directory: RefCell::default(),
+                known: RefCell::default(),
                 hosts: RefCell::default(),
                 leases,
                 sites: RefCell::default(),
@@ -498,10 +505,15 @@ impl Inner {
         assert_eq!(replies.len(), message.recipient_indexes.len());
         self.metrics.delivery.attempts.add(1);
         let now_ms = clock::unix_ms();
+        // The others pass on mail for mailboxes that they do not have.
+        let tells_of_mailboxes = matches!(site.key.hop.place, Place::Exchanges(_));
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
-            let domain = message.envelope.recipients[usize::from(*index)].domain();
-            let stream = &message.envelope.stream;
+            let recipient = &message.envelope.recipients[usize::from(*index)];
+            let (domain, stream) = (recipient.domain(), &message.envelope.stream);
             let (outcome, class) = self.judge(&reply, &attempt, site, domain, stream);
+            if tells_of_mailboxes {
+                self.note_mailbox(&recipient.address, outcome, class, now_ms);
+            }
             if class.is_none() {
                 let age_ms = now_ms.saturating_sub(message.envelope.accepted_ms);
                 self.metrics.relay_latency.record(Duration::from_millis(age_ms));
@@ -514,6 +526,24 @@ impl Inner {
         }
         attempt.duration = started.elapsed();
         self.queue.settle(task, message, outcomes, attempt);
+    }
+}
+
+impl Inner {
+    /// What the outcome of a delivery by its domain's own hosts tells of a mailbox.
+    fn note_mailbox(
+        &self,
+        address: &str,
+        outcome: Outcome,
+        class: Option<ReplyClass>,
+        now_ms: u64,
+    ) {
+        let known = match (outcome, class) {
+            (Outcome::Delivered | Outcome::Relayed, _) => Known::Accepted,
+            (Outcome::Failed, Some(ReplyClass::InvalidMailbox)) => Known::Refused,
+            _ => return,
+        };
+        self.known.borrow_mut().note(address, known, now_ms / 1000);
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, NextHop};
+use crate::delivery::known::Known;
+use crate::delivery::verify::Verification;
 use crate::delivery::view::{RuleSuspension, WayView};
 use crate::mail::Stream;
 use crate::metrics::Snapshot;
@@ -46,6 +48,16 @@ pub enum Ask {
         stream: Stream,
         next_hop: Option<NextHop>,
         reply: Sender<WayView>,
+    },
+    /// What earlier deliveries tell of a mailbox, and how many seconds ago.
+    KnownMailbox {
+        address: Box<str>,
+        reply: Sender<Option<(Known, u64)>>,
+    },
+    /// Ask its host for a mailbox.
+    Verify {
+        address: Box<str>,
+        reply: Sender<Verification>,
     },
     /// What rules for replies hold back or slow down.
     RuleSuspensions(Sender<Vec<RuleSuspension>>),

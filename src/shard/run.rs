@@ -238,6 +238,15 @@ impl Shard {
                     let _ = reply.send(Progress { shard, steered, finished: true });
                 });
             }
+            Ask::KnownMailbox { address, reply } => {
+                let _ = reply.send(self.delivery.known_mailbox(&address));
+            }
+            Ask::Verify { address, reply } => {
+                let delivery = self.delivery.clone();
+                task::spawn(async move {
+                    let _ = reply.send(delivery.verify(&address).await);
+                });
+            }
             Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());

@@ -27,3 +27,4 @@ mod steer;
 mod streams;
 mod tidy;
 mod tls;
+mod verify;

@@ -98,7 +98,7 @@ fn config(knot: &Knot, hosts: &Hosts, more: &str) -> String {
     )
 }
 
-fn send(server: &Server, recipient: &str) {
+pub fn send(server: &Server, recipient: &str) {
     let mut client = server.client();
     client.expect("EHLO client.test", "250");
     let utf8 = if recipient.is_ascii() { "" } else { " SMTPUTF8" };

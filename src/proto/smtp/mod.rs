@@ -3,5 +3,6 @@
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod prober;
 pub mod reply_reader;
 pub mod server;
