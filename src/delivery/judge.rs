@@ -38,7 +38,7 @@ impl Inner {
 /// What a reply code says (RFC 5321 §4.2.1).
 fn outcome_of(reply: &Reply, attempt: &Attempt) -> Outcome {
     if reply.is_positive() && reply.code < 300 {
-        match attempt.remote {
+        match &attempt.remote {
             Some(remote) if remote.delivers => Outcome::Delivered,
             _ => Outcome::Relayed,
         }

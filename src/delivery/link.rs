@@ -108,6 +108,8 @@ pub(super) struct Link {
     address: SocketAddr,
     /// The peer in words: the host where the site has several.
     name: Rc<str>,
+    /// Of the peer, where it was found by a name.
+    host: Option<Rc<str>>,
     client: Client,
     /// What came and the client has not taken yet.
     input: Vec<u8>,
@@ -189,9 +191,20 @@ impl Link {
             Some(host) => format!("{protocol}://{host}:{}", address.port()).into(),
             None => site.name.clone(),
         };
+        let host = host.map(Rc::from);
         let (stream, protection, done_count) = (stream.into(), None, 0);
-        let mut link =
-            Link { stream, protection, address, name, client, input, out, done_count, timeouts };
+        let mut link = Link {
+            stream,
+            protection,
+            address,
+            name,
+            host,
+            client,
+            input,
+            out,
+            done_count,
+            timeouts,
+        };
         let is_broken = || {
             let broken = inner.broken_tls.borrow();
             demand.allows_plain() && broken.is_broken(address, clock::coarse_ms())
@@ -387,6 +400,7 @@ impl Link {
     fn attempt(&self, site: &Site) -> Attempt {
         let remote = Remote {
             address: self.address.ip(),
+            host: self.host.clone(),
             delivers: site.key.hop.protocol() == NextHopProtocol::Lmtp,
             offers_dsn: self.client.capabilities().dsn,
         };

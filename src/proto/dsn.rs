@@ -28,6 +28,14 @@ pub enum Reader {
     Postmaster,
 }
 
+/// Whom the attempt spoke to.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteMta<'a> {
+    /// The name by which it was found (RFC 3464 §2.3.5).
+    pub host: Option<&'a str>,
+    pub address: IpAddr,
+}
+
 /// What a report says.
 pub struct Report<'a> {
     pub reporting_mta: &'a str,
@@ -44,7 +52,7 @@ pub struct Report<'a> {
     /// End of the lifetime of Delayed recipients, Unix milliseconds.
     pub retry_until_ms: u64,
     /// The server that gave the replies that are not ours.
-    pub remote_mta: Option<IpAddr>,
+    pub remote_mta: Option<RemoteMta<'a>>,
     /// Not empty.
     pub recipients: &'a [ReportedRecipient<'a>],
     /// The beginning of the original: prefix and as much of the content as is at hand.
@@ -218,9 +226,10 @@ fn write_recipient(report: &Report<'_>, recipient: &ReportedRecipient<'_>, out: 
         status_of(*outcome, reply)
     );
     if let (true, Some(remote)) = (reply.is_remote, report.remote_mta) {
-        let _ = match remote {
-            IpAddr::V4(remote) => write!(out, "Remote-MTA: dns;[{remote}]\r\n"),
-            IpAddr::V6(remote) => write!(out, "Remote-MTA: dns;[IPv6:{remote}]\r\n"),
+        let _ = match (remote.host, remote.address) {
+            (Some(host), _) => write!(out, "Remote-MTA: dns;{host}\r\n"),
+            (None, IpAddr::V4(remote)) => write!(out, "Remote-MTA: dns;[{remote}]\r\n"),
+            (None, IpAddr::V6(remote)) => write!(out, "Remote-MTA: dns;[IPv6:{remote}]\r\n"),
         };
     }
     let kind = if reply.is_remote { "smtp" } else { "x-ringpost" };

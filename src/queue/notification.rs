@@ -68,7 +68,8 @@ pub(super) fn plan(
             Outcome::Delayed => !of_ours && delay_notice.is_for(notify),
             // A next hop that offers DSN reports itself (RFC 3461 §5.2).
             Outcome::Delivered | Outcome::Relayed => {
-                notify.wants_success() && !attempt.remote.is_some_and(|remote| remote.offers_dsn)
+                notify.wants_success()
+                    && !attempt.remote.as_ref().is_some_and(|remote| remote.offers_dsn)
             }
         }
     };
@@ -128,7 +129,11 @@ pub(super) fn compose(
         arrival_ms: envelope.accepted_ms,
         now_ms,
         retry_until_ms: occasion.retry_until_ms,
-        remote_mta: occasion.attempt.remote.map(|remote| remote.address),
+        remote_mta: occasion
+            .attempt
+            .remote
+            .as_ref()
+            .map(|remote| dsn::RemoteMta { host: remote.host.as_deref(), address: remote.address }),
         recipients: &recipients,
         header_prefix: &envelope.header_prefix,
         content: occasion.content,
@@ -183,7 +188,8 @@ mod tests {
     }
 
     fn remote(offers_dsn: bool) -> Option<Remote> {
-        Some(Remote { address: [192, 0, 2, 1].into(), delivers: false, offers_dsn })
+        let address = [192, 0, 2, 1].into();
+        Some(Remote { address, host: None, delivers: false, offers_dsn })
     }
 
     fn outcome_of(outcome: Outcome) -> RecipientOutcome {

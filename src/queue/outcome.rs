@@ -38,9 +38,11 @@ pub struct Attempt {
 }
 
 /// The server at the other end of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
     pub address: IpAddr,
+    /// The name by which it was found, where it was found by one.
+    pub host: Option<Rc<str>>,
     /// It delivers finally, and answers for each recipient (LMTP, RFC 2033).
     pub delivers: bool,
     /// It was told what reports are wanted, and makes them from here on (RFC 3461).
