@@ -505,11 +505,12 @@ impl Inner {
         assert_eq!(replies.len(), message.recipient_indexes.len());
         self.metrics.delivery.attempts.add(1);
         let now_ms = clock::unix_ms();
+        let flow = self.queue.flow_of(task);
         // The others pass on mail for mailboxes that they do not have.
         let tells_of_mailboxes = matches!(site.key.hop.place, Place::Exchanges(_));
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
             let recipient = &message.envelope.recipients[usize::from(*index)];
-            let (domain, stream) = (recipient.domain(), &message.envelope.stream);
+            let (domain, stream) = (recipient.domain(), &flow.stream);
             let (outcome, class) = self.judge(&reply, &attempt, site, domain, stream);
             if tells_of_mailboxes {
                 self.note_mailbox(&recipient.address, outcome, class, now_ms);
@@ -522,7 +523,7 @@ impl Inner {
         });
         let outcomes: Vec<RecipientOutcome> = outcomes.collect();
         if outcomes.iter().any(|it| it.outcome == Outcome::Delayed) {
-            attempt.waiting = Some(self.waiting_of(&self.queue.flow_of(task)));
+            attempt.waiting = Some(self.waiting_of(&flow));
         }
         attempt.duration = started.elapsed();
         self.queue.settle(task, message, outcomes, attempt);

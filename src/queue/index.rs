@@ -141,6 +141,23 @@ pub(super) struct Overdue {
     pub untold: Vec<Task>,
 }
 
+/// What it is time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TimeFor {
+    End,
+    /// To tell of a delay.
+    Notice,
+}
+
+impl Overdue {
+    fn push(&mut self, time: TimeFor, task: Task) {
+        match time {
+            TimeFor::End => self.expired.push(task),
+            TimeFor::Notice => self.untold.push(task),
+        }
+    }
+}
+
 /// What came of letting time pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Released {
@@ -513,6 +530,12 @@ impl Index {
         self.schedule.push_ready(&mut self.tasks, slot);
     }
 
+    /// Makes a task ready now that is not to lose its place: before the others of its flow.
+    pub fn make_ready_first(&mut self, slot: u32) {
+        self.set_state(slot, TaskState::Ready);
+        self.schedule.push_ready_first(&mut self.tasks, slot);
+    }
+
     /// Lets a task wait until `due_ms`.
     pub fn make_delayed(&mut self, slot: u32, due_ms: u64) {
         self.set_state(slot, TaskState::Delayed);
@@ -622,24 +645,62 @@ impl Index {
                 Step::Moved => continue,
                 Step::Idle => return Released { ready_count, is_all: true },
             };
-            let (domain, stream) = self.flow_of(slot);
-            let policy = policy_of(domain, stream);
-            let message = &self.messages[self.tasks[slot].message];
-            let is_told = self.tasks[slot].traits & DELAY_NOTIFIED != 0;
-            let may_tell = policy.delay_notice.is_some() || message.asks_for_delays;
-            if now_ms >= message.end_ms(policy.lifetime.as_millis() as u64) {
-                self.set_state(slot, TaskState::InFlight);
-                overdue.expired.push(self.handle(slot));
-            } else if may_tell && !is_told && now_ms >= message.end_ms(delay_notice_age_ms(&policy))
-            {
-                self.set_state(slot, TaskState::InFlight);
-                overdue.untold.push(self.handle(slot));
-            } else {
-                self.make_ready(slot);
-                ready_count += 1;
+            match self.overdue(slot, now_ms, &policy_of) {
+                Some(time) => {
+                    self.set_state(slot, TaskState::InFlight);
+                    overdue.push(time, self.handle(slot));
+                }
+                None => {
+                    self.make_ready(slot);
+                    ready_count += 1;
+                }
             }
         }
         Released { ready_count, is_all: false }
+    }
+
+    /// Looks at the tasks in `count` slots from `from` on. Ready ones for whose end it is time, or
+    /// to tell of whose delay, go in flight and into `overdue`: nobody may come to serve them.
+    /// Returns where to go on, the start after the last.
+    pub fn claim_overdue(
+        &mut self,
+        from: u32,
+        count: u32,
+        now_ms: u64,
+        policy_of: impl Fn(&str, &Stream) -> RetryPolicy,
+        overdue: &mut Overdue,
+    ) -> u32 {
+        if self.counts.ready == 0 {
+            return 0;
+        }
+        let end = from.saturating_add(count).min(self.tasks.slot_end());
+        for slot in from..end {
+            let is_ready = self.tasks.get(slot).is_some_and(|it| it.state == TaskState::Ready);
+            if is_ready && let Some(time) = self.overdue(slot, now_ms, &policy_of) {
+                self.claim_slot(slot);
+                overdue.push(time, self.handle(slot));
+            }
+        }
+        if end < self.tasks.slot_end() { end } else { 0 }
+    }
+
+    /// What of a task it is time for, by the policy for its domain and stream.
+    fn overdue(
+        &self,
+        slot: u32,
+        now_ms: u64,
+        policy_of: impl Fn(&str, &Stream) -> RetryPolicy,
+    ) -> Option<TimeFor> {
+        let (domain, stream) = self.flow_of(slot);
+        let policy = policy_of(domain, stream);
+        let message = &self.messages[self.tasks[slot].message];
+        if now_ms >= message.end_ms(policy.lifetime.as_millis() as u64) {
+            return Some(TimeFor::End);
+        }
+        let is_told = self.tasks[slot].traits & DELAY_NOTIFIED != 0;
+        let may_tell = policy.delay_notice.is_some() || message.asks_for_delays;
+        let is_time = now_ms >= message.end_ms(delay_notice_age_ms(&policy));
+        (may_tell && !is_told && is_time).then_some(TimeFor::Notice)
     }
 
     /// Removes a settled task in flight. Returns its STATE, which is to be unpinned, and its

@@ -188,7 +188,7 @@ impl Queue {
     }
 
     /// Tells of a delay that it is time to tell of, where somebody wants to know, and makes the
-    /// task ready. No attempt is counted.
+    /// task ready, before the others of its flow. No attempt is counted.
     pub(super) async fn tell_of_delay(&self, task: Task) {
         match self.load(task).await {
             Ok(message) => {
@@ -205,7 +205,7 @@ impl Queue {
                     self.finish(task, ending);
                 } else {
                     self.inner.index.borrow_mut().set_delay_notified(task.slot);
-                    self.put_back(task);
+                    self.put_back_first(task);
                 }
             }
             Err(error) => self.hold(task, &error),
@@ -355,6 +355,10 @@ impl Ending {
     /// Where the time went up to now.
     fn ledger_after(&self, past: &Past) -> Ledger {
         let mut ledger = past.ledger.clone();
+        if self.reason == Reason::Delay {
+            // What it waits for is accounted for by whoever serves it.
+            return ledger;
+        }
         let taken_ms = self.now_ms.saturating_sub(self.attempt.duration.as_millis() as u64);
         ledger.add(Cause::Scheduled, self.message.envelope.release_ms.min(taken_ms));
         ledger.add(Cause::BackOff, past.due_ms.min(taken_ms));
@@ -396,7 +400,7 @@ impl Inner {
             self.expect_commit(ticket);
             Born { id: notification.id, location, kept: notification.into_kept() }
         });
-        let lines = self.log_lines(&ending);
+        let lines = self.log_lines(task, &ending);
         let mut settlement = Settlement {
             ticket,
             fresh: None,
@@ -408,7 +412,14 @@ impl Inner {
         if ending.is_open() {
             let due_ms = record.due_ms;
             self.set_record(task, record, state_at, &mut settlement);
-            self.index.borrow_mut().make_delayed(task.slot, due_ms);
+            let mut index = self.index.borrow_mut();
+            match ending.reason {
+                Reason::Attempt => index.make_delayed(task.slot, due_ms),
+                Reason::Delay => {
+                    index.make_ready_first(task.slot);
+                    self.announced.notify_one();
+                }
+            }
         } else {
             let mut index = self.index.borrow_mut();
             let (replaced, last_of) = index.close_task(task.slot);
@@ -578,7 +589,7 @@ impl Inner {
         notification::compose(id, &self.config.borrow(), plan, &occasion)
     }
 
-    fn log_lines(&self, ending: &Ending) -> Vec<u8> {
+    fn log_lines(&self, task: Task, ending: &Ending) -> Vec<u8> {
         let mut lines = Vec::new();
         let config = self.config.borrow();
         if !config.log.outcomes || ending.reason == Reason::Delay {
@@ -589,6 +600,9 @@ impl Inner {
             LogFormat::Json => event::Format::Json,
         };
         let envelope = &ending.message.envelope;
+        // As an operator made it, where one did.
+        let index = self.index.borrow();
+        let (_, stream) = index.flow_of(task.slot);
         for outcome in &ending.outcomes {
             let recipient = &envelope.recipients[usize::from(outcome.recipient_index)];
             let record = OutcomeRecord {
@@ -596,7 +610,7 @@ impl Inner {
                 queue_id: ending.message.id,
                 reverse_path: &envelope.reverse_path,
                 recipient: &recipient.address,
-                stream: &envelope.stream,
+                stream,
                 site: &ending.attempt.site,
                 protection: ending.attempt.protection,
                 outcome: outcome.outcome,
@@ -654,8 +668,8 @@ impl Inner {
 /// ends or its delay is to be told of.
 fn due_ms(ending: &Ending) -> u64 {
     let soon_ms = ending.now_ms + 1;
-    if ending.reason == Reason::Delay {
-        return soon_ms;
+    if let (Reason::Delay, Some(past)) = (ending.reason, &ending.past) {
+        return past.due_ms;
     }
     let attempt_count = ending.message.attempts + 1;
     let mut wait = retry_wait(attempt_count, clock::random_u64(), &ending.policy);

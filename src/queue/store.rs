@@ -21,7 +21,7 @@ use super::steering::Sites;
 use crate::config::Config;
 use crate::event::LogSink;
 use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer, Ticket};
-use crate::mail::{Envelope, QueueId};
+use crate::mail::{Envelope, QueueId, Stream};
 use crate::metrics::Metrics;
 use crate::runtime::sync::Notify;
 use crate::runtime::{clock, task, timer};
@@ -307,6 +307,12 @@ impl Queue {
         self.inner.announced.notify_one();
     }
 
+    /// A task that was not tried is ready again, before the others of its flow.
+    pub(super) fn put_back_first(&self, task: Task) {
+        self.inner.index.borrow_mut().make_ready_first(task.slot);
+        self.inner.announced.notify_one();
+    }
+
     /// A task that was not tried waits; no attempt is counted and nothing is recorded.
     pub fn put_back_until(&self, task: Task, wait: Duration) {
         let due_ms = clock::unix_ms() + wait.as_millis() as u64;
@@ -478,9 +484,11 @@ impl Queue {
         }
     }
 
-    /// Makes tasks ready whose wait is over, fails those whose lifetime is, and tells of delays.
+    /// Makes tasks ready whose wait is over, fails those whose lifetime is, and tells of delays:
+    /// of those that wait for their time, and of those that wait for somebody to serve them.
     async fn run_clock(self) {
         let mut overdue = Overdue::default();
+        let mut next_slot = 0;
         loop {
             timer::sleep(CLOCK_PERIOD).await;
             let config = self.inner.config.borrow().clone();
@@ -494,19 +502,32 @@ impl Queue {
                 if released.ready_count > 0 {
                     self.inner.announced.notify_one();
                 }
-                for task in overdue.expired.drain(..) {
-                    self.expire(task).await;
-                }
-                for task in overdue.untold.drain(..) {
-                    self.tell_of_delay(task).await;
-                }
+                self.on_overdue(&mut overdue).await;
                 if released.is_all {
                     break;
                 }
                 task::yield_now().await;
             }
+            next_slot = {
+                let mut index = self.inner.index.borrow_mut();
+                let count = (index.task_slot_end() / CLOCK_PERIODS_A_PASS).max(SLOTS_AT_ONCE_MIN);
+                let policy_of = |domain: &str, stream: &Stream| config.retry_of(domain, stream);
+                index.claim_overdue(next_slot, count, clock::unix_ms(), policy_of, &mut overdue)
+            };
+            self.on_overdue(&mut overdue).await;
             self.inner.update_gauges();
             self.inner.is_filling.set(self.inner.journal.space().level >= Level::Slow);
+        }
+    }
+}
+
+impl Queue {
+    async fn on_overdue(&self, overdue: &mut Overdue) {
+        for task in overdue.expired.drain(..) {
+            self.expire(task).await;
+        }
+        for task in overdue.untold.drain(..) {
+            self.tell_of_delay(task).await;
         }
     }
 }
@@ -621,6 +642,10 @@ fn ledger_now(
 
 /// How often waiting tasks are looked at.
 const CLOCK_PERIOD: Duration = Duration::from_millis(50);
+/// In so many of them every ready task is looked at: once a minute.
+const CLOCK_PERIODS_A_PASS: u32 = 1200;
+/// Of a short queue all at once.
+const SLOTS_AT_ONCE_MIN: u32 = 256;
 /// Steps towards the present before others get a turn.
 const STEPS_AT_ONCE: usize = 512;
 /// Entries looked at before others get a turn.

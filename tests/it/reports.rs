@@ -1,6 +1,7 @@
 //! Who is told what became of a message (RFC 3461, RFC 3464).
 
 use crate::harness::{Behaviour, Client, Got, NextHop, Server, wait_until};
+use crate::steer::ask;
 
 /// Recipients whose local-part begins with `no` are refused for good, as are reports to `gone`.
 fn refuse(recipient: &str, _: usize) -> Option<String> {
@@ -276,4 +277,45 @@ fn a_rule_of_retry_gives_a_domain_its_own_lifetime() {
     server.signal("HUP");
     let text = reports.wait_for(2).remove(1).content;
     assert!(String::from_utf8_lossy(&text).contains("rfc822;c@long.test"));
+}
+
+#[test]
+fn mail_that_nobody_serves_is_reported_in_time() {
+    let next_hop = next_hop(&["PIPELINING", "8BITMIME"]);
+    let slow = NextHop::start(Behaviour::default());
+    let extra = format!(
+        "[queue]\nlifetime = \"3s\"\n\
+         [[route]]\ndomain = \"limited.test\"\nnext_hop = \"smtp://{0}\"\n\
+         [[limit]]\nmatch = \"{0}\"\nmessages_per_day = 1\n\
+         [[retry]]\ndomain = \"told.test\"\nlifetime = \"1h\"\ndelay_notice = \"1s\"\n",
+        slow.address
+    );
+    let server = Server::start(next_hop.address, &extra);
+    for domain in ["told.test", "over.test"] {
+        ask(&server, &["queue", "suspend", "--domain", domain]);
+    }
+    let mut client = greeted(&server);
+    for (rcpt, from) in [
+        ("<a@told.test>", "<told@from.test>"),
+        ("<a@over.test>", "<over@from.test>"),
+        ("<1@limited.test>", "<first@from.test>"),
+        ("<2@limited.test>", "<second@from.test>"),
+    ] {
+        send(&mut client, from, &[rcpt]);
+    }
+    let got = next_hop.wait_for(3);
+    let report_to = |to: &str| {
+        let report = got.iter().find(|it| it.to == [to]);
+        let report = report.unwrap_or_else(|| panic!("no report to {to}"));
+        String::from_utf8_lossy(&report.content).into_owned()
+    };
+    assert!(report_to("told@from.test").contains("Action: delayed\r\n"));
+    assert!(report_to("over@from.test").contains("Action: failed\r\nStatus: 5.4.7\r\n"));
+    let limited = slow.wait_for(1);
+    let late = if limited[0].to == ["1@limited.test"] { "second" } else { "first" };
+    let text = report_to(&format!("{late}@from.test"));
+    assert!(text.contains("Message expired before it could be tried"), "{text}");
+    wait_until("what was only told of waits", || server.metric("ringpost_queue_messages") == 1.0);
+    ask(&server, &["queue", "resume", "--all"]);
+    assert_eq!(next_hop.wait_for(4)[3].to, ["a@told.test"]);
 }

@@ -374,3 +374,22 @@ fn mail_is_steered_by_its_reverse_path_and_its_age() {
     assert!(!output.status.success() && error.contains("reverse-path: found"), "{error}");
     assert_eq!(run(&server, &["queue", "hold"]).status.code(), Some(64), "nothing is said");
 }
+
+#[test]
+fn the_class_that_an_operator_wants_is_that_of_the_outcome() {
+    let address = free_address();
+    let server = Server::start(address, "[queue]\nretry_wait_min = \"10m\"\n");
+    let id = send(&mut greeted(&server), "one@a.test", "");
+    wait_until("it waits", || state_of(&server, &id) == "delayed");
+    assert_eq!(steer(&server, &["class", "transactional", "--id", &id]), (1, 1));
+    let next_hop = NextHop::start_on(address, Behaviour::default());
+    wait_until("it has gone", || {
+        steer(&server, &["retry", "--all"]);
+        !next_hop.got().is_empty()
+    });
+    wait_until("it is in the log", || {
+        let log = server.log();
+        let relayed = log.lines().find(|line| line.contains("outcome=relayed"));
+        relayed.is_some_and(|line| line.contains(" mail_class=transactional "))
+    });
+}

@@ -152,6 +152,42 @@ fn the_lifetime_counts_from_acceptance_or_release_and_follows_from_domain_and_st
     assert_eq!(index.oldest_ms(), Some(envelope.accepted_ms));
 }
 
+#[test]
+fn ready_tasks_that_nobody_serves_end_and_tell_of_their_delay_in_time() {
+    let mut index = Index::default();
+    let mut envelope = envelope(&["a@b.test"]);
+    index.begin(envelope.accepted_ms);
+    for id in 1..=10 {
+        let slot = index.insert(Outline::of_fresh(id, at(1), Vec::new(), &envelope));
+        index.make_ready(index.first_task(slot).expect("one"));
+        envelope.accepted_ms += 10_000;
+    }
+    let begin_ms = envelope.accepted_ms - 100_000;
+    let mut claim = |from, count, after_ms| {
+        let mut overdue = Overdue::default();
+        let policy_of = |_: &str, _: &Stream| policy(400, Some(100));
+        let now_ms = begin_ms + after_ms;
+        let next = index.claim_overdue(from, count, now_ms, policy_of, &mut overdue);
+        let messages = |tasks: &[Task]| tasks.iter().map(|it| it.message).collect::<Vec<_>>();
+        let claimed = (messages(&overdue.untold), messages(&overdue.expired));
+        for task in overdue.untold {
+            index.set_delay_notified(task.slot);
+            index.make_ready_first(task.slot);
+        }
+        (next, claimed.0, claimed.1)
+    };
+    assert_eq!(claim(0, 6, 100_000), (6, vec![], vec![]));
+    assert_eq!(claim(6, 9_999, 100_000), (0, vec![], vec![]), "from the start again");
+    assert_eq!(claim(0, 9_999, 121_000), (0, vec![1, 2, 3], vec![]));
+    assert_eq!(claim(0, 9_999, 121_000), (0, vec![], vec![]), "once each");
+    assert_eq!(claim(0, 9_999, 421_000), (0, vec![4, 5, 6, 7, 8, 9, 10], vec![1, 2, 3]));
+    assert_eq!(index.counts(), Counts { ready: 7, in_flight: 3, ..Counts::default() });
+    let line = index.open_line();
+    let Some(schedule::Announcement::Flow(flow)) = index.poll_announcement() else { panic!() };
+    index.assign(flow, line);
+    assert_eq!(index.ready_count(line), 7);
+}
+
 fn policy(lifetime_s: u64, delay_notice_s: Option<u64>) -> RetryPolicy {
     let lifetime = Duration::from_secs(lifetime_s);
     let delay_notice = delay_notice_s.map(Duration::from_secs);

@@ -184,6 +184,13 @@ impl Flows {
         flow.ready_count += 1;
     }
 
+    /// Before the others.
+    pub fn push_ready_first(&mut self, tasks: &mut impl Chain, slot: u32, task: u32) {
+        let flow = &mut self.flows[slot];
+        flow.ready.push_front(tasks, task);
+        flow.ready_count += 1;
+    }
+
     /// Takes out the oldest ready task of a flow that has one.
     pub fn pop_ready(&mut self, tasks: &mut impl Chain, slot: u32) -> u32 {
         let flow = &mut self.flows[slot];

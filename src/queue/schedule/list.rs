@@ -58,6 +58,16 @@ impl List {
         self.tail = slot;
     }
 
+    pub fn push_front(&mut self, chain: &mut impl Chain, slot: u32) {
+        *chain.links(slot) = Links { prev: NONE, next: self.head };
+        if self.head == NONE {
+            self.tail = slot;
+        } else {
+            chain.links(self.head).prev = slot;
+        }
+        self.head = slot;
+    }
+
     /// Takes an entry of this list out.
     pub fn remove(&mut self, chain: &mut impl Chain, slot: u32) {
         let Links { prev, next } = std::mem::take(chain.links(slot));

@@ -182,6 +182,18 @@ impl Schedule {
     pub fn push_ready(&mut self, tasks: &mut impl Tasks, task: u32) {
         let flow = tasks.flow(task);
         self.flows.push_ready(tasks, flow, task);
+        self.on_ready(flow);
+    }
+
+    /// Puts a task that is not to lose its place before the others of its flow.
+    pub fn push_ready_first(&mut self, tasks: &mut impl Tasks, task: u32) {
+        let flow = tasks.flow(task);
+        self.flows.push_ready_first(tasks, flow, task);
+        self.on_ready(flow);
+    }
+
+    /// A flow has one ready task more.
+    fn on_ready(&mut self, flow: u32) {
         let entry = self.flows.get(flow);
         if entry.turn != NONE {
             let announce = self.lines.on_ready(&self.flows, flow);

@@ -199,6 +199,18 @@ fn a_claimed_task_leaves_no_turn_behind() {
 }
 
 #[test]
+fn a_task_that_keeps_its_place_comes_before_the_others_of_its_flow() {
+    let mut bench = Bench::new();
+    let first = bench.add(3, "a.test", &bulk("", ""), "s.test", 1);
+    bench.schedule.remove_ready(&mut bench.tasks, first + 1);
+    bench.schedule.push_ready_first(&mut bench.tasks, first + 1);
+    let order = [bench.take(), bench.take(), bench.take(), bench.take()];
+    assert_eq!(order, [Some(first + 1), Some(first), Some(first + 2), None]);
+    bench.schedule.push_ready_first(&mut bench.tasks, first);
+    assert_eq!((bench.take(), bench.take()), (Some(first), None), "the only one");
+}
+
+#[test]
 fn a_line_is_announced_each_time_it_has_something_again() {
     let mut bench = Bench::new();
     let flow = bench.schedule.enter("a.test", &Stream::default(), "", None);
