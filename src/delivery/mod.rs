@@ -47,7 +47,9 @@ use crate::limits::LINE_HISTORIES_MAX;
 use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
 use crate::metrics::Metrics;
 use crate::queue::ledger::{CauseTimes, Waiting};
-use crate::queue::{Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, Task};
+use crate::queue::{
+    Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, StandingOrders, Task,
+};
 use crate::routing::{Hop, Place};
 use crate::runtime::{clock, task, timer};
 use crate::tls::client::Demand;
@@ -126,12 +128,13 @@ struct Inner {
 }
 
 impl Delivery {
-    /// Starts delivering on the calling executor.
+    /// Starts delivering on the calling executor; mail of `orders` waits from the first moment.
     pub fn start(
         config: Arc<Config>,
         queue: Queue,
         metrics: Rc<Metrics>,
         neighbourhood: Neighbourhood,
+        orders: Arc<StandingOrders>,
     ) -> Delivery {
         let Neighbourhood { shard, shard_count, send, records } = neighbourhood;
         let of_leases = send.clone();
@@ -145,7 +148,7 @@ impl Delivery {
                 shard,
                 shard_count,
                 send,
-                parking: Parking::new(&queue),
+                parking: Parking::new(&queue, orders),
                 asking_line: Cell::new(queue.open_line()),
                 queue,
                 metrics,

@@ -29,12 +29,13 @@ struct PastOrders {
 }
 
 impl Parking {
-    pub fn new(queue: &Queue) -> Self {
+    pub fn new(queue: &Queue, orders: Arc<StandingOrders>) -> Self {
+        let now_ms = clock::unix_ms();
         Self {
-            orders: RefCell::default(),
-            since_ms: Cell::new(0),
+            since_ms: Cell::new(now_ms),
             line: Cell::new(queue.open_line()),
-            next_end_ms: Cell::new(u64::MAX),
+            next_end_ms: Cell::new(orders.next_end_ms(now_ms).unwrap_or(u64::MAX)),
+            orders: RefCell::new(orders),
             past: RefCell::default(),
         }
     }

@@ -117,8 +117,8 @@ pub(super) async fn run(start: Start) {
         send: Rc::new(move |to, memo| of_delivery[to].try_send(Memo::Delivery(memo)).is_ok()),
         records: lease_records,
     };
-    let delivery = Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood);
-    delivery.suspend(suspensions);
+    let delivery =
+        Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
             Memo::Client(memo) => memo,

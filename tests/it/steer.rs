@@ -393,3 +393,16 @@ fn the_class_that_an_operator_wants_is_that_of_the_outcome() {
         relayed.is_some_and(|line| line.contains(" mail_class=transactional "))
     });
 }
+
+#[test]
+fn suspended_mail_is_not_tried_at_a_start() {
+    let mut server = Server::start(free_address(), "[shards]\ncount = 1\n");
+    ask(&server, &["queue", "suspend", "--all"]);
+    let id = send(&mut greeted(&server), "one@a.test", "");
+    server.kill();
+    server.start_again();
+    let shown = ask(&server, &["queue", "show", &id]);
+    let task = &shown[0]["tasks"][0];
+    assert_eq!((&task["state"], &task["attempts"]), (&"ready".into(), &0.into()), "{shown:?}");
+    assert_eq!(server.metric("ringpost_delivery_attempts_total"), 0.0);
+}
