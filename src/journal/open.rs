@@ -142,7 +142,7 @@ impl Journal {
             segment_file::create_zeroed(&directory, &name, bytes).map_err(io_error)?;
             names.push(name);
         }
-        let mut segments = Segments { files: Vec::new() };
+        let mut segments = Segments { files: Vec::new(), failed: None };
         for name in &names {
             let path = directory.join(name);
             let io_error = |error| OpenError::Io { path: path.clone(), error };
@@ -160,14 +160,18 @@ impl Journal {
             segments.files.push((file, capacity));
         }
         let recovered = recover(&store, &mut segments, replay).map_err(|error| match error {
-            RecoverError::Io(error) => io_error(error),
+            RecoverError::Io(error) => match segments.failed {
+                Some(slot) => OpenError::Io { path: directory.join(&names[slot]), error },
+                None => io_error(error),
+            },
             RecoverError::OtherVersion { slot, version } => {
                 OpenError::Version { path: directory.join(&names[slot]), version }
             }
         });
         let (ground, recovery) = recovered?;
-        for (file, _) in &segments.files {
+        for ((file, _), name) in segments.files.iter().zip(&names) {
             // What was read may stand in the disk's cache only: it counts from now on.
+            let io_error = |error| OpenError::Io { path: directory.join(name), error };
             file.sync_data().map_err(io_error)?;
         }
         let capacities: Vec<u64> = segments.files.iter().map(|(_, capacity)| *capacity).collect();
@@ -279,6 +283,8 @@ fn remove_unfinished(directory: &Path) -> io::Result<()> {
 
 struct Segments {
     files: Vec<(File, u64)>,
+    /// The slot that could not be read.
+    failed: Option<usize>,
 }
 
 impl SegmentSource for Segments {
@@ -288,7 +294,11 @@ impl SegmentSource for Segments {
 
     fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.files[slot].0.read_exact_at(buffer, offset)
+        let result = self.files[slot].0.read_exact_at(buffer, offset);
+        if result.is_err() {
+            self.failed = Some(slot);
+        }
+        result
     }
 
     fn buffer(&self, bytes: usize) -> Box<dyn DerefMut<Target = [u8]>> {

@@ -4,8 +4,8 @@
 //! **Owns** the only system calls and the only `unsafe` of the program, and the only mention of
 //! glommio, io-uring and libc.
 //! **Uses** `limits` and `config`'s types. Knows nothing of mail; TLS is the library's.
-//! **Holds** that a wait has a deadline, that a panic in a task stays in that task, and that an
-//! executor that stops making progress is seen by the watchdog.
+//! **Holds** that a wait has a deadline, that a panic stays in its task unless all rely on what it
+//! left, and that an executor that stops making progress is seen by the watchdog.
 //! **Start reading** at `executor::spawn`, then `net::TcpStream` and `stream::Stream`.
 #![allow(unsafe_code)]
 

@@ -20,7 +20,7 @@ use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
 use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
 use crate::runtime::net::BoundListener;
-use crate::runtime::{executor, thread};
+use crate::runtime::{executor, task, thread};
 
 /// Why the server did not start. Nothing was accepted.
 #[derive(Debug)]
@@ -136,6 +136,7 @@ impl Bound {
         log: &LogSink,
         suspensions: &Arc<StandingOrders>,
     ) -> Result<Shards, StartError> {
+        task::end_process_on_panic_in(&["journal", "queue"]);
         let data_dir = self.config.data_dir.clone();
         let made = std::fs::create_dir_all(&data_dir);
         // Shards of an earlier configuration: what is in their journals is owed all the same.

@@ -101,6 +101,17 @@ fn content_that_cannot_be_read_is_held_and_goes_out_once_it_can() {
     disk.heal();
     steer(&server, &["release", "--all"]);
     numbered.audit(&next_hop.wait_for(numbered.accepted.len()));
+    // A start names the file that it cannot read.
+    assert!(server.stop().success());
+    disk.fail_behind(SUPERBLOCK_BYTES);
+    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
+        .args(["serve", "--config"])
+        .arg(server.config_path())
+        .output()
+        .expect("ringpost runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(74), "{text}");
+    assert!(text.contains(segment.to_str().expect("a path of text")), "{text}");
 }
 
 #[test]
