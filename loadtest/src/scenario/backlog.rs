@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::server::Server;
-use super::stage::{self, Drain, Injection, SinkPlan, Stage};
+use super::stage::{self, Drain, Ending, Injection, SinkPlan, Stage};
 use super::{judge, print};
 use crate::audit::SEQUENCE_END;
 use crate::failure::Failure;
@@ -96,14 +96,8 @@ struct Report {
     drain_rate_ratio: f64,
     drain_cpu_us_per_message: f64,
     drain_s: f64,
-    accepted: u64,
-    relayed: u64,
-    /// Accepted and not at a sink when nothing came any more.
-    lost: u64,
-    /// What of it the server still had.
-    queued_at_end: Option<u64>,
-    duplicated: u64,
-    in_doubt: u64,
+    #[serde(flatten)]
+    ending: Ending,
     not_judged: Vec<String>,
     broken: Vec<String>,
 }
@@ -299,20 +293,9 @@ impl Run {
     }
 
     fn audit(&mut self) -> Result<(), Failure> {
-        self.report.queued_at_end = self.server.queued();
-        self.server.stop()?;
-        let audit = self.stage.audit()?;
-        let report = &mut self.report;
-        (report.accepted, report.relayed) = (audit.accepted, audit.relayed);
-        (report.lost, report.duplicated) = (audit.lost, audit.duplicated);
-        report.in_doubt = audit.in_doubt;
-        if audit.lost > 0 {
-            let (lost, examples) = (audit.lost, &audit.lost_examples);
-            let queued = report.queued_at_end.unwrap_or(0);
-            report.broken.push(format!(
-                "{lost} accepted did not arrive ({queued} are still queued), such as {examples:?}"
-            ));
-        }
+        let ending = self.stage.ending(&mut self.server)?;
+        self.report.broken.extend(ending.broken());
+        self.report.ending = ending;
         Ok(())
     }
 

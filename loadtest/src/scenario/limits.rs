@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::server::Server;
-use super::stage::{self, Injection, SinkPlan, Stage};
+use super::stage::{self, Ending, Injection, SinkPlan, Stage};
 use super::{judge, print};
 use crate::failure::Failure;
 use crate::relay::files::check_stop;
@@ -86,14 +86,8 @@ struct Run {
     restart_s: f64,
     restart_after_kill_s: f64,
     sink_stall_max_ms: u64,
-    accepted: u64,
-    relayed: u64,
-    /// Accepted and not at the sink when the run was over.
-    lost: u64,
-    /// What of it the server still had.
-    queued_at_end: Option<u64>,
-    duplicated: u64,
-    in_doubt: u64,
+    #[serde(flatten)]
+    ending: Ending,
 }
 
 /// Runs the subcommand.
@@ -156,12 +150,7 @@ fn run_shards(options: &Options, shards: usize) -> Result<(Run, Vec<String>), Fa
     let patience = 3 * Duration::from_secs(seconds) + DRAIN_SPARE;
     let drain = stage.drain(&mut server, mark, options.stage.settle, patience)?;
     run.rate_over_all = drain.rate();
-    run.queued_at_end = server.queued();
-    server.stop()?;
-
-    let audit = stage.audit()?;
-    (run.accepted, run.relayed) = (audit.accepted, audit.relayed);
-    (run.lost, run.duplicated, run.in_doubt) = (audit.lost, audit.duplicated, audit.in_doubt);
+    run.ending = stage.ending(&mut server)?;
     run.see(&limited.seen());
     let broken = run.broken(options);
     stage.end(&broken)?;
@@ -204,9 +193,9 @@ impl Report {
         self.restart_s = self.restart_s.max(run.restart_s);
         self.restart_after_kill_s = self.restart_after_kill_s.max(run.restart_after_kill_s);
         self.sink_stall_max_ms = self.sink_stall_max_ms.max(run.sink_stall_max_ms);
-        self.accepted += run.accepted;
-        self.lost += run.lost;
-        self.duplicated += run.duplicated;
+        self.accepted += run.ending.accepted;
+        self.lost += run.ending.lost;
+        self.duplicated += run.ending.duplicated;
         self.runs.push(run);
     }
 }
@@ -241,10 +230,7 @@ impl Run {
             let rate = self.rate_achieved;
             say(format!("only {rate:.1} messages a second of the {} allowed", options.rate));
         }
-        if self.lost > 0 {
-            let queued = self.queued_at_end.unwrap_or(0);
-            say(format!("{} accepted did not arrive ({queued} are still queued)", self.lost));
-        }
+        self.ending.broken().into_iter().for_each(&mut say);
         broken
     }
 }
@@ -287,7 +273,7 @@ mod tests {
             max_connections_seen,
             max_messages_in_any_second: 10 * max_connections_seen,
             rate_achieved,
-            lost,
+            ending: Ending { lost, ..Ending::default() },
             ..Run::default()
         };
         let mut report = Report::default();
@@ -313,6 +299,7 @@ mod tests {
         check(Run { max_connections_seen: 4, ..good() }, &["4 connections at once"]);
         check(Run { max_messages_in_any_second: 51, ..good() }, &["51 messages in a second"]);
         check(Run { rate_achieved: 34.9, ..good() }, &["only 34.9"]);
-        check(Run { lost: 1, rate_achieved: 0.0, ..good() }, &["only 0.0", "1 accepted"]);
+        let ending = Ending { lost: 1, ..Ending::default() };
+        check(Run { ending, rate_achieved: 0.0, ..good() }, &["only 0.0", "1 accepted"]);
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::config::{CAMPAIGN_FIELD, CLASS_FIELD, TENANT_FIELD};
 use super::server::Server;
-use super::stage::{self, Injection, SinkPlan, Stage};
+use super::stage::{self, Ending, Injection, SinkPlan, Stage};
 use super::{judge, print};
 use crate::audit::{DeliveryId, SEQUENCE_END};
 use crate::failure::Failure;
@@ -85,14 +85,8 @@ struct Report {
     transactional_shared_p99_ms: f64,
     transactional_accept_p99_ms: f64,
     transactional_total_p99_ms: f64,
-    accepted: u64,
-    relayed: u64,
-    /// Accepted and not at a sink when nothing came any more.
-    lost: u64,
-    /// What of it the server still had.
-    queued_at_end: Option<u64>,
-    duplicated: u64,
-    in_doubt: u64,
+    #[serde(flatten)]
+    ending: Ending,
     broken: Vec<String>,
 }
 
@@ -136,7 +130,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     let window = run.inject_transactional()?;
     run.drain()?;
     run.evaluate(&window)?;
-    run.audit()?;
+    run.report.ending = run.stage.ending(&mut run.server)?;
     run.report.judge();
     print(&run.report, run.options.stage.json);
     run.stage.end(&run.report.broken)?;
@@ -307,17 +301,6 @@ impl Run {
         self.report.bulk_arrived_of_tenants = arrived;
         Ok(())
     }
-
-    fn audit(&mut self) -> Result<(), Failure> {
-        self.report.queued_at_end = self.server.queued();
-        self.server.stop()?;
-        let audit = self.stage.audit()?;
-        let report = &mut self.report;
-        (report.accepted, report.relayed) = (audit.accepted, audit.relayed);
-        (report.lost, report.duplicated) = (audit.lost, audit.duplicated);
-        report.in_doubt = audit.in_doubt;
-        Ok(())
-    }
 }
 
 impl Report {
@@ -344,11 +327,7 @@ impl Report {
         if self.bulk_rate <= 0.0 {
             broken.push("bulk mail stood still".to_owned());
         }
-        if self.lost > 0 {
-            let queued = self.queued_at_end.unwrap_or(0);
-            broken
-                .push(format!("{} accepted did not arrive ({queued} are still queued)", self.lost));
-        }
+        broken.extend(self.ending.broken());
     }
 }
 
@@ -478,7 +457,7 @@ mod tests {
         check(&|report| report.transactional_p99_ms = 500.0, &["500 ms at the p99"]);
         check(&|report| report.bulk_waiting_at_start = 9, &["only 9 of 10"]);
         check(&|report| report.bulk_rate = 0.0, &["stood still"]);
-        check(&|report| report.lost = 2, &["2 accepted did not arrive"]);
+        check(&|report| report.ending.lost = 2, &["2 accepted did not arrive"]);
     }
 
     #[test]

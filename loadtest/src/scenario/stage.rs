@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ringpost::proto::smtp::server::Dialect;
 use ringpost::runtime::{clock, thread};
+use serde::Serialize;
 
 use super::config::Plan;
 use super::server::Server;
@@ -268,6 +269,17 @@ impl Stage {
         Ok(audit::compare(accepted, read_ids(&self.received)?))
     }
 
+    /// Stops the server, and says what became of every message.
+    pub fn ending(&self, server: &mut Server) -> Result<Ending, Failure> {
+        let queued_at_end = server.queued();
+        server.stop()?;
+        let Audit { accepted, relayed, lost, duplicated, in_doubt, lost_examples } =
+            self.audit()?;
+        let counts =
+            Ending { accepted, relayed, lost, queued_at_end, duplicated, in_doubt, lost_examples };
+        Ok(counts)
+    }
+
     /// Where a drain begins: call before anything is let go.
     pub fn mark(&self) -> Mark {
         Mark { started: Instant::now(), count: self.sinks.all_totals().recipients }
@@ -326,6 +338,36 @@ impl Stage {
             let _ = fs::remove_dir(&self.options.data);
         }
         Ok(())
+    }
+}
+
+/// What became of the messages of a scenario.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Ending {
+    pub accepted: u64,
+    pub relayed: u64,
+    /// Accepted and not at a sink when nothing came any more.
+    pub lost: u64,
+    /// What of it the server still had.
+    pub queued_at_end: Option<u64>,
+    pub duplicated: u64,
+    pub in_doubt: u64,
+    /// A few of the lost.
+    #[serde(skip)]
+    pub lost_examples: Vec<u64>,
+}
+
+impl Ending {
+    /// That something is lost, where it is.
+    pub fn broken(&self) -> Option<String> {
+        let Ending { lost, lost_examples, .. } = self;
+        let queued = self.queued_at_end.unwrap_or(0);
+        (*lost > 0).then(|| {
+            format!(
+                "{lost} accepted did not arrive ({queued} are still queued), such as \
+                 {lost_examples:?}"
+            )
+        })
     }
 }
 
