@@ -341,7 +341,10 @@ impl Link {
                     lease.into_iter().for_each(Token::put_back);
                     inner.queue.hold(task, &error);
                 }
-                Ok(message) => {
+                Ok(mut message) => {
+                    if !self.client.capabilities().eight_bit_mime {
+                        message = message.in_seven_bits().map_or(message, Rc::new);
+                    }
                     let is_large = matches!(message.content, Content::Chunked { .. });
                     if is_large && !under_way.is_empty() {
                         // Large content has the connection to itself.

@@ -109,4 +109,8 @@ impl EnvelopeFlags {
     pub fn set(&mut self, flag: u16) {
         self.0 |= flag;
     }
+
+    pub fn clear(&mut self, flag: u16) {
+        self.0 &= !flag;
+    }
 }

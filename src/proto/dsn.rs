@@ -1,5 +1,7 @@
 //! Delivery status notifications (RFC 3464, RFC 6533) in a multipart/report (RFC 6522).
 
+mod seven_bit;
+
 use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
@@ -7,6 +9,8 @@ use std::net::IpAddr;
 use super::message::date::write_date;
 use super::xtext;
 use crate::mail::{EnvelopeFlags, Outcome, QueueId, Reply};
+
+pub use seven_bit::seven_bit;
 
 /// A recipient who is reported on.
 pub struct ReportedRecipient<'a> {

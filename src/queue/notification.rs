@@ -26,6 +26,37 @@ impl Notification {
     }
 }
 
+impl Message {
+    /// A report made here that has 8-bit content, in 7 bits. `None` for everything else, and for
+    /// an international report: what cannot take one is not to get its addresses.
+    pub fn in_seven_bits(&self) -> Option<Message> {
+        let flags = self.envelope.flags;
+        let Content::Whole(content) = &self.content else { return None };
+        let is_eight_bit = flags.has(EnvelopeFlags::EIGHT_BIT_CONTENT);
+        if !flags.has(EnvelopeFlags::NOTIFICATION)
+            || !is_eight_bit
+            || flags.has(EnvelopeFlags::SMTPUTF8)
+        {
+            return None;
+        }
+        let content = dsn::seven_bit(content)?;
+        let mut envelope = Envelope::clone(&self.envelope);
+        let eight_bit = EnvelopeFlags::EIGHT_BIT_CONTENT | EnvelopeFlags::EIGHT_BIT_MIME;
+        // A line that was broken may begin with a dot.
+        envelope.flags.clear(eight_bit | EnvelopeFlags::NO_LEADING_DOT);
+        envelope.content_bytes = content.len() as u64;
+        envelope.content_hash = xxh3_128(&content);
+        Some(Message {
+            id: self.id,
+            envelope: Rc::new(envelope),
+            recipient_indexes: self.recipient_indexes.clone(),
+            attempts: self.attempts,
+            content: Content::Whole(Octets::Fresh(Rc::new(content))),
+            settled: self.settled.clone(),
+        })
+    }
+}
+
 /// What a report is to say, and to whom.
 pub(super) struct Plan {
     pub reader: Reader,

@@ -319,3 +319,25 @@ fn mail_that_nobody_serves_is_reported_in_time() {
     ask(&server, &["queue", "resume", "--all"]);
     assert_eq!(next_hop.wait_for(4)[3].to, ["a@told.test"]);
 }
+
+#[test]
+fn a_report_on_8_bit_mail_reaches_a_next_hop_without_8bitmime() {
+    let seven_bit = next_hop(&["PIPELINING"]);
+    let refusing = next_hop(&["PIPELINING", "8BITMIME"]);
+    let route = "[[route]]\ndomain = \"to.test\"\nnext_hop = \"smtp://HOP\"\n";
+    let server =
+        Server::start(seven_bit.address, &route.replace("HOP", &refusing.address.to_string()));
+    let mut client = greeted(&server);
+    let content = "Subject: über\r\n\r\nkörper\r\n".as_bytes();
+    let reply = client.message("a@from.test", &["no@to.test"], content);
+    assert!(reply.starts_with("250"), "{reply}");
+    let got = seven_bit.wait_for(1);
+    let text = report_of(&got);
+    assert!(text.is_ascii() && !got[0].commands[0].contains("BODY="), "{text}");
+    for part in ["Action: failed\r\n", "text/rfc822-headers\r\n", "Subject: =C3=BCber\r\n"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(!text.contains("rper"), "{text}");
+    settled(&server);
+    assert_eq!(server.metric("ringpost_queue_notifications_failed_total"), 0.0);
+}

@@ -193,3 +193,42 @@ fn foreign_words_stay_ascii_in_a_report_that_is() {
         ],
     );
 }
+
+#[test]
+fn a_report_in_seven_bits_keeps_its_words_and_returns_the_header_section() {
+    let reply = Reply::remote(550, None, "kein Postfach für Sie".into());
+    let check = |content: &[u8], parts: &[&str], missing: &[&str]| {
+        let recipients = &[(Outcome::Failed, &reply)];
+        let case = Case { recipients, content, flags: 0, reader: Reader::Sender };
+        let (text, flags) = compose_case(&case);
+        assert!(flags.has(EnvelopeFlags::EIGHT_BIT_CONTENT));
+        let out = seven_bit(text.as_bytes()).expect("a report");
+        let out = String::from_utf8(out).expect("UTF-8");
+        assert!(out.is_ascii() && out.lines().all(|line| line.len() <= 998), "{out}");
+        for part in parts {
+            assert!(out.contains(part), "{part} in\n{out}");
+        }
+        for part in missing {
+            assert!(!out.contains(part), "{part} in\n{out}");
+        }
+        // Whatever a disk makes of it, it is read without harm.
+        for end in 0..text.len() {
+            assert!(seven_bit(&text.as_bytes()[..end]).is_none(), "cut at {end}");
+        }
+    };
+    let words = "    550 kein Postfach f=C3=BCr Sie\r\n";
+    let status = "Diagnostic-Code: smtp;550 kein Postfach f\\x{FC}r Sie\r\n";
+    let quoted = "Content-Transfer-Encoding: quoted-printable\r\n";
+    let (whole, headers) =
+        ("Content-Type: message/rfc822\r\n", "Content-Type: text/rfc822-headers\r\n");
+    check(
+        b"Subject: x\r\n\r\nbody\r\n",
+        &[words, status, quoted, whole, "\r\nbody\r\n"],
+        &[headers],
+    );
+    let eight_bit = "Subject: x\r\n\r\nbody ü\r\n".as_bytes();
+    check(eight_bit, &[words, status, headers, "Subject: x\r\n"], &[whole, "body"]);
+    let eight_bit = "Subject: ü\r\n\r\nbody\r\n".as_bytes();
+    check(eight_bit, &[words, headers, "Subject: =C3=BC\r\n"], &[whole, "body"]);
+    assert_eq!(seven_bit("Subject: ü\r\n\r\nno report\r\n".as_bytes()), None);
+}
