@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::socket::{Out, Stop, parse_id};
+use super::socket::{Out, Stop, parse_id, shown};
 use super::wire::Line;
 use super::{ANSWER_WAIT, Control, asking};
 use crate::config::{
@@ -320,14 +320,7 @@ pub(super) fn answer(subject: &str, control: &Control, out: &mut Out) -> Result<
         return Ok(out.line(&Line::Way(way_now(&subject, control)?.into()))?);
     };
     let id = parse_id(&id.to_string(), control)?;
-    let shard = usize::from(id.shard);
-    let shown = asking::ask_one(&*control.shards, shard, ANSWER_WAIT, |reply| Ask::QueueShow {
-        message: id.message,
-        reply,
-    })?;
-    let Some(message) = shown else {
-        return Err(Stop::Refused(format!("{id} is not queued here (any more)")));
-    };
+    let message = shown(id, control)?;
     let ways: Result<Vec<Way>, Stop> =
         message.tasks.iter().map(|task| way_of(task, control)).collect();
     out.line(&Line::Message(message))?;

@@ -19,7 +19,7 @@ use crate::mail::QueueId;
 use crate::queue::survey::{self, Survey};
 use crate::runtime::privilege::peer_user;
 use crate::runtime::{clock, thread};
-use crate::shard::ask::Ask;
+use crate::shard::ask::{Ask, QueuedMessage};
 
 /// The socket's name in a data directory.
 pub fn path_in(data_dir: &Path) -> PathBuf {
@@ -176,14 +176,7 @@ fn answer_request(
         }
         Request::QueueShow { id } => {
             let id = parse_id(id, control)?;
-            let shard = usize::from(id.shard);
-            let shown = asking::ask_one(&*control.shards, shard, ANSWER_WAIT, |reply| {
-                Ask::QueueShow { message: id.message, reply }
-            })?;
-            match shown {
-                Some(message) => Ok(out.line(&Line::Message(message))?),
-                None => Err(Stop::Refused(format!("{id} is not queued here (any more)"))),
-            }
+            Ok(out.line(&Line::Message(shown(id, control)?))?)
         }
         Request::QueueStats => {
             let answers = asking::ask_all(&*control.shards, ANSWER_WAIT, Ask::QueueStats);
@@ -243,7 +236,16 @@ fn answer_request(
     }
 }
 
-/// Shard by shard, a page at a time, so that neither side holds the whole queue.
+/// A queued message.
+pub(super) fn shown(id: QueueId, control: &Control) -> Result<QueuedMessage, Stop> {
+    let shard = usize::from(id.shard);
+    let make = |reply| Ask::QueueShow { messages: vec![id.message], reply };
+    let mut shown = asking::ask_one(&*control.shards, shard, ANSWER_WAIT, make)?;
+    shown.pop().ok_or_else(|| Stop::Refused(format!("{id} is not queued here (any more)")))
+}
+
+/// Shard by shard. To find the next numbers a shard looks at all it has, so it is asked for many at
+/// once; messages come a page at a time, so that neither side holds the whole queue.
 fn list(
     after: Option<QueueId>,
     count_max: usize,
@@ -256,16 +258,24 @@ fn list(
     for shard in shards {
         let mut after = after.filter(|id| usize::from(id.shard) == shard).map(|id| id.message);
         while left > 0 {
-            let count_max = left.min(PAGE_MESSAGES);
-            let page = asking::ask_one(&*control.shards, shard, ANSWER_WAIT, |reply| {
-                Ask::QueueList { after, count_max, reply }
+            let count_max = left.min(NUMBERS_AT_ONCE);
+            let numbers = asking::ask_one(&*control.shards, shard, SURVEY_WAIT, |reply| {
+                Ask::QueueNumbers { after, count_max, reply }
             })?;
-            let Some(last) = page.last() else { break };
-            after = last.id.parse().ok().map(|id: QueueId| id.message);
-            left = left.saturating_sub(page.len());
-            for message in page {
-                out.line(&Line::Message(message))?;
+            for page in numbers.chunks(PAGE_MESSAGES) {
+                let messages = page.to_vec();
+                let make = |reply| Ask::QueueShow { messages, reply };
+                let page = asking::ask_one(&*control.shards, shard, ANSWER_WAIT, make)?;
+                // What was settled since is no longer queued, and another takes its place.
+                left = left.saturating_sub(page.len());
+                for message in page {
+                    out.line(&Line::Message(message))?;
+                }
             }
+            if numbers.len() < count_max {
+                break;
+            }
+            after = numbers.last().copied();
         }
     }
     Ok(())
@@ -331,6 +341,8 @@ const REQUEST_BYTES_MAX: usize = 4096;
 const WRITE_BYTES: usize = 64 * 1024;
 /// For a shard to look at all that it has, besides its work.
 const SURVEY_WAIT: Duration = Duration::from_secs(50);
+/// Numbers of messages a shard is asked for at once.
+const NUMBERS_AT_ONCE: usize = 65_536;
 /// Messages a shard is asked for at once.
 const PAGE_MESSAGES: usize = 256;
 /// From a client's connection to its last octet; for a long order, from one sign of progress to the
@@ -361,12 +373,13 @@ mod tests {
             let message = |message| QueuedMessage { id: id(shard, message), ..Default::default() };
             // Askers are still there: they wait.
             let _ = match ask {
-                Ask::QueueList { after, count_max, reply } => {
-                    let numbers = (1..=3).filter(|it| *it > after.unwrap_or(0)).take(count_max);
-                    reply.send(numbers.map(message).collect()).map_err(drop)
+                Ask::QueueNumbers { after, count_max, reply } => {
+                    let numbers = (1..=3).filter(|number| *number > after.unwrap_or(0));
+                    reply.send(numbers.take(count_max).collect()).map_err(drop)
                 }
-                Ask::QueueShow { message: number, reply } => {
-                    reply.send((number <= 3).then(|| message(number))).map_err(drop)
+                Ask::QueueShow { messages, reply } => {
+                    let queued = messages.into_iter().filter(|number| *number <= 3);
+                    reply.send(queued.map(message).collect()).map_err(drop)
                 }
                 Ask::QueueStats(reply) => {
                     reply.send(QueueStats { messages: 3, ..Default::default() }).map_err(drop)

@@ -130,13 +130,13 @@ impl Queue {
         }
     }
 
-    /// Takes a task that cannot be read back out of the schedule until an operator acts.
+    /// Takes a task in flight that cannot be read back out of the schedule until an operator acts;
+    /// over restarts too where its envelope, or its STATE, can be read.
     pub fn hold(&self, task: Task, reason: &LoadError) {
         let id = self.inner.queue_id(task.message);
         eprintln!("ringpost: {id}: held, its content cannot be read back: {reason}");
         self.inner.metrics.queue.held.add(1);
-        let mut index = self.inner.index.borrow_mut();
-        index.hold(task.slot);
+        task::spawn_vital(self.clone().record_held(task, format!("Cannot be read back: {reason}")));
     }
 
     async fn finish_later(self, task: Task, mut ending: Ending) {

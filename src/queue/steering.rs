@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use super::codec::{Change, Group, RecipientState, TaskRecord};
 use super::index::{Task, TaskState};
-use super::ledger::{Ledger, Waiting};
+use super::ledger::{Ledger, NoLine, Waiting};
 use super::outcome::{Attempt, Reports};
+use super::outline::recipients_of;
 use super::schedule::Flow;
 use super::selection::{ReversePathPattern, Selection};
 use super::store::{Message, Queue};
@@ -106,20 +107,19 @@ impl Queue {
             let is_for = |state, flow: &Flow| order.is_for(state, flow);
             let next = self.select(selection, is_for, end, sites, from, &mut selected).await;
             steered.matched += selected.len();
-            for task in selected.drain(..) {
+            // Several at a time, so that what must be read back comes back together.
+            for tasks in selected.chunks(TASKS_TOGETHER) {
                 if !go_on(steered) {
                     break 'slices;
                 }
                 if mode == Mode::Count {
                     continue;
                 }
-                // What is no longer as it was selected is left alone.
-                let is_for = |state| order.is_for_state(state);
-                let claimed = self.inner.index.borrow_mut().claim(task, is_for);
-                if let Some(before) = claimed {
-                    steered.done += usize::from(self.carry_out(task, before, order, sites).await);
-                }
+                let carried_out = tasks.iter().map(|task| self.carry_out(*task, order, sites));
+                let carried_out = task::join_all(carried_out).await;
+                steered.done += carried_out.into_iter().filter(|is_done| *is_done).count();
             }
+            selected.clear();
             let Some(next) = next.filter(|_| go_on(steered)) else { break };
             from = next;
             task::yield_now().await;
@@ -183,18 +183,9 @@ impl Queue {
 
     /// Whether a message has one of these reverse-paths; one that cannot be read has none of them.
     async fn is_from(&self, message: u64, reverse_path: &ReversePathPattern) -> bool {
-        let (slot, kept) = {
-            let index = self.inner.index.borrow();
-            let Some(slot) = index.find(message) else { return false };
-            (slot, index.kept(slot).cloned())
-        };
-        match kept {
-            Some(kept) => reverse_path.takes(&kept.envelope.reverse_path),
-            None => {
-                let envelope = self.inner.read_envelope(slot).await;
-                envelope.is_ok_and(|envelope| reverse_path.takes(&envelope.reverse_path))
-            }
-        }
+        let Some(slot) = self.inner.index.borrow().find(message) else { return false };
+        let envelope = self.inner.envelope(slot).await;
+        envelope.is_ok_and(|envelope| reverse_path.takes(&envelope.reverse_path))
     }
 
     fn select_by_index(
@@ -231,15 +222,15 @@ impl Queue {
         })
     }
 
-    /// The task was claimed in state `before`, and ends this in another state than in flight.
-    /// Returns whether the order could be carried out; what is to be durable has its settlement.
-    async fn carry_out(
-        &self,
-        task: Task,
-        before: TaskState,
-        order: &Order,
-        sites: &dyn Sites,
-    ) -> bool {
+    /// Claims a task and lets it end this in another state than in flight; one that is no longer as
+    /// it was selected is left alone. Returns whether the order could be carried out; what is to be
+    /// durable has its settlement.
+    async fn carry_out(&self, task: Task, order: &Order, sites: &dyn Sites) -> bool {
+        let claimed = {
+            let mut index = self.inner.index.borrow_mut();
+            index.claim(task, |state| order.is_for_state(state))
+        };
+        let Some(before) = claimed else { return false };
         if let Order::Retry(_) = order {
             self.put_back(task);
             return true;
@@ -325,14 +316,29 @@ impl Queue {
         self.settle(task, message, outcomes, attempt);
     }
 
+    /// A task in flight whose content cannot be read is Held from now on; `reply` says why.
+    pub(super) async fn record_held(self, task: Task, reply: String) {
+        let begun_ms = self.inner.index.borrow().task(task.slot).standing().due_ms;
+        let mut is_recorded = false;
+        if let Some(mut record) = self.record_or_first(task).await {
+            if let Some(mut ledger) = record.ledger.take() {
+                record.account_for(&mut ledger, &NoLine, Some(begun_ms), clock::unix_ms());
+                record.ledger = Some(ledger);
+            }
+            record.turn(RecipientState::Delayed, RecipientState::Held);
+            let held = record.groups.iter_mut().filter(|it| it.state == RecipientState::Held);
+            held.filter(|it| it.reply.is_empty()).for_each(|it| it.reply = reply.as_str().into());
+            is_recorded = record.is_held() && self.inner.append_state(task, record).await.is_ok();
+        }
+        if !is_recorded {
+            self.inner.index.borrow_mut().hold(task.slot);
+        }
+    }
+
     /// The STATE of a task as of now, its ledger included. One that was never tried has none: its
     /// recipients are Delayed. `None` when it cannot be read.
     async fn record_now(&self, task: Task, sites: &dyn Sites) -> Option<TaskRecord> {
-        let record = self.inner.read_record(task.slot).await.ok()?;
-        let mut record = match record.filter(|record| record.ledger.is_some()) {
-            Some(record) => TaskRecord::clone(&record),
-            None => self.first_record(task).await?,
-        };
+        let mut record = self.record_or_first(task).await?;
         let flow = self.inner.index.borrow().flow_at(task.slot);
         let waiting = sites.waiting_of(&flow);
         if let Some(mut ledger) = record.ledger.take() {
@@ -342,22 +348,26 @@ impl Queue {
         Some(record)
     }
 
-    /// The STATE of a task that has none, or one without a ledger.
-    async fn first_record(&self, task: Task) -> Option<TaskRecord> {
+    /// The last STATE of a task, with a ledger. One that was never tried has none: its recipients
+    /// are Delayed. `None` when it, or the envelope where that is needed, cannot be read.
+    async fn record_or_first(&self, task: Task) -> Option<TaskRecord> {
         let record = self.inner.read_record(task.slot).await.ok()?;
-        let message = self.load(task).await.ok()?;
-        let ledger = Some(Ledger::new(message.envelope.accepted_ms));
+        if let Some(record) = record.as_ref().filter(|record| record.ledger.is_some()) {
+            return Some(TaskRecord::clone(record));
+        }
+        let slot = self.inner.index.borrow().message_of(task);
+        let envelope = self.inner.envelope(slot).await.ok()?;
+        let ledger = Some(Ledger::new(envelope.accepted_ms));
         if let Some(record) = record {
             return Some(TaskRecord { ledger, ..TaskRecord::clone(&record) });
         }
-        let group = Group {
-            state: RecipientState::Delayed,
-            reply: Box::default(),
-            recipient_indexes: message.recipient_indexes.clone(),
-        };
+        let index = self.inner.index.borrow();
+        let recipient_indexes = recipients_of(&envelope, index.flow_of(task.slot).0);
+        let group =
+            Group { state: RecipientState::Delayed, reply: Box::default(), recipient_indexes };
         Some(TaskRecord {
             attempts: 0,
-            due_ms: message.envelope.release_ms,
+            due_ms: envelope.release_ms,
             possible_duplicate: false,
             delay_notified: false,
             groups: vec![group],
@@ -369,5 +379,7 @@ impl Queue {
 
 const BOUNCED: Reply =
     Reply::new(554, EnhancedStatusCode::new(5, 7, 0), "Given up by the operator of this server");
+/// Tasks whose records are read back at the same time.
+const TASKS_TOGETHER: usize = 64;
 /// Tasks looked at before others get a turn.
 const TASKS_AT_ONCE: u32 = 256;

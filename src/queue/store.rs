@@ -388,7 +388,7 @@ impl Queue {
 
     /// Numbers of at most `count_max` queued messages above `after`, ascending. Suspends now and
     /// then.
-    pub async fn list(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
+    pub async fn numbers(&self, after: Option<u64>, count_max: usize) -> Vec<u64> {
         // The smallest so far, the largest of them on top.
         let mut ids = BinaryHeap::new();
         let mut next = Some(0);
@@ -424,11 +424,7 @@ impl Queue {
         slot: u32,
         sites: &dyn Sites,
     ) -> Result<MessageView, LoadError> {
-        let kept = self.inner.index.borrow().kept(slot).cloned();
-        let envelope = match kept {
-            Some(kept) => kept.envelope.clone(),
-            None => Rc::new(self.inner.read_envelope(slot).await?),
-        };
+        let envelope = self.inner.envelope(slot).await?;
         let mut view = MessageView { id: self.inner.queue_id(id), envelope, tasks: Vec::new() };
         let mut after = None;
         loop {
@@ -552,7 +548,16 @@ impl Inner {
         }
     }
 
-    pub async fn read_envelope(&self, slot: u32) -> Result<Envelope, LoadError> {
+    /// The envelope of a message; suspends where it must be read back.
+    pub async fn envelope(&self, slot: u32) -> Result<Rc<Envelope>, LoadError> {
+        let kept = self.index.borrow().kept(slot).cloned();
+        match kept {
+            Some(kept) => Ok(kept.envelope.clone()),
+            None => self.read_envelope(slot).await.map(Rc::new),
+        }
+    }
+
+    async fn read_envelope(&self, slot: u32) -> Result<Envelope, LoadError> {
         let location = self.index.borrow().message(slot).location();
         let record = self.read_pinned(location).await?;
         let envelope = codec::read_envelope(record.payload()).map_err(|_| LoadError::Malformed)?;

@@ -31,16 +31,17 @@ pub enum Ask {
         by: SurveyBy,
         reply: Sender<Survey>,
     },
-    /// At most `count_max` queued messages whose number is above `after`, ascending.
-    QueueList {
+    /// The numbers of at most `count_max` queued messages above `after`, ascending. Looks at all
+    /// that are queued.
+    QueueNumbers {
         after: Option<u64>,
         count_max: usize,
-        reply: Sender<Vec<QueuedMessage>>,
+        reply: Sender<Vec<u64>>,
     },
-    /// One message by its number; `None` when it is not (or no longer) queued here.
+    /// Messages by their numbers; those that are not (or no longer) queued here are left out.
     QueueShow {
-        message: u64,
-        reply: Sender<Option<QueuedMessage>>,
+        messages: Vec<u64>,
+        reply: Sender<Vec<QueuedMessage>>,
     },
     /// The way of mail of `stream` to `domain`, by an operator's next hop where there is one.
     Way {
@@ -175,30 +176,18 @@ pub struct QueuedRecipient {
     pub reply: String,
 }
 
-/// Answers `Ask::QueueList`. Suspends for messages that must be read back from the journal.
-pub async fn list(
-    queue: &Queue,
-    sites: &dyn Sites,
-    after: Option<u64>,
-    count_max: usize,
-) -> Vec<QueuedMessage> {
-    let mut messages = Vec::new();
-    for message in queue.list(after, count_max).await {
-        // Settled since the list was made: no longer queued.
-        if let Some(shown) = show(queue, sites, message).await {
-            messages.push(shown);
+/// Answers `Ask::QueueShow`. Suspends for messages that must be read back from the journal.
+pub async fn show(queue: &Queue, sites: &dyn Sites, messages: Vec<u64>) -> Vec<QueuedMessage> {
+    let mut shown = Vec::with_capacity(messages.len());
+    for message in messages {
+        let id = queue.id_of(message).to_string();
+        match queue.view(message, sites).await {
+            Some(Ok(view)) => shown.push(readable(id, &view)),
+            Some(Err(error)) => shown.push(unreadable(id, &error)),
+            None => {}
         }
     }
-    messages
-}
-
-/// Answers `Ask::QueueShow`. Suspends when the message must be read back from the journal.
-pub async fn show(queue: &Queue, sites: &dyn Sites, message: u64) -> Option<QueuedMessage> {
-    let id = queue.id_of(message).to_string();
-    Some(match queue.view(message, sites).await? {
-        Ok(view) => readable(id, &view),
-        Err(error) => unreadable(id, &error),
-    })
+    shown
 }
 
 fn readable(id: String, view: &MessageView) -> QueuedMessage {

@@ -190,16 +190,16 @@ impl Shard {
                     let _ = reply.send(queue.survey(by, &delivery).await);
                 });
             }
-            Ask::QueueList { after, count_max, reply } => {
-                let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
+            Ask::QueueNumbers { after, count_max, reply } => {
+                let queue = self.queue.clone();
                 task::spawn(async move {
-                    let _ = reply.send(ask::list(&queue, &delivery, after, count_max).await);
+                    let _ = reply.send(queue.numbers(after, count_max).await);
                 });
             }
-            Ask::QueueShow { message, reply } => {
+            Ask::QueueShow { messages, reply } => {
                 let (queue, delivery) = (self.queue.clone(), self.delivery.clone());
                 task::spawn(async move {
-                    let _ = reply.send(ask::show(&queue, &delivery, message).await);
+                    let _ = reply.send(ask::show(&queue, &delivery, messages).await);
                 });
             }
             Ask::Way { domain, stream, next_hop, reply } => {
