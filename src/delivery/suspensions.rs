@@ -46,7 +46,7 @@ impl SuspensionScope {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SuspensionKind {
-    /// Connections and rate go down to one in so many.
+    /// Connections, and the rates that a `[[limit]]` gives, go down to one in so many.
     Slow(u32),
     /// Nothing goes out.
     Suspend,

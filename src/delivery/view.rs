@@ -141,7 +141,7 @@ pub struct RuleSuspension {
     pub tenant: Option<String>,
     /// `slow`, `suspend` or `dead`.
     pub effect: String,
-    /// Connections and rate are down to one in so many; 1 where it is not `slow`.
+    /// Connections and limited rates are down to one in so many; 1 where it is not `slow`.
     pub factor: u32,
     /// Unix milliseconds.
     pub until_ms: u64,

@@ -46,7 +46,7 @@ pub struct Rule {
 /// What a reply does to the mail that comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Connections and rate go down to one in `factor`.
+    /// Connections, and the rates that a `[[limit]]` gives, go down to one in `factor`.
     Slow { factor: u32, period: Duration },
     /// Nothing goes out.
     Suspend { scope: Scope, period: Duration },
