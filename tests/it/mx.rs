@@ -248,6 +248,46 @@ const ZONE_WITHOUT_LOTS: &[(&str, &str)] = &[(
 )];
 
 #[test]
+fn a_site_with_one_connection_falls_back_to_its_next_host() {
+    let zone = "m8 A 127.0.0.8\nm3 A 127.0.0.3\nbusy MX 10 m8\nbusy MX 20 m3\n";
+    let Some(knot) = Knot::start_with(&[("z.test", zone)]) else { return };
+    let hosts = Hosts::start(&["127.0.0.3"]);
+    let limit = "[[limit]]\nmatch = \"m8.z.test\"\nconnections = 1\nconnections_per_second = 1\n\
+                 [shards]\ncount = 2\n";
+    let server = start(&knot, &hosts, limit);
+    for number in 0..3 {
+        send(&server, &format!("u{number}@busy.z.test"));
+    }
+    wait_until("they have arrived", || hosts.count_at("127.0.0.3") == 3);
+    assert!(hosts.busy_count.load(Ordering::SeqCst) >= 1);
+}
+
+#[test]
+fn a_reload_asks_the_dns_anew() {
+    let zone = |host: &str| format!("m2 A 127.0.0.2\nm3 A 127.0.0.3\none MX 10 {host}\n");
+    let before = zone("m2");
+    let Some(knot) = Knot::start_with(&[("z.test", &before)]) else { return };
+    let hosts = Hosts::start(&["127.0.0.2", "127.0.0.3"]);
+    let server = start(&knot, &hosts, "");
+    send(&server, "before@one.z.test");
+    wait_until("it has arrived", || hosts.count_at("127.0.0.2") == 1);
+    let address = knot.address;
+    drop(knot);
+    let after = zone("m3");
+    let _knot = Knot::start_at(address, &[("z.test", &after)]);
+    server.signal("HUP");
+    let mut number = 0;
+    wait_until("mail goes elsewhere", || {
+        number += 1;
+        send(&server, &format!("after{number}@one.z.test"));
+        hosts.count_at("127.0.0.3") > 0
+    });
+    wait_until("all of it has arrived", || {
+        hosts.count_at("127.0.0.2") + hosts.count_at("127.0.0.3") == 1 + number
+    });
+}
+
+#[test]
 fn mail_waits_for_a_dns_that_is_down_and_says_so() {
     let Some(knot) = Knot::start_with(ZONE_WITHOUT_LOTS) else { return };
     let hosts = Hosts::start(&["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
