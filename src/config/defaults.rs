@@ -104,6 +104,7 @@ impl Config {
             listeners: vec![Listener {
                 address: local(2525),
                 tls: ListenerTls::default(),
+                proxy_networks: Vec::new(),
                 stream: Stream::default(),
             }],
             smarthost: Some(NextHop::Address {

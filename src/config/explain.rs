@@ -29,6 +29,9 @@ impl Config {
             out.table("[[listener]]");
             out.text("address", Some(&listener.address.to_string()));
             out.choice("tls", listener.tls, LISTENER_TLS);
+            let networks: Vec<String> =
+                listener.proxy_networks.iter().map(|net| net.to_string()).collect();
+            out.plain("proxy_networks", format_args!("{networks:?}"));
             let stream = &listener.stream;
             for (key, name) in [("tenant", &stream.tenant), ("campaign", &stream.campaign)] {
                 out.text(key, (!name.is_empty()).then_some(name));

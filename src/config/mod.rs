@@ -96,6 +96,8 @@ pub struct Shards {
 pub struct Listener {
     pub address: SocketAddr,
     pub tls: ListenerTls,
+    /// Proxies: connections from there begin with a header of the PROXY protocol, others never do.
+    pub proxy_networks: Vec<Network>,
     /// `tenant`, `campaign`, `class` of what comes in here, where no header field says otherwise.
     pub stream: Stream,
 }

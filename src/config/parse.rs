@@ -202,6 +202,8 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
     let address = address.ok_or_else(|| table.missing("address"))?;
     let mut tls = ListenerTls::default();
     table.choice("tls", &mut tls, LISTENER_TLS)?;
+    let mut proxy_networks = Vec::new();
+    table.list("proxy_networks", &mut proxy_networks, "\"192.0.2.1\"", values::parse_network)?;
     let mut stream = Stream::default();
     for (key, name) in [("tenant", &mut stream.tenant), ("campaign", &mut stream.campaign)] {
         table.parsed(key, "1 to 255 printable characters of ASCII", |text| {
@@ -209,7 +211,7 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
         })?;
     }
     table.choice("class", &mut stream.class, CLASSES)?;
-    Ok(Listener { address, tls, stream })
+    Ok(Listener { address, tls, proxy_networks, stream })
 }
 
 fn read_route(table: &Table<'_, '_>) -> Checked<Route> {

@@ -1,7 +1,8 @@
 //! Protocols as pure machines: octets and `now` in, events and octets out.
 //!
 //! **Owns** the grammar and the state of SMTP and LMTP on both ends, and of a server's IMAP and
-//! POP3; trace fields, DSNs, what a next hop's reply means, DNS messages, the parts of a message.
+//! POP3; trace fields, DSNs, what a next hop's reply means, DNS messages, the parts of a message,
+//! what a proxy says of its client.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
@@ -14,6 +15,7 @@ pub mod imap;
 pub mod message;
 pub mod mime;
 pub mod pop3;
+pub mod proxy;
 pub mod sasl;
 pub mod smtp;
 pub mod xtext;

@@ -10,6 +10,7 @@
 
 pub mod clients;
 mod policy;
+mod proxy;
 mod session;
 mod stream;
 
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config, ListenerTls};
+use crate::config::{self, Config, ListenerTls, Network};
 use crate::dns::Resolver;
 use crate::mail::{Reply, Stream, status};
 use crate::metrics::Metrics;
@@ -130,7 +131,11 @@ impl Reception {
     /// Accepts sessions for as long as the executor runs, as `config` says.
     pub fn listen(&self, listener: Listener, config: &config::Listener) {
         let inner = self.inner.clone();
-        let entrance = Rc::new(Entrance { tls: config.tls, stream: config.stream.clone() });
+        let entrance = Rc::new(Entrance {
+            tls: config.tls,
+            proxy_networks: config.proxy_networks.clone(),
+            stream: config.stream.clone(),
+        });
         task::spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await;
@@ -168,12 +173,14 @@ impl Reception {
 /// What the sessions of a listener have in common.
 struct Entrance {
     tls: ListenerTls,
+    /// Who speaks for others.
+    proxy_networks: Vec<Network>,
     /// What mail is part of where it does not say otherwise.
     stream: Stream,
 }
 
 /// Lets a client in, or tells it why not.
-async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
+async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
     let terms = inner.terms.borrow().clone();
     let refusal = if inner.draining.get() {
         Some(SHUTTING_DOWN)
@@ -186,9 +193,18 @@ async fn admit(inner: Rc<Inner>, stream: TcpStream, peer: SocketAddr, entrance: 
         return refuse(&inner, stream, &entrance, &reply).await;
     }
     let _counted = Counted::new(&inner);
-    match inner.clients.admit(peer.ip()).await {
+    let client = match entrance.proxy_networks.iter().any(|it| it.contains(peer.ip())) {
+        true => proxy::client(&mut stream, peer.ip()).await,
+        false => Ok(peer.ip()),
+    };
+    let Ok(client) = client else {
+        // Nobody knows to whom a reply would go.
+        inner.metrics.reception.sessions_refused.add(1);
+        return;
+    };
+    match inner.clients.admit(client).await {
         Admission::Granted(_held) => {
-            session::run(&inner, terms, stream, peer.ip(), entrance).await;
+            session::run(&inner, terms, stream, client, entrance).await;
         }
         Admission::Refused => refuse(&inner, stream, &entrance, &TOO_MANY_OF_CLIENT).await,
         Admission::Unknown => refuse(&inner, stream, &entrance, &TOO_MANY_SESSIONS).await,

@@ -18,6 +18,7 @@ mod memory;
 mod mx;
 mod next_hops;
 mod operate;
+mod proxy;
 mod relay;
 mod replies;
 mod reports;
