@@ -546,16 +546,7 @@ impl Link {
                 }
             }
             self.stream.set_deadline(Some(timeout));
-            let Link { stream, input, .. } = self;
-            let is_end = stream
-                .read_scratch(|bytes| {
-                    input.extend_from_slice(bytes);
-                    bytes.is_empty()
-                })
-                .await?;
-            if is_end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            self.stream.read_more(&mut self.input).await?;
         }
     }
 

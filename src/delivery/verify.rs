@@ -28,6 +28,7 @@ use crate::proto::smtp::server::Dialect;
 use crate::routing::mx::Policy;
 use crate::routing::{Hop, Place};
 use crate::runtime::net::TcpStream;
+use crate::runtime::stream::Stream as Connection;
 use crate::runtime::{clock, timer};
 use verdict::{Answer, Judged, Next};
 
@@ -251,6 +252,7 @@ impl Asking {
             let needs_smtputf8 = !address.as_str().is_ascii();
             Prober::new(dialect, ehlo_name, &reverse_path, needs_smtputf8)
         };
+        let stream = Connection::from(stream);
         let mut talk = Talk { stream, prober, input: Vec::new(), out: Vec::new(), end: self.end };
         let mut asked = vec![("RCPT", address.as_str().to_owned())];
         let mut answers: Vec<Answer> = Vec::new();
@@ -341,7 +343,7 @@ impl Asking {
 
 /// The session on a connection.
 struct Talk {
-    stream: TcpStream,
+    stream: Connection,
     prober: Prober,
     input: Vec<u8>,
     out: Vec<u8>,
@@ -366,16 +368,7 @@ impl Talk {
                 Event::NeedInput => {}
                 event => return Ok(event),
             }
-            let Talk { stream, input, .. } = self;
-            let is_end = stream
-                .read_scratch(|bytes| {
-                    input.extend_from_slice(bytes);
-                    bytes.is_empty()
-                })
-                .await?;
-            if is_end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            self.stream.read_more(&mut self.input).await?;
         }
     }
 }

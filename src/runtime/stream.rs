@@ -57,6 +57,19 @@ impl Stream {
         self.read_scratch_unless(|| false, consume).await
     }
 
+    /// Appends what comes, at least one octet, to `input`; `ErrorKind::UnexpectedEof` at the end of
+    /// the stream.
+    pub async fn read_more(&mut self, input: &mut Vec<u8>) -> io::Result<()> {
+        let is_end = |bytes: &[u8]| {
+            input.extend_from_slice(bytes);
+            bytes.is_empty()
+        };
+        match self.read_scratch(is_end).await? {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(()),
+        }
+    }
+
     /// See `TcpStream::read_scratch_unless`. Under TLS the stream ends with the TCP connection too:
     /// what SMTP calls whole says so itself, and few peers say farewell.
     pub async fn read_scratch_unless<R>(
