@@ -67,9 +67,20 @@ pub(super) struct TaskEntry {
     attempts: u16,
     /// The last STATE, where an attempt left one.
     record: Place,
-    state: TaskState,
+    stage: Stage,
     /// Cost, and flags above it.
     traits: u8,
+}
+
+/// The state of a task, and whether one in flight is Held as far as is recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Ready,
+    InFlight,
+    /// An operator's order has it in hand: until that is recorded, a checkpoint says Held.
+    HeldInFlight,
+    Delayed,
+    Held,
 }
 
 /// A delay was told of, or nobody wants to know.
@@ -248,7 +259,7 @@ impl Index {
                 due: 0.into(),
                 attempts: 0,
                 record: Place::default(),
-                state: TaskState::InFlight,
+                stage: Stage::InFlight,
                 traits: task.cost,
             });
             self.messages[slot].first_task = task;
@@ -427,7 +438,7 @@ impl Index {
     /// Notes where a task in flight stands. The STATE it had is to be unpinned once the one that
     /// replaces it is durable.
     pub fn set_standing(&mut self, slot: u32, standing: &Standing) -> Option<Location> {
-        assert_eq!(self.tasks[slot].state, TaskState::InFlight);
+        assert_eq!(self.tasks[slot].state(), TaskState::InFlight);
         let task = &mut self.tasks[slot];
         let replaced = task.record.get();
         task.due = standing.due_ms.into();
@@ -443,9 +454,7 @@ impl Index {
             task.traits |= PARTIAL;
         }
         task.record = standing.record.map_or(Place::default(), Place::from);
-        if standing.is_held {
-            self.set_state(slot, TaskState::Held);
-        }
+        self.set_stage(slot, if standing.is_held { Stage::Held } else { Stage::InFlight });
         replaced
     }
 
@@ -526,33 +535,33 @@ impl Index {
 
     /// Makes a task ready now.
     pub fn make_ready(&mut self, slot: u32) {
-        self.set_state(slot, TaskState::Ready);
+        self.set_stage(slot, Stage::Ready);
         self.schedule.push_ready(&mut self.tasks, slot);
     }
 
     /// Makes a task ready now that is not to lose its place: before the others of its flow.
     pub fn make_ready_first(&mut self, slot: u32) {
-        self.set_state(slot, TaskState::Ready);
+        self.set_stage(slot, Stage::Ready);
         self.schedule.push_ready_first(&mut self.tasks, slot);
     }
 
     /// Lets a task wait until `due_ms`.
     pub fn make_delayed(&mut self, slot: u32, due_ms: u64) {
-        self.set_state(slot, TaskState::Delayed);
+        self.set_stage(slot, Stage::Delayed);
         self.tasks[slot].due = due_ms.into();
         self.schedule.push_waiting(&mut self.tasks, slot);
     }
 
     /// Takes a task in flight off the schedule until an operator releases it.
     pub fn hold(&mut self, slot: u32) {
-        self.set_state(slot, TaskState::Held);
+        self.set_stage(slot, Stage::Held);
         self.tasks[slot].due = 0.into();
     }
 
-    fn set_state(&mut self, slot: u32, state: TaskState) {
-        let before = std::mem::replace(&mut self.tasks[slot].state, state);
-        *self.count_of(before) -= 1;
-        *self.count_of(state) += 1;
+    fn set_stage(&mut self, slot: u32, stage: Stage) {
+        let before = std::mem::replace(&mut self.tasks[slot].stage, stage);
+        *self.count_of(before.into()) -= 1;
+        *self.count_of(stage.into()) += 1;
     }
 
     fn count_of(&mut self, state: TaskState) -> &mut usize {
@@ -567,7 +576,7 @@ impl Index {
     /// Takes the task whose turn it is in a line into flight. That is the time it was due at.
     pub fn take(&mut self, line: schedule::LineId, now_ms: u64) -> Option<Task> {
         let slot = self.schedule.take(&mut self.tasks, line)?;
-        self.set_state(slot, TaskState::InFlight);
+        self.set_stage(slot, Stage::InFlight);
         self.tasks[slot].due = now_ms.into();
         Some(self.handle(slot))
     }
@@ -588,7 +597,7 @@ impl Index {
         if !self.is_there(task) {
             return None;
         }
-        let state = self.tasks[task.slot].state;
+        let state = self.tasks[task.slot].state();
         let claimed = state != TaskState::InFlight && wanted(state);
         claimed.then(|| {
             self.claim_slot(task.slot);
@@ -598,12 +607,14 @@ impl Index {
 
     /// Takes a task into flight, whatever its state.
     pub fn claim_slot(&mut self, slot: u32) {
-        match self.tasks[slot].state {
-            TaskState::Ready => self.schedule.remove_ready(&mut self.tasks, slot),
-            TaskState::Delayed => self.schedule.remove_waiting(&mut self.tasks, slot),
-            TaskState::Held | TaskState::InFlight => {}
+        let stage = self.tasks[slot].stage;
+        match stage {
+            Stage::Ready => self.schedule.remove_ready(&mut self.tasks, slot),
+            Stage::Delayed => self.schedule.remove_waiting(&mut self.tasks, slot),
+            Stage::Held | Stage::HeldInFlight | Stage::InFlight => {}
         }
-        self.set_state(slot, TaskState::InFlight);
+        let is_held = matches!(stage, Stage::Held | Stage::HeldInFlight);
+        self.set_stage(slot, if is_held { Stage::HeldInFlight } else { Stage::InFlight });
     }
 
     /// Shows the tasks in `count` slots from `from` on. Returns where to go on, `None` at the end.
@@ -647,7 +658,7 @@ impl Index {
             };
             match self.overdue(slot, now_ms, &policy_of) {
                 Some(time) => {
-                    self.set_state(slot, TaskState::InFlight);
+                    self.set_stage(slot, Stage::InFlight);
                     overdue.push(time, self.handle(slot));
                 }
                 None => {
@@ -675,7 +686,7 @@ impl Index {
         }
         let end = from.saturating_add(count).min(self.tasks.slot_end());
         for slot in from..end {
-            let is_ready = self.tasks.get(slot).is_some_and(|it| it.state == TaskState::Ready);
+            let is_ready = self.tasks.get(slot).is_some_and(|it| it.state() == TaskState::Ready);
             if is_ready && let Some(time) = self.overdue(slot, now_ms, &policy_of) {
                 self.claim_slot(slot);
                 overdue.push(time, self.handle(slot));
@@ -707,7 +718,7 @@ impl Index {
     /// message if it was the last of it.
     pub fn close_task(&mut self, slot: u32) -> (Option<Location>, Option<u32>) {
         let entry = self.tasks.remove(slot);
-        assert_eq!(entry.state, TaskState::InFlight);
+        assert_eq!(entry.state(), TaskState::InFlight);
         *self.count_of(TaskState::InFlight) -= 1;
         if let Some(fresh) = self.fresh.remove(&slot) {
             self.fresh_bytes -= fresh.record.heap_bytes();
@@ -791,14 +802,14 @@ impl MessageEntry {
 
 impl TaskEntry {
     pub fn state(&self) -> TaskState {
-        self.state
+        self.stage.into()
     }
 
     pub fn standing(&self) -> Standing {
         Standing {
             due_ms: self.due.get(),
             attempts: self.attempts.into(),
-            is_held: self.state == TaskState::Held,
+            is_held: matches!(self.stage, Stage::Held | Stage::HeldInFlight),
             possible_duplicate: self.traits & POSSIBLE_DUPLICATE != 0,
             delay_notified: self.traits & DELAY_NOTIFIED != 0,
             is_partial: self.traits & PARTIAL != 0,
@@ -808,6 +819,17 @@ impl TaskEntry {
 
     fn cost(&self) -> u8 {
         self.traits & COST_MAX
+    }
+}
+
+impl From<Stage> for TaskState {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Ready => TaskState::Ready,
+            Stage::InFlight | Stage::HeldInFlight => TaskState::InFlight,
+            Stage::Delayed => TaskState::Delayed,
+            Stage::Held => TaskState::Held,
+        }
     }
 }
 

@@ -72,6 +72,21 @@ fn a_message_costs_at_most_104_bytes() {
 }
 
 #[test]
+fn a_held_task_that_an_order_has_in_hand_is_held_for_a_checkpoint() {
+    let mut index = Index::default();
+    let slot = index.insert(Outline::of_fresh(1, at(1), Vec::new(), &envelope(&["a@b.test"])));
+    let task = index.handle(index.first_task(slot).expect("one"));
+    index.hold(task.slot);
+    let says_held = |index: &Index| index.outline(slot).tasks[0].standing.is_held;
+    assert_eq!(index.claim(task, |_| true), Some(TaskState::Held));
+    assert_eq!((index.task(task.slot).state(), says_held(&index)), (TaskState::InFlight, true));
+    assert_eq!(index.claim(task, |_| true), None, "it is in one hand");
+    index.set_standing(task.slot, &Standing::default());
+    assert_eq!((index.task(task.slot).state(), says_held(&index)), (TaskState::InFlight, false));
+    assert_eq!(index.counts(), Counts { in_flight: 1, ..Counts::default() });
+}
+
+#[test]
 fn memory_follows_the_count_down() {
     let mut index = Index::default();
     let envelope = envelope(&["a@b.test"]);
