@@ -35,10 +35,15 @@ pub(super) struct Frames {
 
 pub(super) fn find(store: &[u8; 16], shard: u16, slots: &mut dyn Slots) -> io::Result<Frames> {
     let mut problems = Vec::new();
-    let segments = read_segments(store, shard, slots, &mut problems)?;
+    let Segments { segments, half_headers } = read_segments(store, shard, slots, &mut problems)?;
     let mut frames = Vec::new();
     for (epoch, (slot, _)) in &segments {
+        let before = frames.len();
         read_frames(store, *epoch, *slot, slots, &mut frames, &mut problems)?;
+        // A crash may leave half a header, but then no frame was sent there.
+        if half_headers.contains(slot) && frames.len() > before {
+            problems.push(Problem::HeaderCopy { slot: *slot });
+        }
     }
     frames.sort_by_key(|frame: &Frame| (frame.head.seq, frame.epoch));
     let found = frames.len();
@@ -73,14 +78,21 @@ pub(super) fn find(store: &[u8; 16], shard: u16, slots: &mut dyn Slots) -> io::R
     Ok(Frames { segments, counted: frames, dropped, checkpoint, problems })
 }
 
-/// Live segments by epoch: the better of the two copies of each header.
+/// Live segments.
+struct Segments {
+    /// By epoch: the better of the two copies of each header.
+    segments: BTreeMap<u64, (usize, Header)>,
+    /// Slots whose header has one copy.
+    half_headers: Vec<usize>,
+}
+
 fn read_segments(
     store: &[u8; 16],
     shard: u16,
     slots: &mut dyn Slots,
     problems: &mut Vec<Problem>,
-) -> io::Result<BTreeMap<u64, (usize, Header)>> {
-    let mut segments = BTreeMap::new();
+) -> io::Result<Segments> {
+    let (mut segments, mut half_headers) = (BTreeMap::new(), Vec::new());
     for slot in 0..slots.count() {
         let mut best: Option<Header> = None;
         let mut whole_copies = 0;
@@ -104,14 +116,14 @@ fn read_segments(
             continue;
         }
         if whole_copies == 1 {
-            problems.push(Problem::HeaderCopy { slot });
+            half_headers.push(slot);
         }
         if let Some((other, _)) = segments.insert(header.epoch, (slot, header)) {
             problems.push(Problem::TwoSegments { epoch: header.epoch, slots: [other, slot] });
         }
     }
     let oldest_live = segments.last_key_value().map_or(0, |(_, (_, header))| header.oldest_live);
-    Ok(segments.split_off(&oldest_live))
+    Ok(Segments { segments: segments.split_off(&oldest_live), half_headers })
 }
 
 /// Every whole frame of a segment, at whatever block it stands.
