@@ -14,7 +14,7 @@ pub mod record;
 pub mod store;
 
 use std::cell::{Cell as CopyCell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -85,8 +85,9 @@ struct Inner {
     send: SendLease,
     metrics: Rc<Metrics>,
     config: RefCell<Arc<Config>>,
-    cells: RefCell<HashMap<SiteKey, Cell>>,
-    held: RefCell<HashMap<SiteKey, Rc<SiteLease>>>,
+    /// In order, so that the beat serves sites in the same order each time.
+    cells: RefCell<BTreeMap<SiteKey, Cell>>,
+    held: RefCell<BTreeMap<SiteKey, Rc<SiteLease>>>,
     /// Sites for which more is in hand, or a connection is to be closed.
     news: RefCell<Vec<SiteKey>>,
     has_news: Notify,
