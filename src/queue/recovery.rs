@@ -11,7 +11,7 @@ use crate::journal::{Journal, Location, Replay, Replayed, flag, kind};
 /// What replay has gathered so far. Give every record of the journal to `visit`, in order.
 #[derive(Default)]
 pub struct Recovered {
-    index: Index,
+    pub(super) index: Index,
     /// Messages whose ENVELOPE or STATE makes no sense though its checksum holds, and where.
     malformed: Vec<(u64, Location)>,
     /// Messages that may be settled: the records that would tell may be gone.

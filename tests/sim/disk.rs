@@ -1,12 +1,18 @@
 //! A disk that keeps what was synced and loses what it likes of the rest.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::DerefMut;
 
-use ringpost::fsck::Slots;
-use ringpost::journal::recovery::SegmentSource;
+use crate::fsck::Slots;
+use crate::journal::recovery::SegmentSource;
 
 use crate::rng::Rng;
+
+thread_local! {
+    /// Memory of earlier recoveries, for the next one.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What a disk writes at once or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -20,7 +26,8 @@ pub struct Disk {
 }
 
 struct Slot {
-    /// What survives a power loss.
+    capacity: usize,
+    /// What survives a power loss, up to where it was ever written to. Behind that it is blank.
     medium: Vec<u8>,
     /// Completed writes that no sync has followed yet, oldest first.
     pending: Vec<Pending>,
@@ -34,7 +41,7 @@ struct Pending {
 
 impl Disk {
     pub fn add_slot(&mut self, capacity: usize) {
-        self.slots.push(Slot { medium: vec![0; capacity], pending: Vec::new() });
+        self.slots.push(Slot { capacity, medium: Vec::new(), pending: Vec::new() });
     }
 
     pub fn slot_count(&self) -> usize {
@@ -56,8 +63,9 @@ impl Disk {
     /// A sync has completed that started at `point`.
     pub fn sync(&mut self, slot: usize, point: u64) {
         let slot = &mut self.slots[slot];
-        for pending in slot.pending.extract_if(.., |pending| pending.id <= point) {
-            write(&mut slot.medium, pending.offset, &pending.bytes);
+        let synced = slot.pending.extract_if(.., |pending| pending.id <= point);
+        for pending in synced.collect::<Vec<_>>() {
+            slot.write(pending.offset, &pending.bytes);
         }
     }
 
@@ -72,8 +80,8 @@ impl Disk {
     /// A sync has failed: the cache of the slot is marked clean, whatever became of it.
     pub fn fail_sync(&mut self, slot: usize, rng: &mut Rng) {
         let slot = &mut self.slots[slot];
-        for pending in slot.pending.drain(..) {
-            write_some(&mut slot.medium, pending.offset, &pending.bytes, rng);
+        for pending in std::mem::take(&mut slot.pending) {
+            slot.write_some(&pending, rng);
         }
     }
 
@@ -90,26 +98,30 @@ impl Disk {
         for slot in &mut self.slots {
             while !slot.pending.is_empty() {
                 let pending = slot.pending.swap_remove(rng.below(slot.pending.len()));
-                write_some(&mut slot.medium, pending.offset, &pending.bytes, rng);
+                slot.write_some(&pending, rng);
             }
         }
     }
 
     /// Puts other bytes on the medium.
     pub fn overwrite(&mut self, slot: usize, offset: usize, bytes: &[u8]) {
-        write(&mut self.slots[slot].medium, offset, bytes);
+        self.slots[slot].write(offset, bytes);
     }
 
     /// Flips bits on the medium.
     pub fn rot(&mut self, slot: usize, offset: usize, mask: u8) {
-        self.slots[slot].medium[offset] ^= mask;
+        self.slots[slot].medium(offset + 1)[offset] ^= mask;
     }
 
     /// What a read gives: the medium, and the cache over it.
     pub fn read_at(&self, slot: usize, start: usize, buffer: &mut [u8]) {
         let end = start + buffer.len();
         let slot = &self.slots[slot];
-        buffer.copy_from_slice(&slot.medium[start..end]);
+        assert!(end <= slot.capacity);
+        let (from, to) = (start.min(slot.medium.len()), end.min(slot.medium.len()));
+        let (written, blank) = buffer.split_at_mut(to - from);
+        written.copy_from_slice(&slot.medium[from..to]);
+        blank.fill(0);
         for pending in &slot.pending {
             let from = pending.offset.max(start);
             let to = (pending.offset + pending.bytes.len()).min(end);
@@ -123,7 +135,7 @@ impl Disk {
 
 impl SegmentSource for Disk {
     fn capacities(&self) -> Vec<u64> {
-        self.slots.iter().map(|slot| slot.medium.len() as u64).collect()
+        self.slots.iter().map(|slot| slot.capacity as u64).collect()
     }
 
     fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -139,7 +151,11 @@ impl SegmentSource for Disk {
     }
 
     fn buffer(&self, bytes: usize) -> Box<dyn DerefMut<Target = [u8]>> {
-        Box::new(Buffer(vec![0; bytes]))
+        let mut memory = SPARE.with(|spare| spare.borrow_mut().pop().unwrap_or_default());
+        if memory.len() < bytes {
+            memory.resize(bytes, 0);
+        }
+        Box::new(Buffer { memory, bytes })
     }
 }
 
@@ -149,7 +165,7 @@ impl Slots for Disk {
     }
 
     fn bytes(&self, slot: usize) -> u64 {
-        self.slots.get(slot).map_or(0, |slot| slot.medium.len() as u64)
+        self.slots.get(slot).map_or(0, |slot| slot.capacity as u64)
     }
 
     fn read(&mut self, slot: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -158,20 +174,48 @@ impl Slots for Disk {
     }
 }
 
-/// `Vec` dereferences to itself only by way of a type of ours.
-struct Buffer(Vec<u8>);
+/// Memory that a recovery reads into. It goes back when it is dropped: to clear some megabytes for
+/// each would cost more than the recovery itself.
+struct Buffer {
+    memory: Vec<u8>,
+    bytes: usize,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        SPARE.with(|spare| spare.borrow_mut().push(std::mem::take(&mut self.memory)));
+    }
+}
 
 impl std::ops::Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.memory[..self.bytes]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.memory[..self.bytes]
+    }
+}
+
+impl Slot {
+    /// The medium up to `end`.
+    fn medium(&mut self, end: usize) -> &mut [u8] {
+        assert!(end <= self.capacity);
+        self.medium.resize(self.medium.len().max(end), 0);
+        &mut self.medium
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        write(self.medium(offset + bytes.len()), offset, bytes);
+    }
+
+    fn write_some(&mut self, pending: &Pending, rng: &mut Rng) {
+        let medium = self.medium(pending.offset + pending.bytes.len());
+        write_some(medium, pending.offset, &pending.bytes, rng);
     }
 }
 
@@ -191,7 +235,7 @@ fn write_some(medium: &mut [u8], offset: usize, bytes: &[u8], rng: &mut Rng) {
             let mut bits = 0;
             for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
                 if index % 64 == 0 {
-                    bits = rng.next();
+                    bits = rng.next_u64();
                 }
                 let written =
                     if all_but_one { index != one } else { bits >> (index % 64) & 1 == 1 };

@@ -6,17 +6,17 @@
 //! point of a message: it never sees more than its limits. `RINGPOST_SIM_LEASE_SEED` runs one seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
-use ringpost::config::SiteLimits;
-use ringpost::delivery::lease::SiteKey;
-use ringpost::delivery::lease::cell::{Ask, Cell, Grant, Kind, LeaseCell};
-use ringpost::delivery::lease::holder::{Holder, Urgency};
-use ringpost::delivery::lease::record::{self, Clocks, Records};
-use ringpost::routing::{Hop, Place};
+use ringpost_sim::config::SiteLimits;
+use ringpost_sim::delivery::lease::SiteKey;
+use ringpost_sim::delivery::lease::cell::{Ask, Cell, Grant, Kind, LeaseCell};
+use ringpost_sim::delivery::lease::holder::{Holder, Urgency};
+use ringpost_sim::delivery::lease::record::{self, Clocks, Records};
+use ringpost_sim::routing::{Hop, Place};
 
-use crate::rng::Rng;
-use crate::truth::ensure;
+use crate::peers::{Peer, Time};
+use ringpost_sim::rng::Rng;
 
 /// What is wrong with the world around the leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +31,6 @@ enum Bug {
     /// A connection's slot is given back at QUIT.
     FreesBeforeFin,
 }
-
-/// Microseconds.
-type Time = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -85,15 +82,6 @@ struct Life {
     connections: BTreeMap<u64, Connection>,
     /// Being written, and whether it will be.
     writing: Option<String>,
-}
-
-/// What the peer counts.
-#[derive(Default)]
-struct Peer {
-    open: BTreeSet<u64>,
-    accepted: VecDeque<Time>,
-    mail: BTreeMap<u64, VecDeque<Time>>,
-    end: BTreeMap<u64, VecDeque<Time>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -425,53 +413,17 @@ impl World<'_> {
             Event::Kill => self.kill(),
             Event::Accepted(id) => {
                 self.ran.connections += 1;
-                self.peer.open.insert(id);
-                let open = self.peer.open.len();
-                if let Some(max) = self.limits.connections {
-                    ensure(open <= max as usize, || format!("{open} connections of {max}"))?;
-                }
-                let max = self.limits.connections_per_second;
-                within(&mut self.peer.accepted, self.now, 1_000, max, "connections")?;
+                self.peer.on_accepted(id, self.now)?;
             }
-            Event::Closed(id) => {
-                self.peer.open.remove(&id);
-            }
+            Event::Closed(id) => self.peer.on_closed(id),
             Event::Mail => {
                 self.ran.messages += 1;
-                self.check_messages("MAIL", |peer| &mut peer.mail)?;
+                self.peer.on_mail(self.now)?;
             }
-            Event::End => self.check_messages("end of data", |peer| &mut peer.end)?,
+            Event::End => self.peer.on_end(self.now)?,
         }
         Ok(())
     }
-
-    fn check_messages(
-        &mut self,
-        what: &str,
-        of: impl Fn(&mut Peer) -> &mut BTreeMap<u64, VecDeque<Time>>,
-    ) -> Result<(), String> {
-        for bound in Kind::Message.bounds(&self.limits) {
-            let times = of(&mut self.peer).entry(bound.window_ms).or_default();
-            within(times, self.now, bound.window_ms, Some(bound.count_max), what)?;
-        }
-        Ok(())
-    }
-}
-
-/// Counts an event, and how many the window that ends with it holds.
-fn within(
-    times: &mut VecDeque<Time>,
-    now: Time,
-    window_ms: u64,
-    max: Option<u32>,
-    what: &str,
-) -> Result<(), String> {
-    times.push_back(now);
-    while times.front().is_some_and(|first| now - first >= window_ms * 1000) {
-        times.pop_front();
-    }
-    let (count, max) = (times.len(), max.unwrap_or(u32::MAX) as usize);
-    ensure(count <= max, || format!("{count} {what} within {window_ms} ms, {max} are allowed"))
 }
 
 fn some_limits(rng: &mut Rng) -> SiteLimits {
@@ -508,7 +460,7 @@ fn run(seed: u64, bug: Bug) -> Result<(Ran, Vec<u64>), String> {
             writing: None,
         },
         file: None,
-        peer: Peer::default(),
+        peer: Peer::new(limits),
         by_shard: vec![0; shard_count],
         ran: Ran::default(),
     };
@@ -590,7 +542,7 @@ fn a_slot_freed_before_the_fin_is_caught() {
 const SITE: SiteKey = SiteKey {
     hop: Hop {
         place: Place::Address {
-            protocol: ringpost::config::NextHopProtocol::Smtp,
+            protocol: ringpost_sim::config::NextHopProtocol::Smtp,
             address: std::net::SocketAddr::new(
                 std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
                 2526,

@@ -4,11 +4,11 @@
 //! plain stop; after each recovery everything acknowledged must be there and nothing else may be.
 //! `RINGPOST_SIM_SEED` runs one seed, `RINGPOST_SIM_SEEDS` another number of them.
 
-mod disk;
 mod leases;
+mod peers;
 mod process;
-mod rng;
 mod rot;
+mod traffic;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ringpost::fsck::{self, Counted};
-use ringpost::journal::recovery::{Ground, RecoverError, recover};
+use ringpost_sim::fsck::{self, Counted};
+use ringpost_sim::journal::recovery::{Ground, RecoverError, recover};
 
-use disk::Disk;
 use process::{Bug, End, Process, STORE, Shape};
-use rng::Rng;
+use ringpost_sim::disk::Disk;
+use ringpost_sim::rng::Rng;
 use truth::{Found, Replay, Truth, ensure};
 
 /// What a run came to.
@@ -72,7 +72,7 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
         ran.moved += process.moved;
         let end = if process.rng.percent(70) { End::PowerLoss } else { End::Stop };
         process.end(end);
-        (rng.next(), truth.acknowledged_seq, truth.frames.len()).hash(&mut digest);
+        (rng.next_u64(), truth.acknowledged_seq, truth.frames.len()).hash(&mut digest);
     }
     let (_, found, _) = start(disk, truth, rng, &mut ran)?;
     ensure(found.is_empty(), || format!("{} messages after the drain", found.len()))?;
@@ -136,12 +136,40 @@ fn agree(shown: &[Counted], disk: &mut Disk) -> Result<(), String> {
 
 /// Runs one seed; what it says of a failure repeats it.
 fn attempt(seed: u64, bug: Bug) -> Result<Ran, String> {
-    let result = catch_unwind(AssertUnwindSafe(|| run(seed, bug)));
-    result.unwrap_or_else(|panic| {
+    attempt_with(|| run(seed, bug))
+}
+
+/// A panic is a violation as well.
+fn attempt_with<R>(run: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
         Err(text.unwrap_or_else(|| "a panic".to_owned()))
     })
+}
+
+/// Runs seeds on every core and sums up what they came to.
+fn each_seed<const N: usize>(seeds: u64, run: impl Fn(u64) -> [u64; N] + Sync) -> [u64; N] {
+    let next = AtomicU64::new(0);
+    let totals = [const { AtomicU64::new(0) }; N];
+    std::thread::scope(|scope| {
+        let work = || {
+            while let seed = next.fetch_add(1, Ordering::Relaxed)
+                && seed < seeds
+            {
+                for (total, part) in totals.iter().zip(run(seed)) {
+                    total.fetch_add(part, Ordering::Relaxed);
+                }
+            }
+        };
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    totals.map(AtomicU64::into_inner)
 }
 
 fn check(seed: u64) -> Ran {
@@ -164,34 +192,11 @@ fn what_was_acknowledged_survives_whatever_the_disk_does() {
         return;
     }
     let seeds = from_env("RINGPOST_SIM_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let totals = [const { AtomicU64::new(0) }; 6];
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS)
-            .map(|_| {
-                scope.spawn(|| {
-                    while let seed = next.fetch_add(1, Ordering::Relaxed)
-                        && seed < seeds
-                    {
-                        let ran = check(seed);
-                        let Ran { recoveries, frames, reused, dropped_frames, .. } = ran;
-                        let parts = [recoveries, frames, reused, dropped_frames];
-                        let parts = parts.into_iter().chain([ran.checkpoints, ran.moved]);
-                        for (total, part) in totals.iter().zip(parts) {
-                            total.fetch_add(part, Ordering::Relaxed);
-                        }
-                    }
-                })
-            })
-            .collect();
-        for worker in workers {
-            if let Err(panic) = worker.join() {
-                std::panic::resume_unwind(panic);
-            }
-        }
+    let [recoveries, frames, reused, dropped, checkpoints, moved] = each_seed(seeds, |seed| {
+        let Ran { recoveries, frames, reused, dropped_frames, checkpoints, moved, .. } =
+            check(seed);
+        [recoveries, frames, reused, dropped_frames, checkpoints, moved]
     });
-    let [recoveries, frames, reused, dropped, checkpoints, moved] =
-        totals.map(AtomicU64::into_inner);
     println!(
         "{seeds} seeds: {recoveries} recoveries, {frames} frames, {reused} segments reused, \
          {dropped} frames dropped, {checkpoints} checkpoints, {moved} records moved"
@@ -275,7 +280,7 @@ fn an_acknowledgement_without_a_sync_is_caught() {
 
 /// A header and two frames.
 const SEGMENT_BYTES_MIN: usize =
-    ringpost::journal::format::SEGMENT_HEADER_BYTES + 2 * ringpost::limits::FRAME_BYTES_MAX;
+    ringpost_sim::journal::format::SEGMENT_HEADER_BYTES + 2 * ringpost_sim::limits::FRAME_BYTES_MAX;
 const SEEDS: u64 = 500;
 /// Seeds within which every planted bug must show.
 const BUG_SEEDS: u64 = 200;

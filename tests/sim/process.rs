@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ringpost::journal::core::{Core, Effect, Start, WriteTag};
-use ringpost::journal::format::StoreId;
-use ringpost::journal::recovery::{Ground, Rot};
-use ringpost::journal::{
+use ringpost_sim::journal::core::{Core, Effect, Start, WriteTag};
+use ringpost_sim::journal::format::StoreId;
+use ringpost_sim::journal::recovery::{Ground, Rot};
+use ringpost_sim::journal::{
     Append, AppendError, Appended, Level, Location, Record, Ticket, flag, kind,
 };
-use ringpost::limits::{FRAME_BYTES_MAX, FRAMES_IN_FLIGHT_MAX};
-use ringpost::runtime::aligned::AlignedBuffer;
+use ringpost_sim::limits::{FRAME_BYTES_MAX, FRAMES_IN_FLIGHT_MAX};
+use ringpost_sim::runtime::aligned::AlignedBuffer;
 
-use crate::disk::Disk;
-use crate::rng::Rng;
 use crate::truth::{
     Found, Frame, Message, NOISE_STARTS, PAYLOAD_BYTES_MAX, Payload, Retired, Truth, ensure,
 };
+use ringpost_sim::disk::Disk;
+use ringpost_sim::rng::Rng;
 
 pub const STORE: StoreId = StoreId([0xa5; 16]);
 

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use ringpost::journal::Recovery;
-use ringpost::journal::format::{FRAME_HEADER_BYTES, FrameHeader};
-use ringpost::journal::recovery::{Ground, Rot, recover};
+use ringpost_sim::fsck::{self, Problem};
+use ringpost_sim::journal::Recovery;
+use ringpost_sim::journal::format::{
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Generation, Run, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
+use ringpost_sim::journal::recovery::{Ground, Rot, recover};
 
 use crate::SEGMENT_BYTES_MIN;
-use crate::disk::Disk;
 use crate::process::{Bug, End, Process, STORE, Shape};
-use crate::rng::Rng;
 use crate::truth::{Frame, Replay, Truth};
+use ringpost_sim::disk::Disk;
+use ringpost_sim::rng::Rng;
 
 /// Recovers; the seqs of the frames that count come along.
 fn recover_frames(
@@ -105,6 +109,50 @@ fn a_damaged_frame_is_reported_and_its_slot_is_kept() {
     for seed in 0..100 {
         run(seed);
     }
+}
+
+#[test]
+fn half_a_header_is_damage_only_where_frames_stand() {
+    let rng = &mut Rng::new(1);
+    let shape = Shape { segment_bytes: SEGMENT_BYTES_MIN, slots_max: 8, bug: Bug::None };
+    let disk = &mut Disk::default();
+    (0..2).for_each(|_| disk.add_slot(shape.segment_bytes));
+    let truth = &mut Truth::default();
+    let (ground, ..) = recover_frames(disk, truth);
+    let mut process = Process::new(shape, ground, Vec::new(), &[], disk, truth, rng);
+    process.settle(100).expect("a sound disk");
+    process.end(End::PowerLoss);
+    let frame = truth.frames.values().next().copied().expect("there are frames");
+    // Of envelopes fsck knows more than the writer of these.
+    let problems = |disk: &mut Disk| -> Vec<Problem> {
+        let report = fsck::check(&STORE.0, 0, disk).expect("the disk can be read");
+        let is_of_header = |it: &Problem| matches!(it, Problem::HeaderCopy { .. });
+        report.problems.into_iter().filter(is_of_header).collect()
+    };
+    assert_eq!(problems(disk), []);
+    let (slot, block) = (frame.slot, BLOCK_BYTES);
+    disk.overwrite(slot, block, &vec![0; block]);
+    assert_eq!(problems(disk), [Problem::HeaderCopy { slot }]);
+
+    // The same header, torn, in a slot of its own.
+    let disk = &mut Disk::default();
+    disk.add_slot(shape.segment_bytes);
+    let header = SegmentHeader {
+        generation: Generation::First,
+        shard: 0,
+        epoch: 1,
+        first_seq: 1,
+        activated_ms: 0,
+        run: Run { first_epoch: 1, first_seq: 1, cut_seq: 0 },
+        oldest_live_epoch: 1,
+        next_message_id: 1,
+        checkpoints: [None; 2],
+        before: None,
+    };
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    header.write(&STORE, &mut bytes);
+    disk.overwrite(0, 0, &bytes[..block]);
+    assert_eq!(problems(disk), []);
 }
 
 /// Both checkpoints of a quiet store go bad. Returns whether the start was degraded.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use ringpost::fsck::Counted;
-use ringpost::journal::format::{FRAME_HEADER_BYTES, FrameHeader, RecordRef};
-use ringpost::journal::recovery::Ground;
-use ringpost::journal::{Location, Replayed, flag, kind};
+use ringpost_sim::fsck::Counted;
+use ringpost_sim::journal::format::{FRAME_HEADER_BYTES, FrameHeader, RecordRef};
+use ringpost_sim::journal::recovery::Ground;
+use ringpost_sim::journal::{Location, Replayed, flag, kind};
 
-use crate::disk::Disk;
 use crate::process::STORE;
+use ringpost_sim::disk::Disk;
 
 /// A payload that nobody else has: a number, and noise behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 fn noise() -> &'static [u8] {
     static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
     NOISE.get_or_init(|| {
-        let mut rng = crate::rng::Rng::new(1);
+        let mut rng = ringpost_sim::rng::Rng::new(1);
         let words = (NOISE_STARTS + PAYLOAD_BYTES_MAX) / 8;
-        (0..words).flat_map(|_| rng.next().to_le_bytes()).collect()
+        (0..words).flat_map(|_| rng.next_u64().to_le_bytes()).collect()
     })
 }
 
@@ -240,7 +240,7 @@ pub struct Replay<'a> {
     pub violation: Option<String>,
 }
 
-impl ringpost::journal::Replay for Replay<'_> {
+impl ringpost_sim::journal::Replay for Replay<'_> {
     fn visit(&mut self, record: Replayed<'_>) {
         self.shown.push(Counted {
             kind: record.kind,

@@ -1,0 +1,114 @@
+//! The durable rooms of ringpost over another runtime: their sources are those of the server, and
+//! what is below them is simulated from a seed.
+//!
+//! **Owns** a disk that loses what was not synced, a clock that moves when nothing else does, and
+//! the executor and log ring over these.
+//! **Uses** every room below `runtime` as it is.
+//! **Holds** that the same seed is the same run, and that no source of the server knows of this.
+//! **Start reading** at `runtime::executor`, then `journal::tap`.
+// The unit tests of these sources run where the sources are at home.
+#![cfg(not(test))]
+
+pub use ringpost::{config, limits, mail, metrics, proto, routing};
+
+pub mod disk;
+pub mod event;
+pub mod rng;
+pub mod runtime;
+
+/// The room `fsck` of the server.
+#[path = "../../src/fsck/mod.rs"]
+pub mod fsck;
+
+/// The room `journal` of the server, but for the files: those are on the simulated disk.
+#[path = "../../src/journal"]
+pub mod journal {
+    pub mod checkpoint;
+    pub mod core;
+    pub mod format;
+    mod log;
+    #[path = "../../tests/sim/journal/open.rs"]
+    mod open;
+    pub mod recovery;
+    mod scan;
+    pub mod space;
+    #[path = "../../tests/sim/journal/tap.rs"]
+    pub mod tap;
+
+    pub use core::{Append, AppendError, Appended, Counters, Location, Ticket};
+    pub use format::{Record, flag, kind};
+    pub use log::{ReadError, RecordBuffer};
+    pub use recovery::{Recovery, Replay, Replayed};
+    pub use space::{Level, Space};
+    pub use tap::Journal;
+}
+
+/// The room `queue` of the server, and a look into its index.
+#[path = "../../src/queue"]
+pub mod queue {
+    #[path = "../../tests/sim/audit.rs"]
+    pub mod audit;
+    mod checkpoint;
+    pub mod codec;
+    mod compaction;
+    mod index;
+    mod intake;
+    pub mod items;
+    pub mod ledger;
+    mod notification;
+    mod outcome;
+    mod outline;
+    mod pace;
+    mod place;
+    mod recovery;
+    mod retry;
+    pub mod schedule;
+    pub mod selection;
+    mod slab;
+    pub mod standing;
+    mod steering;
+    mod store;
+    pub mod survey;
+
+    pub use index::{Task, TaskState};
+    pub use intake::{Draft, Refusal};
+    pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
+    pub use recovery::Recovered;
+    pub use schedule::{Announcement, Flow, FlowId, LineId};
+    pub use selection::{Conditions, ReversePathPattern, Selection};
+    pub use standing::{StandingOrder, StandingOrders};
+    pub use steering::{Mode, Obstacles, Order, Sites, Steered};
+    pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};
+}
+
+/// Of the room `delivery` of the server what shares the limits of sites out.
+#[path = "../../src/delivery"]
+pub mod delivery {
+    pub mod lease;
+}
+
+/// What is wrong with the world around the queue. The sources of the server have no such switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    None,
+    /// A frame counts as durable as soon as it was sent off (I1).
+    ReportsEarly,
+    /// Failed and its DSN go in two frames (I13).
+    SplitsFailed,
+    /// Items of a checkpoint are appended when what they say is no longer so (I7).
+    StaleItems,
+    /// What replay gives to the index lacks the time of the next attempt.
+    ForgetsDue,
+    /// What replay gives to the index lacks what an operator changed.
+    ForgetsChange,
+    /// A task that was not tried is put back twice.
+    PutsBackTwice,
+    /// A task is tried again though its outcome was taken.
+    SendsAgain,
+    /// A new process does not wait for what its predecessor sent (I15).
+    ForgetsWindow,
+    /// A message's token is reported used when its MAIL is sent (I15).
+    ReturnsEarly,
+    /// A task is taken before its time has come.
+    HurriesClock,
+}

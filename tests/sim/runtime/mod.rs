@@ -1,0 +1,10 @@
+//! The runtime of the simulation: what the rooms above it name, without a kernel.
+
+pub mod clock;
+pub mod executor;
+pub mod log_ring;
+pub mod task;
+pub mod thread;
+pub mod timer;
+
+pub use ringpost::runtime::{aligned, inbox, sync};

@@ -1,0 +1,15 @@
+//! Tasks of the simulated executor.
+
+use std::future::Future;
+
+use super::executor;
+pub use ringpost::runtime::task::{join_all, yield_now};
+
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    executor::spawn(Box::pin(future));
+}
+
+/// A panic in any task ends the run.
+pub fn spawn_vital(future: impl Future<Output = ()> + 'static) {
+    executor::spawn(Box::pin(future));
+}
