@@ -188,9 +188,11 @@ impl Tls {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_flush(tcp, context))?;
-            let left = self.drain(plain)?;
-            if left > 0 {
-                return Poll::Ready(Ok(left));
+            // Behind the handshake, too, the peer may have said all that it has to say.
+            match self.drain(plain)? {
+                Fed::End => return Poll::Ready(Ok(0)),
+                Fed::Plain(0) => {}
+                Fed::Plain(left) => return Poll::Ready(Ok(left)),
             }
             let fed = with_scratch(|scratch| {
                 match ready!(tcp.poll_read(context, &mut scratch[..CIPHERTEXT_READ_BYTES]))? {
@@ -215,27 +217,29 @@ impl Tls {
                 // The peer said that nothing follows.
                 return Ok(if filled == 0 { Fed::End } else { Fed::Plain(filled) });
             }
-            let state = self.connection.process_new_packets().map_err(invalid)?;
-            filled += self.drain(&mut plain[filled..])?;
-            if filled == 0 && state.peer_has_closed() {
-                return Ok(Fed::End);
+            self.connection.process_new_packets().map_err(invalid)?;
+            match self.drain(&mut plain[filled..])? {
+                Fed::End if filled == 0 => return Ok(Fed::End),
+                Fed::End => return Ok(Fed::Plain(filled)),
+                Fed::Plain(more) => filled += more,
             }
         }
         Ok(Fed::Plain(filled))
     }
 
-    /// Takes octets that are deciphered already.
-    fn drain(&mut self, plain: &mut [u8]) -> io::Result<usize> {
+    /// Takes octets that are deciphered already. The end comes when there are none left.
+    fn drain(&mut self, plain: &mut [u8]) -> io::Result<Fed> {
         let mut filled = 0;
         while filled < plain.len() {
             match self.connection.reader().read(&mut plain[filled..]) {
+                Ok(0) if filled == 0 => return Ok(Fed::End),
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(filled)
+        Ok(Fed::Plain(filled))
     }
 
     /// Where the library refused what came, the peer is told why, if there is room for it.

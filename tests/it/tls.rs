@@ -240,6 +240,36 @@ fn a_listener_may_begin_with_tls_or_never() {
 }
 
 #[test]
+fn a_client_that_says_farewell_with_its_handshake_is_let_go() {
+    let authority = Authority::new();
+    authority.sign("mx", &["mx.test"]);
+    let server = Server::start(free_address(), &authority.certificate("mx"));
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    client.expect("STARTTLS", "220");
+    let name = ServerName::try_from("mx.test").expect("a name");
+    let mut connection = ClientConnection::new(authority.client_config(), name).expect("a client");
+    while connection.is_handshaking() {
+        while connection.wants_write() {
+            connection.write_tls(&mut client.stream).expect("sent");
+        }
+        connection.read_tls(&mut client.stream).expect("an answer");
+        connection.process_new_packets().expect("a handshake");
+    }
+    // Both in one segment.
+    connection.send_close_notify();
+    let mut last = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut last).expect("memory");
+    }
+    client.send(&last);
+    client.stream.read_to_end(&mut Vec::new()).expect("the server closes");
+    wait_until("the session has ended", || {
+        server.metric("ringpost_reception_sessions_open") == 0.0
+    });
+}
+
+#[test]
 fn the_certificate_follows_the_name_and_a_reload() {
     let authority = Authority::new();
     authority.sign("one", &["one.test"]);
