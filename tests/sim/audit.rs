@@ -1,4 +1,5 @@
-//! A look into the index of a queue, and at what it must be: that which replay makes of the records.
+//! A look into the index of a queue, and at what it must be: that which replay makes of the
+//! records.
 
 use std::collections::BTreeMap;
 
