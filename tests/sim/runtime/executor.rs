@@ -1,8 +1,8 @@
 //! One thread for all shards: tasks in an order by chance, timers, and the time.
 //!
 //! A run begins with `begin` and ends with `forget`. Whoever drives it lets tasks run with
-//! `run_ready` and time pass with `advance`. `kill` is the end of the process: its tasks are dropped
-//! where they stand.
+//! `run_ready` and time pass with `advance`. `kill` is the end of the process: its tasks are
+//! dropped where they stand.
 
 use std::cell::{OnceCell, RefCell};
 use std::cmp::Reverse;
