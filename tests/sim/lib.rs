@@ -5,6 +5,7 @@
 //! the executor and log ring over these.
 //! **Uses** every room below `runtime` as it is.
 //! **Holds** that the same seed is the same run, and that no source of the server knows of this.
+//! What is added to one of these rooms, or to what they use of `runtime`, is added here as well.
 //! **Start reading** at `runtime::executor`, then `journal::tap`.
 // The unit tests of these sources run where the sources are at home.
 #![cfg(not(test))]

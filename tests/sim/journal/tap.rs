@@ -134,8 +134,9 @@ impl Journal {
         {
             let alone = self.journal.append(&[*ended], class)?;
             self.tap.add(&[*ended], &alone);
-            // What is moved goes in a frame of its own.
+            // What is moved goes in a frame of its own, if there is room for one.
             let appended = self.journal.append_moved(dsn);
+            let appended = appended.or_else(|_| self.journal.append(dsn, class));
             match &appended {
                 Ok(appended) => self.tap.add(dsn, appended),
                 Err(_) => executor::stop(),

@@ -132,6 +132,12 @@ impl Ledger {
     /// Whether these recipients may be tried: none of them is settled.
     pub fn on_attempt(&mut self, id: QueueId, addresses: &[&str]) -> Checked {
         self.counts.attempts += 1;
+        for address in addresses {
+            let fate = parse(address).map(|(index, mark)| &self.mails[mark].recipients[index]);
+            ensure(fate.is_none_or(|fate| fate.failed == 0), || {
+                format!("{address} is tried though its reverse-path was told that it Failed")
+            })?;
+        }
         let settled = self.settled.get(&(id.shard.into(), id.message));
         let Some(settled) = settled else { return Ok(()) };
         let again = addresses.iter().find(|it| settled.is_all || settled.addresses.contains(**it));

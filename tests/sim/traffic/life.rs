@@ -18,10 +18,12 @@ use ringpost_sim::journal::{Journal, Replay, Replayed, kind};
 use ringpost_sim::mail::Class;
 use ringpost_sim::metrics::Metrics;
 use ringpost_sim::queue::{
-    Mode, Obstacles, Order, Queue, Recovered, Refusal, Reports, Selection, audit,
+    Mode, Obstacles, Order, Queue, Recovered, Refusal, Reports, ReversePathPattern, Selection,
+    audit,
 };
 use ringpost_sim::runtime::{clock, executor, task, timer};
 
+use super::ledger::SENDERS;
 use super::relay::Relay;
 use super::world::World;
 use crate::process::STORE;
@@ -378,6 +380,9 @@ async fn operate(world: Rc<World>, shard: Shard) {
             flows: ringpost_sim::queue::Conditions { domain: Some(domain), ..Default::default() }
                 .parse()
                 .expect("a domain"),
+            // Then envelopes are read back.
+            reverse_path: executor::percent(30)
+                .then(|| ReversePathPattern::parse(&format!("*1@{SENDERS}")).expect("a pattern")),
             ..Selection::default()
         };
         let site = &world.sites[executor::below(world.sites.len())];
@@ -396,7 +401,7 @@ async fn operate(world: Rc<World>, shard: Shard) {
             world.is_hurried.set(true);
         }
         if world.bug == Bug::HurriesClock {
-            steer(&shard, &selection, &Order::Retry(Obstacles::Respected)).await;
+            steer(&shard, &Selection::default(), &Order::Retry(Obstacles::Respected)).await;
         }
         steer(&shard, &selection, &order).await;
     }
