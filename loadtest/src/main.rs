@@ -3,7 +3,7 @@
 //! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
 //! that nothing was lost; with `--peer` another server does the same work in the same run.
 //! `backlog`, `limits` and `mixed` are scenarios with sinks that are dead, slow or strict, `mx` one
-//! with a name server.
+//! with a name server; `tls` measures what TLS costs.
 #![deny(unsafe_code)]
 
 mod audit;
@@ -40,6 +40,7 @@ enum Command {
     Limits(Box<scenario::limits::Options>),
     Mixed(Box<scenario::mixed::Options>),
     Mx(Box<scenario::mx::Options>),
+    Tls(Box<scenario::tls::Options>),
     Audit(audit::Options),
 }
 
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Limits(options) => scenario::limits::run(*options),
         Command::Mixed(options) => scenario::mixed::run(*options),
         Command::Mx(options) => scenario::mx::run(*options),
+        Command::Tls(options) => scenario::tls::run(*options),
         Command::Audit(options) => audit::run(&options),
     };
     match result {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sink::limited::Limits;
@@ -20,8 +21,17 @@ pub struct Plan<'a> {
     pub stream_fields: bool,
     /// Where mail without a route goes by its MX records.
     pub mx: Option<MxPlan>,
+    /// With clients and next hops, where they offer it.
+    pub tls: Option<TlsPlan>,
     /// Where the server listens as well.
     pub more_listeners: Vec<SocketAddr>,
+}
+
+/// A certificate, and a listener that begins with TLS.
+pub struct TlsPlan {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+    pub implicit: SocketAddr,
 }
 
 /// Delivery by MX records.
@@ -57,6 +67,13 @@ impl Plan<'_> {
         // A key of the file as a whole has to come first.
         if self.mx.is_some() {
             text.insert_str(0, "smarthost = \"mx\"\n");
+        }
+        if let Some(TlsPlan { chain, key, implicit }) = &self.tls {
+            let _ = write!(
+                text,
+                "[[certificate]]\nchain = {chain:?}\nkey = {key:?}\n\
+                 [[listener]]\naddress = \"{implicit}\"\ntls = \"implicit\"\n"
+            );
         }
         for listener in &self.more_listeners {
             let _ = write!(text, "[[listener]]\naddress = \"{listener}\"\n");
@@ -131,11 +148,13 @@ mod tests {
             limit: None,
             stream_fields: false,
             mx: Some(MxPlan { dns: at(53), port: 26 }),
+            tls: Some(TlsPlan { chain: "a.pem".into(), key: "a.key".into(), implicit: at(465) }),
             more_listeners: vec![at(26)],
         };
         let config = ringpost::config::Config::parse(&plan.write(), "f").expect("valid");
         assert_eq!((config.routes.len(), config.shards.count), (4, Some(2)));
-        assert_eq!((config.listeners.len(), config.delivery.mx_port), (2, 26));
+        assert_eq!((config.listeners.len(), config.delivery.mx_port), (3, 26));
+        assert_eq!(config.certificates.len(), 1);
         assert_eq!(config.smarthost.map(|it| it.to_string()).as_deref(), Some("mx"));
         assert_eq!(config.queue.retry_wait_max, Duration::from_secs(60));
     }

@@ -1,17 +1,19 @@
 //! Scenarios: a server of their own, sinks that misbehave as told, and what must hold then.
 //!
-//! **Owns** `backlog`, `limits`, `mixed` and `mx`, and what they share.
+//! **Owns** `backlog`, `limits`, `mixed`, `mx` and `tls`, and what they share.
 //! **Uses** `sink` and `source` in this process, the server as a process, `audit`, `ids`.
 //! **Holds** that a scenario in which something broke that must hold cannot end with success.
 //! **Start reading** at `backlog::run`, then `stage::Stage`.
 
 pub mod backlog;
 mod config;
+mod handshakes;
 pub mod limits;
 pub mod mixed;
 pub mod mx;
 mod server;
 mod stage;
+pub mod tls;
 mod zone;
 
 use serde::Serialize;
@@ -49,6 +51,17 @@ fn print_lines(name: &str, value: &Value) {
         Value::Null => println!("{name:<36} {:>14}", "-"),
         Value::String(text) => println!("{name:<36} {text:>14}"),
         value => println!("{name:<36} {:>14}", value.to_string()),
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
     }
 }
 

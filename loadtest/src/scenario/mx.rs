@@ -12,7 +12,7 @@ use super::config::MxPlan;
 use super::server::Server;
 use super::stage::{self, Injection, SinkPlan, Stage};
 use super::zone::{self, DomainKind, End, HOSTS, KINDS, NameServer};
-use super::{judge, print};
+use super::{judge, median, print};
 use crate::failure::Failure;
 use crate::relay::files::check_stop;
 use crate::sink::Arrivals;
@@ -375,17 +375,6 @@ impl Report {
             }
             _ => self.not_judged.push("dns_cpu_ratio".to_owned()),
         }
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ringpost::proto::smtp::server::Dialect;
 use ringpost::runtime::{clock, thread};
+use ringpost::tls::server::Context;
 use serde::Serialize;
 
 use super::config::Plan;
@@ -59,6 +60,8 @@ pub struct SinkPlan {
     pub mode: Mode,
     pub limited: Option<Arc<Limited>>,
     pub arrivals: Option<Arc<Arrivals>>,
+    /// Offers STARTTLS.
+    pub tls: Option<Context>,
 }
 
 /// Messages to send.
@@ -74,6 +77,8 @@ pub struct Injection {
     /// Messages a second; as fast as the server takes them by default.
     pub rate: Option<f64>,
     pub fields: Vec<String>,
+    /// Over connections with STARTTLS.
+    pub tls: bool,
     /// Empty for the null reverse-path.
     pub reverse_path: Option<String>,
     /// Goes to a server that is thrown away with its queue: nobody is owed anything.
@@ -111,6 +116,7 @@ impl Stage {
                 mode: Switch::new(plan.mode),
                 limited: plan.limited,
                 arrivals: plan.arrivals,
+                tls: plan.tls,
                 run: Some(run),
                 ..Rules::default()
             });
@@ -193,6 +199,7 @@ impl Stage {
             limit: None,
             stream_fields: false,
             mx: None,
+            tls: None,
             more_listeners: Vec::new(),
         };
         more(&mut plan);
@@ -214,6 +221,7 @@ impl Stage {
             size: self.options.size.clone(),
             domains: injection.domains.clone(),
             domain_count: injection.domain_count.max(1),
+            tls: injection.tls,
             rate: injection.rate,
             field: injection.fields.clone(),
             run: Some(self.run),

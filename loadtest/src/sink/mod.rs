@@ -14,14 +14,18 @@ mod sinks;
 mod tally;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringpost::proto::smtp::server::Dialect;
 use ringpost::runtime::thread;
+use ringpost::tls::Version;
+use ringpost::tls::identity::Identity;
+use ringpost::tls::server::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::DeliveryId;
@@ -81,6 +85,12 @@ pub struct Options {
     /// Writes each message to NUMBER.eml and its envelope to NUMBER.envelope.
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// Offers STARTTLS with this certificate, leaf first, in PEM.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// The key of the certificate.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
     /// Cores to run on, one thread each; all by default.
     #[arg(long)]
     pub cores: Option<Cores>,
@@ -108,6 +118,21 @@ pub struct Rules {
     pub arrivals: Option<Arc<Arrivals>>,
     pub store: Option<PathBuf>,
     pub stored_count: AtomicU64,
+    /// STARTTLS is offered.
+    pub tls: Option<Context>,
+}
+
+/// What a sink needs to offer STARTTLS.
+pub fn load_tls(certificate: &Path, key: &Path) -> Result<Context, Failure> {
+    let read = |path: &Path| {
+        fs::read(path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))
+    };
+    let identity = Identity::from_pem(&read(certificate)?, &read(key)?).map_err(|error| {
+        Failure::usage(format!("{} and {}: {error}", certificate.display(), key.display()))
+    })?;
+    let context = Context::new(vec![identity], Version::default(), None);
+    context.map_err(|error| Failure::system(format!("TLS: {error}")))
 }
 
 /// When the messages from a sequence number on arrived.
@@ -194,7 +219,10 @@ fn receive(options: &Options) -> Result<Report, Failure> {
                 messages_per_second: options.messages_per_second_max.unwrap_or(usize::MAX),
             }))
         });
+    let tls = options.certificate.as_ref().zip(options.key.as_ref());
+    let tls = tls.map(|(certificate, key)| load_tls(certificate, key)).transpose()?;
     let rules = Arc::new(Rules {
+        tls,
         behaviour,
         mode: Switch::new(options.mode),
         limited: limited.clone(),

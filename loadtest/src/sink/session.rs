@@ -12,7 +12,10 @@ use ringpost::mail::{EnhancedStatusCode, Reply, status};
 use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig};
 use ringpost::runtime::clock;
 use ringpost::runtime::net::TcpStream;
+use ringpost::runtime::stream::Stream;
 use ringpost::runtime::timer;
+
+use rustls::ServerConnection;
 
 use super::Rules;
 use super::behaviour::{Phase, happens};
@@ -40,7 +43,8 @@ impl Shard {
 }
 
 /// Serves one client until it goes, or until the dice or the mode say that we go.
-pub async fn serve(shard: Rc<Shard>, mut stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
+    let mut stream = Stream::from(stream);
     shard.counters().on_connection();
     let counted = shard.rules.limited.as_ref().map(|limited| limited.on_accepted(peer));
     let mut session = Session::new(shard.clone());
@@ -56,7 +60,7 @@ pub async fn serve(shard: Rc<Shard>, mut stream: TcpStream, peer: SocketAddr) {
 }
 
 /// Until the client's FIN or RST has come: so long it counts as connected.
-async fn await_end(stream: &mut TcpStream) {
+async fn await_end(stream: &mut Stream) {
     // Of a client that has gone already there is nothing to wait for, and the read says so.
     let _ = stream.shutdown_write().await;
     stream.set_deadline(Some(END_WAIT_MAX));
@@ -67,6 +71,8 @@ async fn await_end(stream: &mut TcpStream) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     GoOn,
+    /// The client waits for the handshake.
+    StartTls,
     Close,
     /// Without a reply, as a crashing host does.
     Drop,
@@ -99,7 +105,13 @@ struct Session {
 impl Session {
     fn new(shard: Rc<Shard>) -> Self {
         Self {
-            machine: Server::new(shard.config.clone(), Channel::Plain),
+            machine: Server::new(
+                shard.config.clone(),
+                match shard.rules.tls {
+                    Some(_) => Channel::PlainWithStartTls,
+                    None => Channel::Plain,
+                },
+            ),
             shard,
             out: Vec::with_capacity(512),
             rest: Vec::new(),
@@ -155,7 +167,7 @@ impl Session {
         }
     }
 
-    async fn converse(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    async fn converse(&mut self, stream: &mut Stream) -> io::Result<()> {
         loop {
             self.pause().await;
             if self.then == Then::Drop {
@@ -168,6 +180,13 @@ impl Session {
             }
             if self.then == Then::Close {
                 return Ok(());
+            }
+            if self.then == Then::StartTls {
+                let context = self.shard.rules.tls.as_ref().expect("it was offered").config();
+                let connection = ServerConnection::new(context).map_err(io::Error::other)?;
+                stream.start_tls(connection).await?;
+                self.machine.on_tls();
+                self.then = Then::GoOn;
             }
             stream.set_deadline(Some(SILENCE_MAX));
             let ended = stream
@@ -245,7 +264,10 @@ impl Session {
                 Event::Content(piece) => self.on_content(piece),
                 Event::ContentEnd(_) => self.on_content_end()?,
                 Event::ContentRefused | Event::Reset => self.reset(),
-                Event::StartTls => unreachable!("it is not offered"),
+                Event::StartTls => {
+                    self.reset();
+                    self.then = Then::StartTls;
+                }
                 Event::Quit | Event::Close => self.then = Then::Close,
             }
         }

@@ -43,6 +43,9 @@ pub struct Options {
     /// Sends content with BDAT (RFC 3030); with pipelining a message is one send, one round trip.
     #[arg(long)]
     pub bdat: bool,
+    /// Says STARTTLS; any certificate will do.
+    #[arg(long)]
+    pub tls: bool,
     /// Open loop: messages a second over all connections.
     #[arg(long)]
     pub rate: Option<f64>,

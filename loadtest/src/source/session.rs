@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringpost::runtime::net::TcpStream;
+use ringpost::runtime::stream::Stream;
 use ringpost::runtime::timer;
+use ringpost::tls::client::{Contexts, Demand};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 
 use super::dispatch::{Turn, Turns};
 use super::replies::Replies;
@@ -117,7 +121,7 @@ async fn converse(shard: &Shard, first: Turn) -> io::Result<()> {
 
 struct Session<'a> {
     shard: &'a Shard,
-    stream: TcpStream,
+    stream: Stream,
     replies: Replies,
     extended: bool,
     id_block: Vec<u8>,
@@ -128,17 +132,17 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     async fn open(shard: &'a Shard) -> io::Result<Self> {
         let work = &shard.work;
-        let stream = TcpStream::connect(work.target, None, work.reply_timeout).await?;
+        let stream = TcpStream::connect(work.target, None, work.reply_timeout).await?.into();
         let replies = Replies::keeping_lines();
         let (id_block, accepted) = (Vec::with_capacity(128), Vec::new());
         let mut session = Self { shard, stream, replies, extended: true, id_block, accepted };
         session.expect(Phase::Connect, 220).await?;
-        session.send(&[b"EHLO source.test\r\n"]).await?;
-        session.expect(Phase::Ehlo, 250).await?;
-        let lines = session.replies.kept_lines.take().unwrap_or_default();
-        let offers = |keyword: &str| {
-            lines.iter().any(|line| line.split_whitespace().next() == Some(keyword))
-        };
+        let mut lines = session.greet().await?;
+        if work.tls {
+            session.start_tls(&lines).await?;
+            lines = session.greet().await?;
+        }
+        let offers = |keyword: &str| offers(&lines, keyword);
         session.extended = offers("SIZE") && offers("8BITMIME");
         for (wanted, keyword) in [(work.pipelining, "PIPELINING"), (work.bdat, "CHUNKING")] {
             if wanted && !offers(keyword) {
@@ -147,6 +151,26 @@ impl<'a> Session<'a> {
         }
         shard.counters().on_connection();
         Ok(session)
+    }
+
+    /// EHLO; the lines of the reply.
+    async fn greet(&mut self) -> io::Result<Vec<String>> {
+        self.replies.kept_lines = Some(Vec::new());
+        self.send(&[b"EHLO source.test\r\n"]).await?;
+        self.expect(Phase::Ehlo, 250).await?;
+        Ok(self.replies.kept_lines.take().unwrap_or_default())
+    }
+
+    async fn start_tls(&mut self, lines: &[String]) -> io::Result<()> {
+        if !offers(lines, "STARTTLS") {
+            return Err(io::Error::other("the server does not offer STARTTLS"));
+        }
+        self.send(&[b"STARTTLS\r\n"]).await?;
+        self.expect(Phase::Ehlo, 220).await?;
+        let context = Contexts::default().context(&Demand::default());
+        let name = ServerName::IpAddress(self.shard.work.target.ip().into());
+        let connection = ClientConnection::new(context, name).map_err(io::Error::other)?;
+        self.stream.start_tls(connection).await
     }
 
     fn template(&self, turn: Turn) -> &'a Template {
@@ -361,6 +385,10 @@ impl<'a> Session<'a> {
         self.stream.set_deadline(Some(self.shard.work.reply_timeout));
         self.stream.write_all_vectored(slices).await
     }
+}
+
+fn offers(lines: &[String], keyword: &str) -> bool {
+    lines.iter().any(|line| line.split_whitespace().next() == Some(keyword))
 }
 
 /// Cuts long content so that the clock for the reply starts near its last octet.
