@@ -253,9 +253,11 @@ impl<'a> Process<'a> {
     /// that the space comes back.
     pub fn drain(&mut self, steps: usize) -> Checked {
         let space = self.core.space();
-        let had_room = space.slots_free + (space.slots_max - space.slots) > 3;
         self.disk_fails = false;
         self.disk_full = self.rng.percent(30);
+        // A full disk takes back what the pool might have grown by.
+        let growth = if self.disk_full { 0 } else { space.slots_max - space.slots };
+        let had_room = space.slots_free + growth > 3;
         self.run(steps)?;
         self.draining = true;
         for (_, chunks) in std::mem::take(&mut self.drafts) {
