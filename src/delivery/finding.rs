@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::directory::{Answer, Asking, Question};
 use super::discovery::{discover, discover_host};
+use super::held_up::HeldUp;
 use super::{Delivery, Inner};
 use crate::config::{Config, NextHop};
 use crate::dns::{Resolver, Settings};
 use crate::mail::{Outcome, Reply, WaitCause, status};
 use crate::metrics::Metrics;
-use crate::queue::ledger::{CauseTimes, Waiting};
+use crate::queue::ledger::Waiting;
 use crate::queue::{Flow, FlowId};
 use crate::routing::mx::Policy;
 use crate::routing::{Hop, Place, Routes};
@@ -183,37 +184,8 @@ impl Inner {
         }
         let start_ms = clock::unix_ms().saturating_sub(clock::monotonic_ms());
         let unix = |(from_ms, to_ms)| (start_ms + from_ms, start_ms + to_ms);
-        Some(Rc::new(AskedDns { waits: waits.into_iter().map(unix).collect(), line }))
-    }
-}
-
-/// What held up a flow that waited for the DNS at times, in Unix milliseconds, one after the other.
-struct AskedDns {
-    waits: Vec<(u64, u64)>,
-    line: Option<Rc<dyn Waiting>>,
-}
-
-impl Waiting for AskedDns {
-    fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
-        let mut times = CauseTimes::default();
-        let mut add_line = |from_ms: u64, to_ms: u64| {
-            if let Some(line) = self.line.as_ref().filter(|_| from_ms < to_ms) {
-                let of_line = line.causes(from_ms, to_ms);
-                times.iter_mut().zip(of_line).for_each(|(time, more)| *time += more);
-            }
-        };
-        let (mut at_ms, mut waited_ms) = (from_ms, 0);
-        for (since_ms, until_ms) in &self.waits {
-            let (since_ms, until_ms) = ((*since_ms).max(at_ms), (*until_ms).min(to_ms));
-            if since_ms < until_ms {
-                add_line(at_ms, since_ms);
-                waited_ms += until_ms - since_ms;
-                at_ms = until_ms;
-            }
-        }
-        add_line(at_ms, to_ms);
-        times[WaitCause::Dns.index()] += waited_ms;
-        times
+        let times = waits.into_iter().map(unix).collect();
+        Some(Rc::new(HeldUp { cause: WaitCause::Dns, times, line }))
     }
 }
 
@@ -289,29 +261,3 @@ const NO_ADDRESS_OF_FAMILY: Reply = Reply::new(
     status::NO_ADDRESS_OF_FAMILY,
     "No host has an address of the family that we send from",
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A line that waited for its turn all the time.
-    struct Line;
-
-    impl Waiting for Line {
-        fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
-            let mut times = CauseTimes::default();
-            times[WaitCause::Connecting.index()] = to_ms - from_ms;
-            times
-        }
-    }
-
-    #[test]
-    fn what_the_line_says_counts_outside_of_questions() {
-        let asked = AskedDns { waits: vec![(100, 200), (300, 400)], line: Some(Rc::new(Line)) };
-        for (from_ms, to_ms, by_dns) in [(0, 500, 200), (150, 350, 100), (210, 290, 0)] {
-            let times = asked.causes(from_ms, to_ms);
-            assert_eq!(times[WaitCause::Dns.index()], by_dns);
-            assert_eq!(times[WaitCause::Connecting.index()], to_ms - from_ms - by_dns);
-        }
-    }
-}

@@ -19,6 +19,7 @@ mod directory;
 pub mod discovery;
 mod effects;
 mod finding;
+mod held_up;
 mod history;
 mod hosts;
 mod judge;

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Delivery;
+use super::held_up::HeldUp;
 use crate::mail::WaitCause;
-use crate::queue::ledger::{CauseTimes, Waiting};
+use crate::queue::ledger::Waiting;
 use crate::queue::{Flow, FlowId, LineId, Queue, Sites, StandingOrders};
 use crate::runtime::{clock, task};
 
@@ -100,7 +101,8 @@ impl Parking {
         site: Option<&str>,
         line: Option<Rc<dyn Waiting>>,
     ) -> Rc<dyn Waiting> {
-        Rc::new(Parked { suspended: self.suspended(flow, site), line })
+        let cause = WaitCause::SuspendedByOperator;
+        Rc::new(HeldUp { cause, times: self.suspended(flow, site), line })
     }
 }
 
@@ -116,37 +118,6 @@ fn merge(mut times: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
         }
     }
     merged
-}
-
-/// What held up a flow that was suspended at times.
-struct Parked {
-    suspended: Vec<(u64, u64)>,
-    line: Option<Rc<dyn Waiting>>,
-}
-
-impl Waiting for Parked {
-    fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
-        let mut times = CauseTimes::default();
-        let mut add_line = |from_ms: u64, to_ms: u64| {
-            if let Some(line) = self.line.as_ref().filter(|_| from_ms < to_ms) {
-                let of_line = line.causes(from_ms, to_ms);
-                times.iter_mut().zip(of_line).for_each(|(time, more)| *time += more);
-            }
-        };
-        let mut at_ms = from_ms;
-        let mut suspended_ms = 0;
-        for (start_ms, end_ms) in &self.suspended {
-            let (start_ms, end_ms) = ((*start_ms).max(at_ms), (*end_ms).min(to_ms));
-            if start_ms < end_ms {
-                add_line(at_ms, start_ms);
-                suspended_ms += end_ms - start_ms;
-                at_ms = end_ms;
-            }
-        }
-        add_line(at_ms, to_ms);
-        times[WaitCause::SuspendedByOperator.index()] += suspended_ms;
-        times
-    }
 }
 
 impl Delivery {
@@ -188,32 +159,5 @@ mod tests {
     fn intervals_that_meet_are_one() {
         let times = vec![(5, 9), (1, 3), (3, 4), (8, 12), (20, 20), (30, 7)];
         assert_eq!(merge(times), [(1, 4), (5, 12)]);
-    }
-
-    /// A line that was held up by failures all the time.
-    struct Failing;
-
-    impl Waiting for Failing {
-        fn causes(&self, from_ms: u64, to_ms: u64) -> CauseTimes {
-            let mut times = CauseTimes::default();
-            times[WaitCause::Failures.index()] = to_ms - from_ms;
-            times
-        }
-    }
-
-    #[test]
-    fn what_the_line_says_counts_outside_of_suspensions() {
-        let suspended = vec![(100, 200), (300, 400)];
-        let with_line = Parked { suspended: suspended.clone(), line: Some(Rc::new(Failing)) };
-        let without = Parked { suspended, line: None };
-        for (from_ms, to_ms, by_operator) in
-            [(0, 500, 200), (150, 350, 100), (210, 290, 0), (120, 130, 10), (390, 391, 1)]
-        {
-            let times = with_line.causes(from_ms, to_ms);
-            assert_eq!(times[WaitCause::SuspendedByOperator.index()], by_operator);
-            assert_eq!(times[WaitCause::Failures.index()], to_ms - from_ms - by_operator);
-            let times = without.causes(from_ms, to_ms);
-            assert_eq!(times.iter().sum::<u64>(), by_operator);
-        }
     }
 }
