@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Config;
 use super::explain::Out;
 use super::table::{Checked, Table};
-use super::values::write_duration;
+use super::values::{write_conditions, write_duration};
 use crate::mail::Stream;
 use crate::mail::address::is_domain;
 use crate::proto::classify::NamePattern;
@@ -212,14 +212,7 @@ impl std::fmt::Display for Limit {
             ("domain", text(&self.domain)),
             ("source", self.source.clone()),
         ];
-        let mut separator = "";
-        for (name, value) in conditions {
-            if let Some(value) = value {
-                write!(f, "{separator}{name}={value}")?;
-                separator = " ";
-            }
-        }
-        Ok(())
+        write_conditions(conditions, f)
     }
 }
 

@@ -32,7 +32,7 @@ pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
 pub use tls::{Certificate, DeliveryTls, Tls, TlsPolicy};
-pub use values::{parse_duration, parse_next_hop, write_duration};
+pub use values::{parse_duration, parse_next_hop, write_conditions, write_duration};
 pub use verify::Verify;
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::explain::Out;
 use super::table::{Checked, Table};
-use super::values::write_duration;
+use super::values::{write_conditions, write_duration};
 use super::{Config, Queue};
 use crate::mail::{Class, Stream};
 use crate::proto::classify::NamePattern;
@@ -80,14 +80,7 @@ impl fmt::Display for Retry {
         let class = self.class.map(|class| class.as_str().to_owned());
         let conditions =
             [("domain", text(&self.domain)), ("tenant", text(&self.tenant)), ("class", class)];
-        let mut separator = "";
-        for (name, value) in conditions {
-            if let Some(value) = value {
-                write!(f, "{separator}{name}={value}")?;
-                separator = " ";
-            }
-        }
-        Ok(())
+        write_conditions(conditions, f)
     }
 }
 

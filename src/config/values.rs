@@ -1,5 +1,6 @@
 //! Typed values: durations, sizes, core sets, networks, next hops. Each reads back what it writes.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,21 @@ pub fn write_size(bytes: u64) -> String {
         }
     }
     format!("{bytes}B")
+}
+
+/// Conditions as an operator finds them: `domain=*.a.test class=bulk`, those that are given.
+pub fn write_conditions<T: fmt::Display>(
+    conditions: impl IntoIterator<Item = (&'static str, Option<T>)>,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let mut separator = "";
+    for (name, value) in conditions {
+        if let Some(value) = value {
+            write!(f, "{separator}{name}={value}")?;
+            separator = " ";
+        }
+    }
+    Ok(())
 }
 
 fn split_unit(text: &str) -> Option<(u64, &str)> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::write_conditions;
 use crate::mail::{Class, Stream};
 use crate::proto::classify::NamePattern;
 
@@ -153,14 +154,7 @@ impl fmt::Display for Conditions {
             ("campaign", &self.campaign),
             ("class", &self.class),
         ];
-        let mut separator = "";
-        for (name, value) in named {
-            if let Some(value) = value {
-                write!(f, "{separator}{name}={value}")?;
-                separator = " ";
-            }
-        }
-        Ok(())
+        write_conditions(named.map(|(name, value)| (name, value.as_ref())), f)
     }
 }
 
