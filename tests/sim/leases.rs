@@ -510,13 +510,7 @@ fn the_same_seed_is_the_same_run_of_leases() {
 }
 
 fn caught(bug: Bug) {
-    for seed in 0..BUG_SEEDS {
-        if let Err(violation) = run(seed, bug) {
-            println!("{bug:?}: seed {seed}: {violation}");
-            return;
-        }
-    }
-    panic!("{bug:?} passes {BUG_SEEDS} seeds");
+    crate::caught_by(run, bug, BUG_SEEDS);
 }
 
 #[test]

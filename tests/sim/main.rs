@@ -12,6 +12,7 @@ mod traffic;
 mod truth;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -222,15 +223,23 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// The first seed that sees the bug, and how.
-fn caught(bug: Bug) {
-    for seed in 0..BUG_SEEDS {
+/// Prints the first of so many seeds that sees the bug, and how; fails where none does.
+fn caught_by<B: Copy + Debug, T>(
+    attempt: impl Fn(u64, B) -> Result<T, String>,
+    bug: B,
+    seeds: u64,
+) {
+    for seed in 0..seeds {
         if let Err(violation) = attempt(seed, bug) {
             println!("{bug:?}: seed {seed}: {violation}");
             return;
         }
     }
-    panic!("{bug:?} passes {BUG_SEEDS} seeds");
+    panic!("{bug:?} passes {seeds} seeds");
+}
+
+fn caught(bug: Bug) {
+    caught_by(attempt, bug, BUG_SEEDS);
 }
 
 #[test]

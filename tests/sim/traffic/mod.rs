@@ -15,7 +15,7 @@ use ringpost_sim::Bug;
 use ringpost_sim::rng::Rng;
 use ringpost_sim::runtime::executor;
 
-use crate::{attempt_with, each_seed, from_env};
+use crate::{attempt_with, caught_by, each_seed, from_env};
 use ledger::Counts;
 use life::{End, Life};
 use world::World;
@@ -117,15 +117,8 @@ fn the_same_seed_is_the_same_traffic() {
     }
 }
 
-/// The first seed that sees the bug, and how.
 fn caught(bug: Bug) {
-    for seed in 0..BUG_SEEDS {
-        if let Err(violation) = attempt(seed, bug) {
-            println!("{bug:?}: seed {seed}: {violation}");
-            return;
-        }
-    }
-    panic!("{bug:?} passes {BUG_SEEDS} seeds");
+    caught_by(attempt, bug, BUG_SEEDS);
 }
 
 #[test]
