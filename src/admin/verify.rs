@@ -80,12 +80,14 @@ fn addresses(options: &Options) -> Result<Vec<String>, Failure> {
         }
     }
     match addresses.iter().find(|address| address.len() > ADDRESS_BYTES_MAX) {
-        Some(address) => {
-            let text = format!("{}...: longer than an address may be", &printable(address)[..40]);
-            Err(Failure::new(Exit::Usage, text))
-        }
+        Some(address) => Err(Failure::new(Exit::Usage, too_long(address))),
         None => Ok(addresses),
     }
+}
+
+fn too_long(address: &str) -> String {
+    let start: String = address.chars().take(SHOWN_CHARS).collect();
+    format!("{}...: longer than an address may be", printable(&start))
 }
 
 /// As many as fit a request.
@@ -168,6 +170,8 @@ impl Progress {
 
 const CSV_HEADER: &str = "address,verdict,confidence,reason,host,milliseconds\n";
 const SHOW_PERIOD: Duration = Duration::from_secs(2);
+/// Of an address that is too long.
+const SHOWN_CHARS: usize = 40;
 /// RFC 5321 section 4.5.3.1.3, and then some.
 const ADDRESS_BYTES_MAX: usize = 320;
 /// Of a request of the control socket, which has 4096.
@@ -188,6 +192,15 @@ mod tests {
             assert!(json_line(&request).len() <= 4096);
         }
         assert!(super::batches(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_is_too_long_is_named_by_its_start_whatever_it_is_made_of() {
+        let address = format!("x{}", "\u{fc}".repeat(400));
+        let text = too_long(&address);
+        assert!(
+            text.starts_with("x\u{fc}") && text.ends_with("...: longer than an address may be")
+        );
     }
 
     #[test]

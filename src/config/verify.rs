@@ -13,7 +13,8 @@ pub struct Verify {
     /// The reverse-path of a question; empty for the null one, `postmaster` of the own host name
     /// where absent.
     pub reverse_path: Option<String>,
-    /// Longest time for one address, the wait for leases of its site included.
+    /// Longest time for one address, questions to the DNS and the wait for leases of its site
+    /// included; 80 seconds at most.
     pub timeout: Duration,
 }
 
@@ -35,8 +36,16 @@ pub(super) fn read(table: &Table<'_, '_>, verify: &mut Verify) -> Checked<()> {
         let is_one = text.is_empty() || AddressRef::parse(text.as_bytes(), Utf8::Refused).is_ok();
         is_one.then(|| verify.reverse_path = Some(text.to_owned()))
     })?;
-    table.duration("timeout", &mut verify.timeout, Duration::from_secs(1))
+    table.duration("timeout", &mut verify.timeout, Duration::from_secs(1))?;
+    if verify.timeout > TIMEOUT_MAX {
+        let message = format!("verify.timeout: above {}", write_duration(TIMEOUT_MAX));
+        return Err(table.wrong_at(&[&["timeout"]], message));
+    }
+    Ok(())
 }
+
+/// Whoever asks over the control socket waits for 90 seconds.
+const TIMEOUT_MAX: Duration = Duration::from_secs(80);
 
 pub(super) fn explain(verify: &Verify, out: &mut Out) {
     out.table("[verify]");
@@ -65,6 +74,7 @@ mod tests {
         for (text, expected) in [
             ("reverse_path = \"a b\"", ":4: verify.reverse_path: found \"a b\""),
             ("timeout = \"0s\"", ":4: verify.timeout: "),
+            ("timeout = \"81s\"", ":4: verify.timeout: above 80s"),
             ("wait = 1", ":4: verify.wait: unknown key"),
         ] {
             let error = parse(text).expect_err("wrong");

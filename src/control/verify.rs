@@ -2,9 +2,9 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 
-use super::asking::{self, AskError};
+use super::asking;
 use super::socket::{Out, Stop};
 use super::wire::Line;
 use super::{ANSWER_WAIT, Control};
@@ -47,13 +47,10 @@ fn wait(
     control: &Control,
     out: &mut Out,
 ) -> Result<(), Stop> {
-    // Each ends by itself in the time that the configuration allows it, questions to the DNS
-    // excepted, which have bounds of their own.
-    let time_max = control.config().verify.timeout + 2 * ANSWER_WAIT;
-    let shard = control.shards.numbers()[0];
-    let verification = answers.recv_timeout(time_max).map_err(|error| match error {
-        RecvTimeoutError::Timeout => AskError::Silent { shard, waited: time_max },
-        RecvTimeoutError::Disconnected => AskError::Gone { shard },
+    // Each ends by itself in the time that the configuration allows it.
+    let time_max = control.config().verify.timeout + ANSWER_WAIT;
+    let verification = answers.recv_timeout(time_max).map_err(|_| {
+        Stop::Refused(format!("no verdict within {time_max:?}: a shard is overloaded or hung"))
     })?;
     *under_way -= 1;
     Ok(out.line_now(&Line::Verification(Box::new(verification)))?)

@@ -27,9 +27,10 @@ use crate::proto::smtp::prober::{Event, Prober};
 use crate::proto::smtp::server::Dialect;
 use crate::routing::mx::Policy;
 use crate::routing::{Hop, Place};
+use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream as Connection;
-use crate::runtime::{clock, timer};
+use crate::runtime::timer::{self, Deadline};
 use verdict::{Answer, Judged, Next};
 
 /// What is known of a mailbox, and what it rests on.
@@ -127,7 +128,10 @@ struct Asking {
 impl Asking {
     async fn ask(&mut self, address: AddressRef<'_>) -> Result<Judged, Judged> {
         let domain = address.domain().to_lowercase();
-        let (place, candidates) = self.way_to(&domain).await?;
+        let (deadline, left) = (Deadline::default(), self.left());
+        let way = timer::timeout(&deadline, left, self.way_to(&domain)).await;
+        let too_slow = |_| Judged::new(Verdict::Unknown, 0, "dns-too-slow");
+        let (place, candidates) = way.map_err(too_slow)??;
         let site = self.site(place, &domain);
         if site.is_blocked(clock::coarse_ms()) {
             return Err(Judged::new(Verdict::Unknown, 0, "suspended-here"));

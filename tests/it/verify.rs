@@ -179,6 +179,18 @@ fn domains_without_a_way_are_undeliverable_and_failures_of_the_dns_are_not() {
 }
 
 #[test]
+fn a_name_server_that_never_answers_takes_no_longer_than_the_question_may() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let upstream = silent.local_addr().expect("bound");
+    let more = format!(
+        "[verify]\ntimeout = \"1s\"\n[dns]\nupstreams = [\"{upstream}\"]\ntimeout = \"30s\"\n\
+         attempts = 1\n[[route]]\ndomain = \"slow.test\"\nnext_hop = \"mx\"\n"
+    );
+    let server = Server::start(free_address(), &more);
+    check(&server, "me@slow.test", "unknown", "dns-too-slow");
+}
+
+#[test]
 fn a_list_is_verified_under_the_limits_of_its_site() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (at, highest) = (now.clone(), most.clone());
