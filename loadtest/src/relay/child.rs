@@ -72,11 +72,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, without waiting for what follows.
-    pub fn ask_to_end(&self) {
-        let pid = self.pid().to_string();
+    /// Sends a signal by its name, such as `TERM`, without waiting for what follows.
+    pub fn signal(&self, name: &str) {
+        let (name, pid) = (format!("-{name}"), self.pid().to_string());
         // Where there is no `kill` whoever waits has a deadline.
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = Command::new("kill").args([name, pid]).status();
     }
 
     /// SIGTERM, and SIGKILL when the patience is over. False when that was needed.
@@ -84,7 +84,7 @@ impl Process {
         if self.ended().is_some() {
             return true;
         }
-        self.ask_to_end();
+        self.signal("TERM");
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if self.ended().is_some() {

@@ -311,7 +311,7 @@ impl<'a> Round<'a> {
                 self.server.check_alive()?;
             }
             if !ending && self.is_killed_enough(started.elapsed(), accepted)? {
-                source.ask_to_end();
+                source.signal("TERM");
                 ending = true;
             }
             let elapsed = started.elapsed();

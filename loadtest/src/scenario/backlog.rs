@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::server::Server;
 use super::stage::{self, Drain, Ending, Injection, SinkPlan, Stage};
-use super::{judge, print};
+use super::{judge, median, print};
 use crate::audit::SEQUENCE_END;
 use crate::failure::Failure;
 use crate::sink::mode::Mode;
@@ -16,10 +16,10 @@ use crate::{source, stop};
 /// Fills a queue that cannot be delivered, restarts the server on it, and lets it go.
 ///
 /// (a) Messages are relayed to a sink that is up. (b) The queue fills with messages for dead and
-/// slow sinks, in slices by the same source. Between them, every now and then, another server with
-/// an empty queue is started, takes as many for the same sinks, and is thrown away. (c) The server
-/// is stopped and started, then killed and started. (d) The sinks recover, the operator has
-/// everything retried at once, and the queue drains.
+/// slow sinks, in slices by the same source. Between them, every now and then, it is paused (SIGSTOP)
+/// while another server with an empty queue takes as many for the same sinks and is thrown away.
+/// (c) The server is stopped and started, then killed and started. (d) The sinks recover, the
+/// operator has everything retried at once, and the queue drains.
 ///
 /// accept_rate_ratio: acceptances a second of the slices right before and after an empty server's
 /// over its own, the median of all such pairs; accept_rate_ratios shows them in the order in which
@@ -178,13 +178,13 @@ impl Run {
         let (mut slices, mut pairs) = (Vec::new(), Vec::new());
         while sent < messages {
             let count = slice.min(messages - sent);
-            let first = self.slice(None, count, sent)?;
+            let first = self.slice(count, sent)?;
             sent += count;
             slices.push(first);
             if (slices.len() as u64).is_multiple_of(SLICES_A_PAIR) && sent < messages {
                 let other = self.empty_server(slice)?;
                 let count = slice.min(messages - sent);
-                let second = self.slice(None, count, sent)?;
+                let second = self.slice(count, sent)?;
                 sent += count;
                 slices.push(second);
                 pairs.push((first, other, second));
@@ -202,35 +202,31 @@ impl Run {
         Ok(())
     }
 
-    /// The same for a server whose queue is empty, while the other one looks after its own.
+    /// The same for a server whose queue is empty and which has the machine to itself.
     fn empty_server(&mut self, messages: u64) -> Result<Slice, Failure> {
         let mut other = self.stage.other_server(&ROUTES, self.options.retry_wait)?;
-        other.start()?;
-        let slice = self.slice(Some(&other), messages, OTHER_SEQUENCE)?;
-        other.kill()?;
+        let mut injection = self.injection("other", &UNDELIVERABLE, messages, OTHER_SEQUENCE);
+        injection.is_thrown_away = true;
+        // What first messages and a small pool of segments cost is not the matter here.
+        let warm_up = Injection { messages: WARM_UP_OTHER, ..injection.clone() };
+        let stage = &mut self.stage;
+        let slice = self.server.paused(|| {
+            other.start()?;
+            stage.inject(&other, &warm_up)?;
+            let slice = Slice::measure(stage, &other, &injection)?;
+            other.kill()?;
+            Ok(slice)
+        })?;
         self.stage.remove_other()?;
+        // What fell due in the pause is tried meanwhile.
+        std::thread::sleep(CALM);
         Ok(slice)
     }
 
-    /// Messages for sinks that take none, to the server or to the `other` one.
-    fn slice(&mut self, other: Option<&Server>, count: u64, first: u64) -> Result<Slice, Failure> {
-        let name = if other.is_some() { "other".to_owned() } else { format!("slice-{first}") };
-        let mut injection = self.injection(&name, &["dead.test", "slow.test"], count, first);
-        injection.is_thrown_away = other.is_some();
-        let server = other.unwrap_or(&self.server);
-        if other.is_some() {
-            // What first messages and a small pool of segments cost is not the matter here.
-            let warm_up = Injection { messages: WARM_UP_OTHER, ..injection.clone() };
-            self.stage.inject(server, &warm_up)?;
-        }
-        let cpu = server.group.cpu();
-        let source = self.stage.inject(server, &injection)?;
-        let cpu = server.group.cpu() - cpu;
-        Ok(Slice {
-            rate: source.accepted_per_s,
-            cpu_us: micros(cpu) / count as f64,
-            p99_us: source.end_of_data.p99_us,
-        })
+    /// Messages for sinks that take none.
+    fn slice(&mut self, count: u64, first: u64) -> Result<Slice, Failure> {
+        let injection = self.injection(&format!("slice-{first}"), &UNDELIVERABLE, count, first);
+        Slice::measure(&mut self.stage, &self.server, &injection)
     }
 
     /// (c) In order, and as after a crash.
@@ -343,24 +339,38 @@ struct Slice {
     p99_us: u64,
 }
 
+impl Slice {
+    fn measure(stage: &mut Stage, server: &Server, injection: &Injection) -> Result<Self, Failure> {
+        let cpu = server.group.cpu();
+        let source = stage.inject(server, injection)?;
+        let cpu = server.group.cpu() - cpu;
+        Ok(Self {
+            rate: source.accepted_per_s,
+            cpu_us: micros(cpu) / injection.messages as f64,
+            p99_us: source.end_of_data.p99_us,
+        })
+    }
+}
+
 impl Report {
     /// How messages were accepted: each of `pairs` is a slice, an empty server's, and a slice.
     fn accept(&mut self, slices: &[Slice], pairs: &[(Slice, Slice, Slice)]) {
         self.accept_rate_of_slices = slices.iter().map(|slice| slice.rate as u64).collect();
         self.accept_rate_of_empty = pairs.iter().map(|(_, empty, _)| empty.rate as u64).collect();
         let beside = |of: fn(&Slice) -> f64| {
-            let mean = move |(one, _, two): &(Slice, Slice, Slice)| (of(one) + of(two)) / 2.0;
-            let ratios = pairs.iter().map(move |pair| mean(pair) / of(&pair.1).max(1e-6));
-            let medians =
-                (median(pairs.iter().map(mean)), median(pairs.iter().map(|it| of(&it.1))));
+            let full = pairs.iter().map(|(one, _, two)| (of(one) + of(two)) / 2.0);
+            let empty = pairs.iter().map(|(_, empty, _)| of(empty));
+            let (full, empty): (Vec<f64>, Vec<f64>) = full.zip(empty).unzip();
+            let ratios = full.iter().zip(&empty).map(|(full, empty)| full / empty.max(1e-6));
+            let medians = (median(&full).unwrap_or(0.0), median(&empty).unwrap_or(0.0));
             (ratios.collect::<Vec<f64>>(), medians)
         };
         let (ratios, (backlog, empty)) = beside(|slice| slice.rate);
-        self.accept_rate_ratio = (!ratios.is_empty()).then(|| median(ratios.iter().copied()));
+        self.accept_rate_ratio = median(&ratios);
         self.accept_rate_ratios = ratios;
         (self.accept_rate_backlog, self.accept_rate_empty) = (backlog, empty);
         let (ratios, (backlog, empty)) = beside(|slice| slice.cpu_us);
-        self.accept_cpu_ratio = (!ratios.is_empty()).then(|| median(ratios.into_iter()));
+        self.accept_cpu_ratio = median(&ratios);
         (self.accept_cpu_us_backlog, self.accept_cpu_us_empty) = (backlog, empty);
         let (_, (backlog, empty)) = beside(|slice| slice.p99_us as f64);
         (self.accept_p99_us_backlog, self.accept_p99_us_empty) = (backlog as u64, empty as u64);
@@ -397,13 +407,6 @@ impl Report {
     }
 }
 
-/// 0 of nothing.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
 fn micros(duration: Duration) -> f64 {
     duration.as_micros() as f64
 }
@@ -414,6 +417,8 @@ const DEAD: usize = 1;
 const SLOW: usize = 2;
 const ROUTES: [(&str, usize); 3] =
     [("direct.test", DIRECT), ("dead.test", DEAD), ("slow.test", SLOW)];
+/// Domains of which no message gets through while the queue fills.
+const UNDELIVERABLE: [&str; 2] = ["dead.test", "slow.test"];
 /// The queue fills in that many steps; the rate of each is shown.
 const SLICES: u64 = 20;
 /// After so many slices comes an empty server, and then the slice that it is compared with too.

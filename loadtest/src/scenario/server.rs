@@ -87,6 +87,18 @@ impl Server {
         Ok(())
     }
 
+    /// Stands still while `work` is done, then goes on. Its watchdog counts beats, not time.
+    pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        if let Some(process) = &self.process {
+            process.signal("STOP");
+        }
+        let done = work();
+        if let Some(process) = &self.process {
+            process.signal("CONT");
+        }
+        done
+    }
+
     /// Fails when it has ended by itself.
     pub fn check_alive(&mut self) -> Result<(), Failure> {
         match self.process.as_mut().map(|process| (process.ended(), process.last_words())) {

@@ -224,7 +224,8 @@ impl Stage {
             tls: injection.tls,
             rate: injection.rate,
             field: injection.fields.clone(),
-            run: Some(self.run),
+            // What arrives of mail that nobody is owed is foreign, not twice there.
+            run: Some(if injection.is_thrown_away { RunId::random() } else { self.run }),
             first_sequence: injection.first_sequence,
             record: Some(record.clone()),
             record_times: injection.rate.map(|_| self.times_path(&injection.name)),
