@@ -101,6 +101,19 @@ pub const TLS_SESSIONS_KEPT_MAX: usize = 1024;
 /// Certificates of our servers: each handshake looks at them one by one.
 pub const CERTIFICATES_MAX: usize = 64;
 
+// ---- web ----
+
+/// HTTPS requests under way at the same time, each on a thread of its own.
+pub const WEB_THREADS_MAX: usize = 16;
+/// HTTPS requests that wait for one of them to end; more are refused.
+pub const WEB_REQUESTS_WAITING_MAX: usize = 4096;
+/// Octets of status line and header fields of one HTTP response.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields of one HTTP response.
+pub const HTTP_FIELDS_MAX: usize = 64;
+/// Interim (1xx) responses before the one that counts.
+pub const HTTP_INTERIM_RESPONSES_MAX: usize = 8;
+
 // ---- delivery ----
 
 /// Domains of a shard whose MX hosts are being found out at the same time; more wait.
@@ -111,6 +124,8 @@ pub const DOMAINS_KNOWN_MAX: usize = 100_000;
 pub const KNOWN_MAILBOXES_MAX: usize = 1 << 16;
 /// Addresses that one client of the control socket has verified at the same time.
 pub const VERIFICATIONS_AT_ONCE_MAX: usize = 64;
+/// Domains for which the protection of one connection is counted.
+pub const TLS_DOMAINS_COUNTED_MAX: usize = 16;
 /// Hosts that a shard remembers as failing; more are all forgotten.
 pub const HOST_FAILURES_MAX: usize = 10_000;
 /// Next hops that are remembered for broken TLS; more replace the one that ends first.

@@ -15,6 +15,7 @@ use super::lease::Token;
 use super::site::Site;
 use super::tls::{self, NoTls, Peer};
 use crate::config::{self, NextHopProtocol};
+use crate::limits::TLS_DOMAINS_COUNTED_MAX;
 use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Protection, Recipient, Reply, status};
 use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
 use crate::proto::smtp::server::Dialect;
@@ -116,6 +117,8 @@ pub(super) struct Link {
     out: Vec<u8>,
     /// Messages that ended in a reply on this connection.
     done_count: u32,
+    /// Domains whose mail the session was counted for.
+    counted_for: Vec<Box<str>>,
     timeouts: config::Delivery,
 }
 
@@ -203,6 +206,7 @@ impl Link {
             input,
             out,
             done_count,
+            counted_for: Vec::new(),
             timeouts,
         };
         let is_broken = || {
@@ -219,10 +223,12 @@ impl Link {
                     link.client.start_tls(&mut link.out);
                     link.flush().await?;
                 }
-                Event::Ready => return link.without_tls(peer, NoTls::NotOffered),
-                Event::TlsRefused(reply) => return link.without_tls(peer, NoTls::Refused(reply)),
+                Event::Ready => return link.without_tls(inner, site, peer, NoTls::NotOffered),
+                Event::TlsRefused(reply) => {
+                    return link.without_tls(inner, site, peer, NoTls::Refused(reply));
+                }
                 Event::StartTls => {
-                    link.start_tls(inner, peer).await?;
+                    link.start_tls(inner, site, peer).await?;
                     link.client.on_tls(&mut link.out);
                     link.flush().await?;
                 }
@@ -235,25 +241,53 @@ impl Link {
     }
 
     /// Goes on in the clear, if that may be.
-    fn without_tls(self, peer: &Peer<'_>, why: NoTls) -> Result<Link, NotOpened> {
+    fn without_tls(
+        self,
+        inner: &Inner,
+        site: &Site,
+        peer: &Peer<'_>,
+        why: NoTls,
+    ) -> Result<Link, NotOpened> {
+        inner.on_tls_failure(site, peer, &why);
         match peer.demand.allows_plain() {
             true => Ok(self),
             false => Err(NotOpened::Site(tls::refusal(&why))),
         }
     }
 
-    async fn start_tls(&mut self, inner: &Inner, peer: &Peer<'_>) -> Result<(), NotOpened> {
+    async fn start_tls(
+        &mut self,
+        inner: &Inner,
+        site: &Site,
+        peer: &Peer<'_>,
+    ) -> Result<(), NotOpened> {
         self.stream.set_deadline(Some(self.timeouts.command_timeout));
-        match tls::start(inner, &mut self.stream, peer).await {
+        let error = match tls::start(inner, &mut self.stream, peer).await {
             Ok(protection) => {
                 self.protection = Some(protection);
-                Ok(())
+                return Ok(());
             }
-            Err(_) if peer.demand.allows_plain() => {
-                inner.broken_tls.borrow_mut().on_failed(peer.address, clock::coarse_ms());
-                Err(NotOpened::Tls)
+            Err(error) => NoTls::Failed(error),
+        };
+        inner.on_tls_failure(site, peer, &error);
+        if peer.demand.allows_plain() {
+            inner.broken_tls.borrow_mut().on_failed(peer.address, clock::coarse_ms());
+            return Err(NotOpened::Tls);
+        }
+        Err(NotOpened::Site(tls::refusal(&error)))
+    }
+
+    /// Counts the session, protected as it is, for the domains whose mail it carries.
+    fn count_protected(&mut self, inner: &Inner, site: &Site, messages: &VecDeque<UnderWay>) {
+        for it in messages {
+            let recipient = usize::from(it.message.recipient_indexes[0]);
+            let domain = it.message.envelope.recipients[recipient].domain();
+            if !self.counted_for.iter().any(|it| it.eq_ignore_ascii_case(domain)) {
+                let (address, host) = (self.address, self.host.as_deref());
+                let peer = Peer { demand: &site.demand, address, host };
+                inner.on_tls_success(site, &peer, domain);
+                self.counted_for.push(domain.into());
             }
-            Err(error) => Err(NotOpened::Site(tls::refusal(&NoTls::Failed(error)))),
         }
     }
 
@@ -281,6 +315,9 @@ impl Link {
         let count = under_way.len() as u32;
         if count == 0 {
             return (1, After::Continue);
+        }
+        if self.protection.is_some() && self.counted_for.len() < TLS_DOMAINS_COUNTED_MAX {
+            self.count_protected(inner, site, &under_way);
         }
         let result = self.transact(inner, site, &mut under_way).await;
         site.on_round_trip(started.elapsed() / count);

@@ -5,11 +5,16 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 
 use super::Inner;
+use super::site::Site;
 use crate::limits::TLS_BROKEN_HOSTS_MAX;
-use crate::mail::{Protection, Reply, status};
+use crate::mail::{
+    Protection, Reply, TlsFailure, TlsOutcome, TlsPolicyFound, TlsPolicyKind, status,
+};
+use crate::routing::Place;
 use crate::runtime::stream::Stream;
 use crate::tls;
 use crate::tls::client::{Demand, Level};
@@ -107,6 +112,95 @@ pub(super) enum NoTls {
     NotOffered,
     Refused(Reply),
     Failed(io::Error),
+}
+
+impl NoTls {
+    /// As reports tell it.
+    fn failure(&self) -> TlsFailure {
+        match self {
+            NoTls::NotOffered | NoTls::Refused(_) => TlsFailure::StartTlsNotSupported,
+            NoTls::Failed(error) => {
+                let cause = error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>());
+                match cause {
+                    Some(rustls::Error::InvalidCertificate(error)) => failure_of(error),
+                    _ => TlsFailure::ValidationFailure,
+                }
+            }
+        }
+    }
+}
+
+/// What was wrong with a certificate.
+fn failure_of(error: &CertificateError) -> TlsFailure {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => TlsFailure::CertificateExpired,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            TlsFailure::CertificateHostMismatch
+        }
+        _ => TlsFailure::CertificateNotTrusted,
+    }
+}
+
+impl Inner {
+    /// Takes what came of a session's TLS. Whoever reports on it (RFC 8460) hears of it here.
+    fn on_tls_outcome(&self, outcome: &TlsOutcome) {
+        let numbers = &self.metrics.delivery;
+        match outcome.result {
+            Ok(()) => numbers.tls_policies_kept.add(1),
+            Err(_) => numbers.tls_policies_broken.add(1),
+        }
+    }
+
+    /// A session that was opened for the mail of `domain` is protected as is asked.
+    pub(super) fn on_tls_success(&self, site: &Site, peer: &Peer<'_>, domain: &str) {
+        if tells(site) {
+            self.on_tls_outcome(&outcome(site, peer, domain, Ok(()), String::new()));
+        }
+    }
+
+    /// A session is not protected, or there is none because it would not be.
+    pub(super) fn on_tls_failure(&self, site: &Site, peer: &Peer<'_>, why: &NoTls) {
+        if !tells(site) {
+            return;
+        }
+        // The session was for whatever is ready first.
+        let Some(task) = site.take(&self.queue) else { return };
+        let domain = self.queue.flow_of(task).domain;
+        self.queue.put_back(task);
+        let reason = refusal(why).text.to_string();
+        self.on_tls_outcome(&outcome(site, peer, &domain, Err(why.failure()), reason));
+    }
+}
+
+/// Whether others are to know how the TLS of a site goes: those whose domains lead there.
+fn tells(site: &Site) -> bool {
+    site.demand.level != Level::None && matches!(site.key.hop.place, Place::Exchanges(_))
+}
+
+fn outcome(
+    site: &Site,
+    peer: &Peer<'_>,
+    domain: &str,
+    result: Result<(), TlsFailure>,
+    reason: String,
+) -> TlsOutcome {
+    let policy = TlsPolicyFound {
+        kind: TlsPolicyKind::NoPolicyFound,
+        domain: domain.to_ascii_lowercase().into(),
+        strings: Vec::new(),
+        mx_patterns: Vec::new(),
+    };
+    TlsOutcome {
+        policy: policy.into(),
+        host: peer.host.unwrap_or_default().trim_end_matches('.').into(),
+        sending_address: site.key.source,
+        receiving_address: Some(peer.address.ip()),
+        result,
+        reason: reason.into(),
+    }
 }
 
 /// How long a next hop with which TLS failed gets mail without it.

@@ -16,6 +16,7 @@ pub mod queue_id;
 pub mod reply;
 pub mod reply_class;
 pub mod status;
+pub mod tls_outcome;
 pub mod wait_cause;
 
 pub use address::{AddressError, AddressRef, Utf8};
@@ -27,4 +28,5 @@ pub use queue_id::QueueId;
 pub use reply::Reply;
 pub use reply_class::ReplyClass;
 pub use status::EnhancedStatusCode;
+pub use tls_outcome::{TlsFailure, TlsOutcome, TlsPolicyFound, TlsPolicyKind};
 pub use wait_cause::WaitCause;

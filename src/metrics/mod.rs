@@ -175,6 +175,8 @@ numbers! {
         tls12_connections counter "Connections protected by TLS 1.2.";
         tls_resumed counter "Connections whose TLS was resumed.";
         tls_failures counter "TLS handshakes with next hops that failed.";
+        tls_policies_kept counter "Sessions with MX hosts protected as their domains ask.";
+        tls_policies_broken counter "Sessions with MX hosts not protected as their domains ask.";
         leased_connections gauge "Connection leases that shards hold of sites owned here.";
         leased_messages gauge "Message leases that shards hold of sites owned here.";
         discoveries counter "Times the DNS was asked where the mail of a domain goes.";
