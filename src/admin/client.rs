@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::Source;
 use super::exit::{Exit, Failure};
+use crate::control;
 use crate::control::wire::{Line, Request};
-use crate::control::{self, Deadlined};
+use crate::runtime::deadline::Deadlined;
 
 /// Which server: by its configuration, or by its data directory.
 #[derive(Args, Clone, Debug)]

@@ -6,10 +6,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::asking::{self, Shards};
-use super::deadline::Deadlined;
 use super::{ANSWER_WAIT, Control};
 use crate::config::Durability;
 use crate::metrics::{self, Snapshot};
+use crate::runtime::deadline::Deadlined;
 use crate::shard::ask::Ask;
 
 /// Answers one client after the other for as long as the process lives.

@@ -8,7 +8,6 @@
 //! **Start reading** at `Control`.
 
 mod asking;
-mod deadline;
 pub mod explain;
 mod http;
 mod orders;
@@ -26,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use asking::{AskError, Shards};
-pub use deadline::Deadlined;
 pub use socket::{SocketError, bind as bind_socket, path_in as socket_path};
 pub use standing::{StandingError, load as load_suspensions};
 

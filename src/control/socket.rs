@@ -12,11 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::asking::{self, AskError};
-use super::deadline::Deadlined;
 use super::wire::{Line, Request};
 use super::{ANSWER_WAIT, Control, explain, orders, verify};
 use crate::mail::QueueId;
 use crate::queue::survey::{self, Survey};
+use crate::runtime::deadline::Deadlined;
 use crate::runtime::privilege::peer_user;
 use crate::runtime::{clock, thread};
 use crate::shard::ask::{Ask, QueuedMessage};

@@ -11,6 +11,7 @@
 
 pub mod aligned;
 pub mod clock;
+pub mod deadline;
 pub mod disk;
 pub mod executor;
 pub mod inbox;

@@ -40,7 +40,12 @@ pub struct Deadlined<S> {
 
 impl<S: Timeouts> Deadlined<S> {
     pub fn new(stream: S, time_max: Duration) -> Self {
-        Self { stream, until: Instant::now() + time_max }
+        Self::until(stream, Instant::now() + time_max)
+    }
+
+    /// The deadline is `until`.
+    pub fn until(stream: S, until: Instant) -> Self {
+        Self { stream, until }
     }
 
     /// The deadline is `time_max` from now.
