@@ -19,3 +19,4 @@ pub mod routing;
 pub mod runtime;
 pub mod shard;
 pub mod tls;
+pub mod web;

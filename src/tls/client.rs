@@ -67,6 +67,7 @@ pub struct Contexts {
 
 struct Inner {
     roots: Arc<RootCertStore>,
+    web: OnceLock<Arc<ClientConfig>>,
     identity: Option<Identity>,
     by_demand: HashMap<Demand, Arc<ClientConfig>>,
 }
@@ -79,7 +80,8 @@ impl Contexts {
         identity: Option<Identity>,
         demands: impl IntoIterator<Item = &'d Demand>,
     ) -> Contexts {
-        let mut inner = Inner { roots: roots.into(), identity, by_demand: HashMap::new() };
+        let (roots, web, by_demand) = (roots.into(), OnceLock::new(), HashMap::new());
+        let mut inner = Inner { roots, web, identity, by_demand };
         for demand in demands {
             let context = inner.make(demand);
             inner.by_demand.insert(demand.clone(), context);
@@ -91,6 +93,20 @@ impl Contexts {
     pub fn context(&self, demand: &Demand) -> Arc<ClientConfig> {
         let ready = self.inner.by_demand.get(demand).cloned();
         ready.unwrap_or_else(|| self.inner.make(demand))
+    }
+
+    /// The context for web servers: known by their names to a CA. We stay unknown to them.
+    pub fn web(&self) -> Arc<ClientConfig> {
+        let make = || {
+            let mut config = ClientConfig::builder_with_provider(super::provider())
+                .with_protocol_versions(Version::Tls12.and_later())
+                .expect("the library has cipher suites for these versions")
+                .with_root_certificates(self.inner.roots.clone())
+                .with_no_client_auth();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        };
+        self.inner.web.get_or_init(make).clone()
     }
 }
 

@@ -16,6 +16,7 @@ const RANKS: &[(&str, u32)] = &[
     ("journal", 5),
     ("fsck", 5),
     ("dns", 5),
+    ("web", 5),
     ("queue", 6),
     ("reception", 7),
     ("delivery", 7),
