@@ -8,6 +8,7 @@ use ringpost::proto::smtp::server::Dialect;
 fn run(utf8: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Event>) {
     let mut prober = Prober::new(Dialect::Smtp, "us.test", "", utf8);
     let (mut said, mut events, mut kept, mut asked) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut asks_for_tls = false;
     for piece in pieces {
         kept.extend_from_slice(piece);
         loop {
@@ -16,6 +17,19 @@ fn run(utf8: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Event>) {
             match &event {
                 Event::NeedInput => break,
                 Event::Write => {}
+                Event::Greeted if prober.offers_tls() => {
+                    asks_for_tls = true;
+                    prober.start_tls(&mut said);
+                }
+                Event::Greeted | Event::TlsRefused(_) => {
+                    asks_for_tls = false;
+                    if prober.begin(&mut said).is_err() {
+                        return (said, events);
+                    }
+                }
+                // Behind it is another dialogue, or it is closed for what stands there.
+                Event::StartTls | Event::Closed(_) if asks_for_tls => return (said, events),
+                Event::StartTls => unreachable!("nobody asked for it"),
                 Event::Ready | Event::Answered(_) if asked < 2 => {
                     asked += 1;
                     prober.ask("a@b.test", &mut said);

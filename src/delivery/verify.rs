@@ -5,6 +5,7 @@
 mod verdict;
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,11 @@ use super::known::Known;
 use super::lease::Token;
 use super::lease::cell::Kind;
 use super::site::Site;
+use super::tls::{self, Peer};
 use super::{Delivery, Inner, view};
 use crate::config::{NextHop, NextHopProtocol};
 use crate::mail::address::{AddressRef, Utf8};
-use crate::mail::{Reply, ReplyClass, Stream, status};
+use crate::mail::{Protection, Reply, ReplyClass, Stream};
 use crate::proto::classify::ReplyContext;
 use crate::proto::smtp::prober::{Event, Prober};
 use crate::proto::smtp::server::Dialect;
@@ -31,6 +33,7 @@ use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream as Connection;
 use crate::runtime::timer::{self, Deadline};
+use crate::tls::client::Level;
 use verdict::{Answer, Judged, Next};
 
 /// What is known of a mailbox, and what it rests on.
@@ -54,15 +57,18 @@ pub struct Verification {
 /// A step that said something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// `DNS`, `connection`, `MAIL`, `RCPT`, `RCPT of a random mailbox`, `RCPT of postmaster`, ...
+    /// `DNS`, `connection`, `STARTTLS`, `TLS`, `MAIL`, `RCPT`, `RCPT of a random mailbox`,
+    /// `RCPT of postmaster`, ...
     pub step: String,
     pub reply: String,
 }
 
 /// An address to connect to, and what it is called.
 struct Candidate {
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     name: String,
+    /// The name by which it was found.
+    host: Option<String>,
 }
 
 impl Delivery {
@@ -117,6 +123,19 @@ pub fn of_known(address: &str, known: Known, seconds_ago: u64) -> Verification {
     }
 }
 
+/// Why a session ended before the question did.
+enum Stopped {
+    Judged(Judged),
+    /// TLS does not work with this host, and mail may go without it.
+    TlsBroke,
+}
+
+impl From<Judged> for Stopped {
+    fn from(judged: Judged) -> Self {
+        Stopped::Judged(judged)
+    }
+}
+
 /// One question under way. Each step ends in what it found, or in the verdict.
 struct Asking {
     inner: Rc<Inner>,
@@ -136,14 +155,18 @@ impl Asking {
         if site.is_blocked(clock::coarse_ms()) {
             return Err(Judged::new(Verdict::Unknown, 0, "suspended-here"));
         }
-        if !site.demand.allows_plain() {
-            return Err(Judged::new(Verdict::Unknown, 0, "tls-demanded"));
+        for _ in 0..SESSIONS_MAX {
+            // In use for a second after the connection: the peer may see its end that late.
+            let (permits, message) = self.permits(&site).await?;
+            let result = self.session(&site, &candidates, address, &domain).await;
+            drop(permits);
+            match result {
+                Ok(judged) | Err(Stopped::Judged(judged)) => return Ok(judged),
+                // No mail transaction began; the next session goes without TLS.
+                Err(Stopped::TlsBroke) => message.into_iter().for_each(Token::put_back),
+            }
         }
-        // In use for a second after the connection: the peer may see its end that late.
-        let permits = self.permits(&site).await?;
-        let judged = self.session(&site, &candidates, address, &domain).await;
-        drop(permits);
-        judged
+        Err(Judged::new(Verdict::Unknown, 0, "tls-failed"))
     }
 
     /// Where mail for the domain goes.
@@ -154,7 +177,7 @@ impl Asking {
         let discovery = match &next_hop {
             NextHop::Address { protocol, address } => {
                 let name = address.to_string();
-                let candidates = vec![Candidate { address: *address, name }];
+                let candidates = vec![Candidate { address: *address, name, host: None }];
                 let place = Place::Address { protocol: *protocol, address: *address };
                 return Ok((place, candidates));
             }
@@ -174,7 +197,7 @@ impl Asking {
         let targets = plan.targets(&mut clock::random_u64).into_iter();
         let candidates = targets.map(|(host, address)| {
             let name = format!("{} ({address})", host.name);
-            Candidate { address, name }
+            Candidate { address, name, host: Some(host.name.clone()) }
         });
         Ok((place, candidates.take(CANDIDATES_MAX).collect()))
     }
@@ -219,7 +242,7 @@ impl Asking {
         candidates: &[Candidate],
         address: AddressRef<'_>,
         domain: &str,
-    ) -> Result<Judged, Judged> {
+    ) -> Result<Judged, Stopped> {
         let source = site.key.source;
         let of_family =
             |it: &&Candidate| source.is_none_or(|source| source.is_ipv4() == it.address.is_ipv4());
@@ -227,49 +250,139 @@ impl Asking {
             let timeout = self.inner.config.borrow().delivery.connect_timeout;
             let timeout = timeout.min(self.left());
             self.host = Some(candidate.name.clone());
-            match TcpStream::connect(candidate.address, source, timeout).await {
-                Ok(stream) => return self.talk(site, stream, address, domain).await,
-                Err(error) => self.note_error("connection", &error),
-            }
+            let stream = match TcpStream::connect(candidate.address, source, timeout).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    self.note_error("connection", &error);
+                    continue;
+                }
+            };
+            let prober = self.prober(site, address);
+            let stream = Connection::from(stream);
+            let (input, out) = (Vec::new(), Vec::new());
+            let mut talk = Talk { stream, prober, input, out, end: self.end };
+            self.greet(&mut talk, site, candidate, domain).await?;
+            return Ok(self.question(&mut talk, site, address, domain).await?);
         }
-        Err(Judged::new(Verdict::Unknown, 0, "no-host-answers"))
+        Err(Judged::new(Verdict::Unknown, 0, "no-host-answers").into())
     }
 
-    async fn talk(
+    fn prober(&self, site: &Site, address: AddressRef<'_>) -> Prober {
+        let config = self.inner.config.borrow();
+        let source = site.key.source.and_then(|address| config.source_at(address));
+        let ehlo_name = source.and_then(|source| source.ehlo_name.as_ref());
+        let ehlo_name = ehlo_name.or(config.delivery.ehlo_name.as_ref());
+        let ehlo_name = ehlo_name.unwrap_or(&config.hostname);
+        let dialect = match site.key.hop.protocol() {
+            NextHopProtocol::Smtp => Dialect::Smtp,
+            NextHopProtocol::Lmtp => Dialect::Lmtp,
+        };
+        let reverse_path = config.verify.reverse_path(&config.hostname);
+        let needs_smtputf8 = !address.as_str().is_ascii();
+        Prober::new(dialect, ehlo_name, &reverse_path, needs_smtputf8)
+    }
+
+    /// Up to the mail transaction, with the protection that mail would have.
+    async fn greet(
         &mut self,
+        talk: &mut Talk,
         site: &Site,
-        stream: TcpStream,
+        candidate: &Candidate,
+        domain: &str,
+    ) -> Result<(), Stopped> {
+        let demand = &*site.demand;
+        let peer = Peer { demand, address: candidate.address, host: candidate.host.as_deref() };
+        let is_broken = {
+            let broken = self.inner.broken_tls.borrow();
+            demand.allows_plain() && broken.is_broken(peer.address, clock::coarse_ms())
+        };
+        let mut protection: Option<Protection> = None;
+        loop {
+            match self.event(talk, site, domain).await? {
+                Event::Greeted if protection.is_some() => break,
+                Event::Greeted if demand.level == Level::None => {
+                    self.note_text("TLS", "none: it is not to be used");
+                    break;
+                }
+                Event::Greeted if talk.prober.offers_tls() && is_broken => {
+                    self.note_text("TLS", "none: it failed with this host lately");
+                    break;
+                }
+                Event::Greeted if talk.prober.offers_tls() => talk.prober.start_tls(&mut talk.out),
+                Event::Greeted => {
+                    self.note_text("TLS", "none: the host does not offer it");
+                    self.without_tls(&peer, "tls-not-offered")?;
+                    break;
+                }
+                Event::TlsRefused(reply) => {
+                    self.note("STARTTLS", &reply);
+                    self.note_text("TLS", "none: the host refuses it");
+                    self.without_tls(&peer, "tls-refused")?;
+                    break;
+                }
+                Event::StartTls => {
+                    let found = self.start_tls(talk, &peer).await?;
+                    let verified = if found.is_verified { "verified" } else { "not verified" };
+                    let Protection { version, cipher, .. } = found;
+                    let text = format!("{version}, {cipher}, certificate {verified}");
+                    self.note_text("TLS", &text);
+                    protection = Some(found);
+                    talk.prober.on_tls(&mut talk.out);
+                }
+                _ => unreachable!("no mail transaction has begun"),
+            }
+        }
+        if let Err(reply) = talk.prober.begin(&mut talk.out) {
+            self.note("EHLO", &reply);
+            return Err(Judged::new(Verdict::Undeliverable, 95, "no-smtputf8").into());
+        }
+        Ok(())
+    }
+
+    /// Goes on in the clear, if mail may.
+    fn without_tls(&self, peer: &Peer<'_>, reason: &'static str) -> Result<(), Judged> {
+        match peer.demand.allows_plain() {
+            true => Ok(()),
+            false => Err(Judged::new(Verdict::Unknown, 0, reason)),
+        }
+    }
+
+    async fn start_tls(&mut self, talk: &mut Talk, peer: &Peer<'_>) -> Result<Protection, Stopped> {
+        talk.stream.set_deadline(Some(self.left()));
+        match tls::start(&self.inner, &mut talk.stream, peer).await {
+            Ok(protection) => Ok(protection),
+            Err(error) => {
+                self.note_error("TLS", &error);
+                if !peer.demand.allows_plain() {
+                    return Err(Judged::new(Verdict::Unknown, 0, "tls-failed").into());
+                }
+                let mut broken = self.inner.broken_tls.borrow_mut();
+                broken.on_failed(peer.address, clock::coarse_ms());
+                Err(Stopped::TlsBroke)
+            }
+        }
+    }
+
+    /// The mail transaction: the mailbox, and whom its answer makes worth asking for.
+    async fn question(
+        &mut self,
+        talk: &mut Talk,
+        site: &Site,
         address: AddressRef<'_>,
         domain: &str,
     ) -> Result<Judged, Judged> {
-        let prober = {
-            let config = self.inner.config.borrow();
-            let source = site.key.source.and_then(|address| config.source_at(address));
-            let ehlo_name = source.and_then(|source| source.ehlo_name.as_ref());
-            let ehlo_name = ehlo_name.or(config.delivery.ehlo_name.as_ref());
-            let ehlo_name = ehlo_name.unwrap_or(&config.hostname);
-            let dialect = match site.key.hop.protocol() {
-                NextHopProtocol::Smtp => Dialect::Smtp,
-                NextHopProtocol::Lmtp => Dialect::Lmtp,
-            };
-            let reverse_path = config.verify.reverse_path(&config.hostname);
-            let needs_smtputf8 = !address.as_str().is_ascii();
-            Prober::new(dialect, ehlo_name, &reverse_path, needs_smtputf8)
-        };
-        let stream = Connection::from(stream);
-        let mut talk = Talk { stream, prober, input: Vec::new(), out: Vec::new(), end: self.end };
         let mut asked = vec![("RCPT", address.as_str().to_owned())];
         let mut answers: Vec<Answer> = Vec::new();
         loop {
-            let event = match talk.event().await {
+            let event = match self.event(talk, site, domain).await {
+                // What is known when the connection has gone counts.
+                Err(judged) => match answers.as_slice() {
+                    [] => return Err(judged),
+                    [mailbox, rest @ ..] => return Ok(verdict::judge(mailbox, rest.first())),
+                },
                 Ok(event) => event,
-                Err(error) => {
-                    self.note_error(talk.prober.awaits(), &error);
-                    return self.broken_off(&answers, error.kind());
-                }
             };
             match event {
-                Event::NeedInput | Event::Write => unreachable!("`event` does these"),
                 Event::Ready => talk.prober.ask(&asked[0].1, &mut talk.out),
                 Event::Answered(reply) => {
                     let (step, _) = asked[answers.len()];
@@ -296,31 +409,31 @@ impl Asking {
                     let (_, local_part) = &asked[answers.len()];
                     talk.prober.ask(&format!("{local_part}@{domain}"), &mut talk.out);
                 }
-                Event::Refused(command, reply) => {
-                    self.note(command, &reply);
-                    if reply.status == Some(status::NON_ASCII_ADDRESS) && !reply.is_remote {
-                        return Ok(Judged::new(Verdict::Undeliverable, 95, "no-smtputf8"));
-                    }
-                    let class = self.class(&reply, site, domain);
-                    return Err(verdict::judge_refusal(command, &reply, class));
-                }
                 Event::Ended => return Ok(verdict::judge(&answers[0], answers.get(1))),
-                Event::Closed(reply) => {
-                    self.note(talk.prober.awaits(), &reply);
-                    return self.broken_off(&answers, io::ErrorKind::UnexpectedEof);
-                }
+                _ => unreachable!("a mail transaction has begun"),
             }
         }
     }
 
-    /// What is known when the connection has gone.
-    fn broken_off(&self, answers: &[Answer], how: io::ErrorKind) -> Result<Judged, Judged> {
-        match answers {
-            [] if how == io::ErrorKind::TimedOut => {
-                Err(Judged::new(Verdict::Unknown, 0, "too-slow"))
+    /// The next event that the session goes on after, or ends in order by.
+    async fn event(&mut self, talk: &mut Talk, site: &Site, domain: &str) -> Result<Event, Judged> {
+        match talk.event().await {
+            Ok(Event::Refused(command, reply)) => {
+                self.note(command, &reply);
+                let class = self.class(&reply, site, domain);
+                Err(verdict::judge_refusal(command, &reply, class))
             }
-            [] => Err(Judged::new(Verdict::Unknown, 0, "connection-lost")),
-            [mailbox, rest @ ..] => Ok(verdict::judge(mailbox, rest.first())),
+            Ok(Event::Closed(reply)) => {
+                self.note(talk.prober.awaits(), &reply);
+                Err(Judged::new(Verdict::Unknown, 0, "connection-lost"))
+            }
+            Ok(event) => Ok(event),
+            Err(error) => {
+                self.note_error(talk.prober.awaits(), &error);
+                let is_slow = error.kind() == io::ErrorKind::TimedOut;
+                let reason = if is_slow { "too-slow" } else { "connection-lost" };
+                Err(Judged::new(Verdict::Unknown, 0, reason))
+            }
         }
     }
 
@@ -333,11 +446,15 @@ impl Asking {
     }
 
     fn note(&mut self, step: &str, reply: &Reply) {
-        self.evidence.push(Evidence { step: step.to_owned(), reply: reply.to_string() });
+        self.note_text(step, &reply.to_string());
     }
 
     fn note_error(&mut self, step: &str, error: &io::Error) {
-        self.evidence.push(Evidence { step: step.to_owned(), reply: error.to_string() });
+        self.note_text(step, &error.to_string());
+    }
+
+    fn note_text(&mut self, step: &str, text: &str) {
+        self.evidence.push(Evidence { step: step.to_owned(), reply: text.to_owned() });
     }
 
     fn left(&self) -> Duration {
@@ -377,6 +494,8 @@ impl Talk {
     }
 }
 
+/// Sessions for one question: behind one in which TLS broke another goes without it.
+const SESSIONS_MAX: usize = 2;
 /// Addresses that are tried.
 const CANDIDATES_MAX: usize = 4;
 const LEASE_POLL: Duration = Duration::from_millis(20);

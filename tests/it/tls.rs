@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use tempfile::TempDir;
 
 use crate::harness::{
@@ -18,14 +18,14 @@ use crate::harness::{
 use crate::interop::{Running, is_installed};
 
 /// A CA, and what it signed, as files.
-struct Authority {
+pub struct Authority {
     directory: TempDir,
     params: rcgen::CertificateParams,
     key: rcgen::KeyPair,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let directory = tempfile::tempdir().expect("a directory");
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -35,16 +35,16 @@ impl Authority {
         Authority { directory, params, key }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn ca(&self) -> PathBuf {
+    pub fn ca(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
     /// Files NAME.pem and NAME.key for a certificate of `names`.
-    fn sign(&self, name: &str, names: &[&str]) {
+    pub fn sign(&self, name: &str, names: &[&str]) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).expect("names");
         params.distinguished_name.push(rcgen::DnType::CommonName, "a server");
@@ -60,9 +60,19 @@ impl Authority {
     }
 
     /// TOML of a `[[certificate]]`.
-    fn certificate(&self, name: &str) -> String {
+    pub fn certificate(&self, name: &str) -> String {
         let (chain, key) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
         format!("[[certificate]]\nchain = {chain:?}\nkey = {key:?}\n")
+    }
+
+    /// What a server shows that has the certificate `name`.
+    pub fn server_config(&self, name: &str) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).expect("a key");
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let builder = ServerConfig::builder_with_provider(provider.into());
+        let builder = builder.with_safe_default_protocol_versions().expect("versions");
+        let builder = builder.with_no_client_auth();
+        builder.with_single_cert(vec![self.chain(name)], key).expect("a pair").into()
     }
 
     fn client_config(&self) -> Arc<ClientConfig> {

@@ -1,17 +1,19 @@
 //! Whether mailboxes exist: hosts of every kind are asked, and none gets a message.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 use crate::dns::Knot;
 use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
 use crate::mx::send;
+use crate::tls::Authority;
 
 fn hop(answer: impl Fn(&str, usize) -> Option<String> + Send + Sync + 'static) -> NextHop {
     NextHop::start(Behaviour { on_rcpt: Box::new(answer), ..Behaviour::default() })
@@ -122,9 +124,11 @@ fn every_kind_of_host_gets_its_verdict_and_no_message() {
     let mut server = Server::start(free_address(), &more);
     let found = check(&server, "you@honest.test", "deliverable", "mailbox-accepted");
     let evidence = found["evidence"].as_array().expect("evidence");
-    assert_eq!(evidence[0]["step"], "RCPT");
-    assert_eq!(evidence[1]["step"], "RCPT of a random mailbox");
-    assert_eq!(evidence[1]["reply"], "550 5.1.1 no such mailbox");
+    assert_eq!(evidence[0]["step"], "TLS");
+    assert_eq!(evidence[0]["reply"], "none: the host does not offer it");
+    assert_eq!(evidence[1]["step"], "RCPT");
+    assert_eq!(evidence[2]["step"], "RCPT of a random mailbox");
+    assert_eq!(evidence[2]["reply"], "550 5.1.1 no such mailbox");
     assert_eq!(found["host"], honest.address.to_string());
     let found = check(&server, "me@honest.test", "undeliverable", "no-mailbox");
     assert_eq!(found["confidence"], 98);
@@ -222,4 +226,198 @@ fn a_list_is_verified_under_the_limits_of_its_site() {
     assert!(most.load(Ordering::SeqCst) <= 2, "more connections than the site allows");
     assert!(host.got().is_empty());
     assert_eq!(now.load(Ordering::SeqCst), 0);
+}
+
+/// How a host begins TLS.
+#[derive(Clone)]
+enum StartTls {
+    With(Arc<ServerConfig>),
+    /// It says 454.
+    Refused,
+    /// It says 220, and then nothing that is TLS.
+    Broken,
+}
+
+/// A host that offers STARTTLS and knows `you@` any domain alone.
+struct TlsHost {
+    address: SocketAddr,
+    /// What it was told, `TLS ` in front of what came under protection.
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl TlsHost {
+    /// `demands`: it takes no MAIL in the clear.
+    fn start(start_tls: StartTls, demands: bool) -> TlsHost {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let host = TlsHost { address, heard: heard.clone() };
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (start_tls, heard) = (start_tls.clone(), heard.clone());
+                std::thread::spawn(move || converse(stream, &start_tls, demands, &heard));
+            }
+        });
+        host
+    }
+
+    fn heard(&self, start: &str) -> usize {
+        let heard = self.heard.lock().expect("not poisoned");
+        heard.iter().filter(|line| line.starts_with(start)).count()
+    }
+}
+
+/// `None` once the other side has gone.
+fn converse(
+    mut plain: TcpStream,
+    start_tls: &StartTls,
+    demands: bool,
+    heard: &Mutex<Vec<String>>,
+) -> Option<()> {
+    plain.write_all(b"220 mx\r\n").ok()?;
+    let mut lines = BufReader::new(plain.try_clone().ok()?);
+    loop {
+        let line = hear(&mut lines, "", heard)?;
+        if line != "STARTTLS" {
+            plain.write_all(answer(&line, Some("STARTTLS"), demands).as_bytes()).ok()?;
+            continue;
+        }
+        match start_tls {
+            StartTls::Refused => plain.write_all(b"454 4.7.0 not now\r\n").ok()?,
+            StartTls::Broken => {
+                plain.write_all(b"220 go\r\n").ok()?;
+                lines.read_exact(&mut [0]).ok()?;
+                return plain.write_all(b"no TLS, only words\r\n").ok();
+            }
+            StartTls::With(config) => {
+                plain.write_all(b"220 go\r\n").ok()?;
+                let connection = ServerConnection::new(config.clone()).expect("a server");
+                let mut lines = BufReader::new(StreamOwned::new(connection, plain));
+                loop {
+                    let line = hear(&mut lines, "TLS ", heard)?;
+                    let reply = answer(&line, None, false);
+                    lines.get_mut().write_all(reply.as_bytes()).ok()?;
+                }
+            }
+        }
+    }
+}
+
+fn hear(lines: &mut dyn BufRead, prefix: &str, heard: &Mutex<Vec<String>>) -> Option<String> {
+    let mut line = String::new();
+    if lines.read_line(&mut line).ok()? == 0 {
+        return None;
+    }
+    let line = line.trim_end().to_owned();
+    heard.lock().expect("not poisoned").push(format!("{prefix}{line}"));
+    Some(line)
+}
+
+fn answer(line: &str, offer: Option<&str>, demands: bool) -> String {
+    match (line.get(..4).unwrap_or(""), offer) {
+        ("EHLO", Some(offer)) => format!("250-mx\r\n250 {offer}\r\n"),
+        ("MAIL", _) if demands => "530 5.7.0 Must issue a STARTTLS command first\r\n".to_owned(),
+        ("RCPT", _) if !line.contains("<you@") && !line.contains("<postmaster@") => {
+            "550 5.1.1 no such mailbox\r\n".to_owned()
+        }
+        ("QUIT", _) => "221 bye\r\n".to_owned(),
+        _ => "250 ok\r\n".to_owned(),
+    }
+}
+
+/// What the evidence says of the protection.
+fn protection(found: &Value) -> Vec<&str> {
+    let evidence = found["evidence"].as_array().expect("evidence").iter();
+    let steps = evidence.filter(|it| it["step"] == "TLS");
+    steps.map(|it| it["reply"].as_str().expect("words")).collect()
+}
+
+#[test]
+fn hosts_are_asked_under_the_protection_that_mail_would_have() {
+    let authority = Authority::new();
+    authority.sign("right", &["127.0.0.1"]);
+    authority.sign("wrong", &["elsewhere.test"]);
+    let right = || StartTls::With(authority.server_config("right"));
+    let offering = TlsHost::start(right(), false);
+    let demanding = TlsHost::start(right(), true);
+    let wrong = TlsHost::start(StartTls::With(authority.server_config("wrong")), false);
+    let refusing = TlsHost::start(StartTls::Refused, false);
+    let broken = TlsHost::start(StartTls::Broken, false);
+    let broken_demanding = TlsHost::start(StartTls::Broken, true);
+    let plain = hop(|to, _| (to != "you@plain-required.test").then(|| "550 5.1.1 no".to_owned()));
+    let hosts = [
+        ("offering.test", offering.address, "opportunistic"),
+        ("demanding.test", demanding.address, "opportunistic"),
+        ("demanding-required.test", demanding.address, "required"),
+        ("demanding-verify.test", demanding.address, "verify"),
+        ("demanding-none.test", demanding.address, "none"),
+        ("wrong.test", wrong.address, "opportunistic"),
+        ("wrong-verify.test", wrong.address, "verify"),
+        ("refusing.test", refusing.address, "opportunistic"),
+        ("refusing-required.test", refusing.address, "required"),
+        ("broken.test", broken.address, "opportunistic"),
+        ("broken-required.test", broken.address, "required"),
+        ("broken-demanding.test", broken_demanding.address, "opportunistic"),
+        ("plain-required.test", plain.address, "required"),
+    ];
+    let table = |(domain, address, level): &(&str, SocketAddr, &str)| {
+        let policy = format!("[[tls_policy]]\ndomain = \"{domain}\"\nlevel = \"{level}\"\n");
+        format!("{}{policy}", route(domain, *address))
+    };
+    let more = format!(
+        "[shards]\ncount = 1\n[delivery.tls]\nca = {:?}\n{}",
+        authority.ca(),
+        hosts.iter().map(table).collect::<String>()
+    );
+    let server = Server::start(free_address(), &more);
+    let accepted = |address: &str| check(&server, address, "deliverable", "mailbox-accepted");
+    let is_tls = |found: &Value, verified: &str| {
+        let found = protection(found);
+        assert!(found.len() == 1 && found[0].starts_with("TLSv1.3, TLS_"), "{found:?}");
+        assert!(found[0].ends_with(verified), "{found:?}");
+    };
+    is_tls(&accepted("you@offering.test"), ", certificate not verified");
+    check(&server, "me@offering.test", "undeliverable", "no-mailbox");
+    assert_eq!(offering.heard("MAIL"), 0, "TLS was offered");
+    is_tls(&accepted("you@demanding.test"), ", certificate not verified");
+    is_tls(&accepted("you@demanding-required.test"), ", certificate not verified");
+    is_tls(&accepted("you@demanding-verify.test"), ", certificate verified");
+    assert_eq!(demanding.heard("MAIL"), 0);
+    let found = check(&server, "you@demanding-none.test", "unknown", "encryption");
+    assert_eq!(protection(&found), ["none: it is not to be used"]);
+    assert_eq!(found["evidence"][1]["reply"], "530 5.7.0 Must issue a STARTTLS command first");
+    assert_eq!(demanding.heard("MAIL"), 1);
+
+    is_tls(&accepted("you@wrong.test"), ", certificate not verified");
+    let mail_count = wrong.heard("TLS MAIL");
+    let found = check(&server, "you@wrong-verify.test", "unknown", "tls-failed");
+    assert!(protection(&found)[0].contains("not valid for name"), "{found:#}");
+    assert_eq!(wrong.heard("TLS MAIL") + wrong.heard("MAIL"), mail_count, "a stranger was asked");
+
+    let found = accepted("you@refusing.test");
+    assert_eq!(protection(&found), ["none: the host refuses it"]);
+    let mail_count = refusing.heard("MAIL");
+    check(&server, "you@refusing-required.test", "unknown", "tls-refused");
+    assert_eq!(refusing.heard("MAIL"), mail_count);
+    let found = check(&server, "you@plain-required.test", "unknown", "tls-not-offered");
+    assert_eq!(protection(&found), ["none: the host does not offer it"]);
+
+    // What is broken is remembered, by questions as by mail.
+    check(&server, "you@broken-required.test", "unknown", "tls-failed");
+    let found = accepted("you@broken.test");
+    let found = protection(&found);
+    assert!(found.len() == 2 && found[1] == "none: it failed with this host lately", "{found:?}");
+    let asked = broken.heard("STARTTLS");
+    let found = accepted("you@broken.test");
+    assert_eq!(protection(&found), ["none: it failed with this host lately"]);
+    assert_eq!(broken.heard("STARTTLS"), asked);
+    check(&server, "you@broken-required.test", "unknown", "tls-failed");
+    assert_eq!(broken.heard("STARTTLS"), asked + 1, "who must have it tries in any case");
+    check(&server, "you@broken-demanding.test", "unknown", "encryption");
+
+    for host in [offering, demanding, wrong, refusing, broken, broken_demanding] {
+        let sent = host.heard("DATA") + host.heard("TLS DATA");
+        assert_eq!(sent, 0, "a message was sent");
+    }
+    assert!(plain.got().is_empty());
 }

@@ -92,7 +92,7 @@ pub fn judge(mailbox: &Answer, other: Option<&Answer>) -> Judged {
             Some(ReplyClass::Greylisted) => "greylisted",
             Some(ReplyClass::MailboxFull) => "mailbox-full",
             Some(ReplyClass::Rate | ReplyClass::TooManyRecipients) => "rate",
-            Some(class) if is_about_us(class) => "source-blocked",
+            Some(class) if is_about_us(class) => about_us(class),
             _ => "temporary",
         };
         return Judged::new(Unknown, 0, reason);
@@ -102,7 +102,7 @@ pub fn judge(mailbox: &Answer, other: Option<&Answer>) -> Judged {
         return Judged::new(Unknown, 0, "mailbox-full");
     }
     if is_about_us(class) {
-        return Judged::new(Unknown, 0, "source-blocked");
+        return Judged::new(Unknown, 0, about_us(class));
     }
     match other {
         // Nobody at all: that says nothing of this mailbox.
@@ -123,6 +123,7 @@ pub fn judge_refusal(command: &str, reply: &Reply, class: ReplyClass) -> Judged 
     let reason = match () {
         () if reply.is_transient() && class == ReplyClass::Greylisted => "greylisted",
         () if reply.is_transient() => "temporary",
+        () if class == ReplyClass::Encryption => about_us(class),
         () if command == "MAIL" || is_about_us(class) => "source-blocked",
         () => "host-refuses",
     };
@@ -159,6 +160,14 @@ fn is_about_us(class: ReplyClass) -> bool {
     )
 }
 
+/// The reason in a word, where `is_about_us`.
+fn about_us(class: ReplyClass) -> &'static str {
+    match class {
+        ReplyClass::Encryption => "encryption",
+        _ => "source-blocked",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,12 +197,14 @@ mod tests {
             (no(mailbox), None, Verdict::Undeliverable, "no-mailbox"),
             (no(mailbox), Some(no(mailbox)), Verdict::Unknown, "refuses-everyone"),
             (no(policy), Some(accepted()), Verdict::Unknown, "source-blocked"),
+            (no(ReplyClass::Encryption), None, Verdict::Unknown, "encryption"),
             (no(ReplyClass::Other), Some(accepted()), Verdict::Undeliverable, "no-mailbox"),
             (no(ReplyClass::Other), None, Verdict::Unknown, "refused-without-reason"),
             (no(ReplyClass::MailboxFull), None, Verdict::Unknown, "mailbox-full"),
             (later(ReplyClass::Greylisted), None, Verdict::Unknown, "greylisted"),
             (later(ReplyClass::Rate), None, Verdict::Unknown, "rate"),
             (later(policy), None, Verdict::Unknown, "source-blocked"),
+            (later(ReplyClass::Encryption), None, Verdict::Unknown, "encryption"),
             (later(ReplyClass::System), None, Verdict::Unknown, "temporary"),
         ];
         for (mailbox, other, verdict, reason) in cases {
