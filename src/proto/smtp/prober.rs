@@ -372,7 +372,8 @@ mod tests {
     #[test]
     fn the_session_begins_anew_under_tls_and_nothing_before_it_counts() {
         check(
-            "220 hi\r\n250-mx\r\n250-SIZE\r\n250 starttls\r\n220 go\r\n~250 mx\r\n250 ok\r\n",
+            "220 hi\r\n250-mx\r\n250-SIZE\r\n250 starttls\r\n220 go\r\n\
+             ~250 mx\r\n250 ok\r\n",
             "EHLO us.test\r\nSTARTTLS\r\n~EHLO us.test\r\nMAIL FROM:<p@us.test>\r\n\
              RCPT TO:<one@d.test>\r\n",
             &["Ready"],
