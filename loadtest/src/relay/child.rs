@@ -37,27 +37,30 @@ impl Process {
 
     /// Waits until the address answers with a greeting, or says why the process did not get there.
     pub fn wait_ready(&mut self, address: SocketAddr, patience: Duration) -> Result<(), Failure> {
+        self.wait_until(&format!("does not greet on {address}"), patience, || greets(address))
+    }
+
+    /// Waits until it `is_ready`; `otherwise` says what it did not do.
+    pub fn wait_until(
+        &mut self,
+        otherwise: &str,
+        patience: Duration,
+        is_ready: impl Fn() -> bool,
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + patience;
-        loop {
-            if greets(address) {
-                return Ok(());
-            }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(Failure::unavailable(format!(
-                    "{} ended at its start ({status}): {}",
-                    self.name,
-                    self.last_words()
-                )));
-            }
-            if Instant::now() > deadline {
-                return Err(Failure::unavailable(format!(
-                    "{} does not answer on {address}: {}",
-                    self.name,
-                    self.last_words()
-                )));
-            }
-            std::thread::sleep(POLL);
+        while !is_ready() {
+            let what = match self.child.try_wait() {
+                Ok(Some(status)) => format!("ended at its start ({status})"),
+                _ if Instant::now() > deadline => otherwise.to_owned(),
+                _ => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+            };
+            let text = format!("{} {what}: {}", self.name, self.last_words());
+            return Err(Failure::unavailable(text));
         }
+        Ok(())
     }
 
     /// `None` while it runs.

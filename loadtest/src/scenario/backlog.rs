@@ -16,10 +16,10 @@ use crate::{source, stop};
 /// Fills a queue that cannot be delivered, restarts the server on it, and lets it go.
 ///
 /// (a) Messages are relayed to a sink that is up. (b) The queue fills with messages for dead and
-/// slow sinks, in slices by the same source. Between them, every now and then, it is paused (SIGSTOP)
-/// while another server with an empty queue takes as many for the same sinks and is thrown away.
-/// (c) The server is stopped and started, then killed and started. (d) The sinks recover, the
-/// operator has everything retried at once, and the queue drains.
+/// slow sinks, in slices by the same source. Between them, every now and then, it is paused
+/// (SIGSTOP) while another server with an empty queue takes as many for the same sinks and is
+/// thrown away. (c) The server is stopped and started, then killed and started. (d) The sinks
+/// recover, the operator has everything retried at once, and the queue drains.
 ///
 /// accept_rate_ratio: acceptances a second of the slices right before and after an empty server's
 /// over its own, the median of all such pairs; accept_rate_ratios shows them in the order in which
@@ -128,7 +128,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     run.audit()?;
     run.report.judge();
     print(&run.report, run.options.stage.json);
-    run.stage.end(&run.report.broken)?;
+    run.stage.end(!run.report.broken.is_empty())?;
     judge(&run.report.broken)
 }
 

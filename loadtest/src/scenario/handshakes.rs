@@ -69,14 +69,8 @@ impl OpenSsl {
         command.arg(&certificate.chain).arg("-key").arg(&certificate.key).stdin(Stdio::null());
         let mut process = Process::start("openssl", command, log)?;
         group.add_root(process.pid());
-        let started = Instant::now();
-        while TcpStream::connect_timeout(&address, CONNECT_TIME_MAX).is_err() {
-            if process.ended().is_some() || started.elapsed() >= START_TIME_MAX {
-                let words = process.last_words();
-                return Err(Failure::unavailable(format!("openssl does not listen: {words}")));
-            }
-            thread::sleep(POLL);
-        }
+        let listens = || TcpStream::connect_timeout(&address, CONNECT_TIME_MAX).is_ok();
+        process.wait_until("does not listen", START_TIME_MAX, listens)?;
         Ok(Self { address, group, process })
     }
 
@@ -168,4 +162,3 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 const START_TIME_MAX: Duration = Duration::from_secs(10);
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(10);

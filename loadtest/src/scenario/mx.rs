@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::config::MxPlan;
 use super::server::Server;
-use super::stage::{self, Injection, SinkPlan, Stage};
+use super::stage::{
+    self, Injection, JUDGED_MESSAGES_MIN, RETRY_WAIT, SinkPlan, Stage, WARM_UP_MESSAGES,
+};
 use super::zone::{self, DomainKind, End, HOSTS, KINDS, NameServer};
 use super::{judge, median, print};
 use crate::failure::Failure;
@@ -95,7 +97,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         ..Report::default()
     };
     let directory = options.stage.data.join(format!("mx-zone-{}", std::process::id()));
-    let dns = NameServer::start(&directory, options.domains, IpAddr::from([127, 0, 0, 1]))?;
+    let dns = NameServer::start(&directory, options.domains)?;
     every_kind(&options, dns.address, &mut report)?;
     if options.rounds > 0 {
         compare(&options, dns.address, &mut report)?;
@@ -110,7 +112,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
 
 /// (a)
 fn every_kind(options: &Options, dns: SocketAddr, report: &mut Report) -> Result<(), Failure> {
-    let port = stage::free_sink_port(&HOSTS)?;
+    // The server under test is the MX host `us` at the same port.
+    let port = stage::free_sink_port(&[&HOSTS[..], &["127.0.0.1"]].concat())?;
     let arrivals: Vec<Arc<Arrivals>> = HOSTS.iter().map(|_| Arc::new(Arrivals::from(0))).collect();
     let plans = HOSTS.iter().zip(&arrivals).map(|(host, arrivals)| SinkPlan {
         address: Some(at(host, port)),
@@ -140,25 +143,30 @@ fn every_kind(options: &Options, dns: SocketAddr, report: &mut Report) -> Result
     eprintln!("{} messages to {} domains of every kind", options.messages, options.domains);
     stage.inject(&server, &injection)?;
     let mut seen = Seen::new(&domains, options.messages);
+    let look = |seen: &mut Seen| {
+        for (host, arrivals) in arrivals.iter().enumerate() {
+            arrivals.take().iter().for_each(|(id, _)| seen.on_arrival(id.sequence(), host));
+        }
+        seen.read_outcomes(&stage.outcomes());
+    };
     let mut last_news = Instant::now();
     while !seen.is_complete() && last_news.elapsed() < options.stage.settle {
         std::thread::sleep(POLL);
         check_stop()?;
         server.check_alive()?;
         let before = seen.count;
-        for (host, arrivals) in arrivals.iter().enumerate() {
-            arrivals.take().iter().for_each(|(id, _)| seen.on_arrival(id.sequence(), host));
-        }
-        seen.read_outcomes(&stage.outcomes());
+        look(&mut seen);
         if seen.count > before {
             last_news = Instant::now();
         }
     }
+    // What should not come may still come.
+    std::thread::sleep(RETRY_WAIT * 2);
     let queued = server.queued().unwrap_or(0);
     server.stop()?;
+    look(&mut seen);
     seen.finish(queued, report);
-    let broken = if report.wrong + report.lost > 0 { vec![String::new()] } else { Vec::new() };
-    stage.end(&broken)
+    stage.end(report.wrong + report.lost + report.duplicated > 0)
 }
 
 /// What became of messages to domains of every kind.
@@ -291,7 +299,7 @@ fn compare(options: &Options, dns: SocketAddr, report: &mut Report) -> Result<()
     let port = stage::free_sink_port(&HOSTS)?;
     let plans =
         HOSTS.iter().map(|host| SinkPlan { address: Some(at(host, port)), ..SinkPlan::default() });
-    let stage = Stage::new(&options.stage, "mx-compare", plans.collect())?;
+    let mut stage = Stage::new(&options.stage, "mx-compare", plans.collect())?;
     let domains: Vec<(String, usize)> = (0..options.domains).map(zone::warm_domain).collect();
     let mut by_mx = stage.server(&[], RETRY_WAIT, |plan| plan.mx = Some(MxPlan { dns, port }))?;
     let routes: Vec<(&str, usize)> =
@@ -299,21 +307,24 @@ fn compare(options: &Options, dns: SocketAddr, report: &mut Report) -> Result<()
     let mut by_route = stage.other_server(&routes, RETRY_WAIT)?;
     by_mx.start()?;
     by_route.start()?;
-    let mut runner = Compare { stage, domains, sent: 0 };
+    let mut round = |server: &mut Server, messages: u64| {
+        let domains = domains.iter().map(|(domain, _)| domain.clone()).collect();
+        stage.cpu_us_per_message(server, Injection { messages, domains, ..Injection::default() })
+    };
     for server in [&mut by_mx, &mut by_route] {
-        runner.round(server, WARM_UP_MESSAGES)?;
+        round(server, WARM_UP_MESSAGES)?;
     }
     let lookups_before = by_mx.metric(LOOKUPS);
-    for round in 0..options.rounds {
-        let mut measure = |server: &mut Server| runner.round(server, options.round_messages);
-        let (mx, route) = if round % 2 == 0 {
+    for number in 0..options.rounds {
+        let mut measure = |server: &mut Server| round(server, options.round_messages);
+        let (mx, route) = if number % 2 == 0 {
             let mx = measure(&mut by_mx)?;
             (mx, measure(&mut by_route)?)
         } else {
             let route = measure(&mut by_route)?;
             (measure(&mut by_mx)?, route)
         };
-        eprintln!("round {:2}  {mx:6.2} us by MX, {route:6.2} us by route", round + 1);
+        eprintln!("round {:2}  {mx:6.2} us by MX, {route:6.2} us by route", number + 1);
         report.cpu_us_by_mx.push(mx);
         report.cpu_us_by_route.push(route);
         report.dns_cpu_ratios.push(mx / route);
@@ -324,38 +335,10 @@ fn compare(options: &Options, dns: SocketAddr, report: &mut Report) -> Result<()
     report.dns_cpu_ratio = median(&report.dns_cpu_ratios);
     by_mx.stop()?;
     by_route.stop()?;
-    let audit = runner.stage.audit()?;
+    let audit = stage.audit()?;
     report.lost += audit.lost;
     report.duplicated += audit.duplicated;
-    let broken = if audit.lost > 0 { vec![String::new()] } else { Vec::new() };
-    runner.stage.end(&broken)
-}
-
-struct Compare {
-    stage: Stage,
-    domains: Vec<(String, usize)>,
-    sent: u64,
-}
-
-impl Compare {
-    /// CPU of a message, in microseconds, from its acceptance to its end.
-    fn round(&mut self, server: &mut Server, messages: u64) -> Result<f64, Failure> {
-        let injection = Injection {
-            name: format!("from-{}", self.sent),
-            messages,
-            first_sequence: self.sent,
-            domains: self.domains.iter().map(|(domain, _)| domain.clone()).collect(),
-            ..Injection::default()
-        };
-        self.sent += messages;
-        let mark = self.stage.mark();
-        let cpu = server.group.cpu();
-        self.stage.inject(server, &injection)?;
-        self.stage.drain(server, mark, self.stage.options.settle, PATIENCE)?;
-        std::thread::sleep(TRAILING_WORK);
-        let cpu = server.group.cpu() - cpu;
-        Ok(cpu.as_micros() as f64 / messages as f64)
-    }
+    stage.end(audit.lost + audit.duplicated > 0)
 }
 
 impl Report {
@@ -383,13 +366,8 @@ fn at(host: &str, port: u16) -> SocketAddr {
 }
 
 const CPU_RATIO_MAX: f64 = 1.05;
-const JUDGED_MESSAGES_MIN: u64 = 10_000;
 const DOMAINS_MAX: usize = 10_000;
-const WARM_UP_MESSAGES: u64 = 2_000;
 const LOOKUPS: &str = "ringpost_dns_lookups_total";
-const RETRY_WAIT: Duration = Duration::from_secs(2);
-const TRAILING_WORK: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(50);
 const EXAMPLES_MAX: usize = 10;
 

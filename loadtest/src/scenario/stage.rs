@@ -94,6 +94,8 @@ pub struct Stage {
     addresses: Vec<SocketAddr>,
     received: PathBuf,
     accepted: Vec<PathBuf>,
+    /// Messages of rounds that measure CPU.
+    sent: u64,
 }
 
 impl Stage {
@@ -130,7 +132,7 @@ impl Stage {
         let cores = thread::allowed_cores().map_err(|error| Failure::system(error.to_string()))?;
         let sinks = Sinks::start(sinks, &cores, Some(&received))?;
         let (options, accepted) = (options.clone(), Vec::new());
-        Ok(Self { options, sinks, directory, run, addresses, received, accepted })
+        Ok(Self { options, sinks, directory, run, addresses, received, accepted, sent: 0 })
     }
 
     pub fn sink_address(&self, sink_index: usize) -> SocketAddr {
@@ -335,11 +337,30 @@ impl Stage {
         }
     }
 
-    /// Ends the sinks, and removes the directory unless it is to be kept or `broken` says why it
-    /// is worth a look.
-    pub fn end(self, broken: &[String]) -> Result<(), Failure> {
+    /// CPU of a message, in microseconds, from its acceptance to its end. Name and sequence of the
+    /// injection are chosen here.
+    pub fn cpu_us_per_message(
+        &mut self,
+        server: &mut Server,
+        injection: Injection,
+    ) -> Result<f64, Failure> {
+        let (name, first_sequence) = (format!("from-{}", self.sent), self.sent);
+        let injection = Injection { name, first_sequence, ..injection };
+        self.sent += injection.messages;
+        let mark = self.mark();
+        let cpu = server.group.cpu();
+        self.inject(server, &injection)?;
+        self.drain(server, mark, self.options.settle, DRAIN_TIME_MAX)?;
+        std::thread::sleep(TRAILING_WORK);
+        let cpu = server.group.cpu() - cpu;
+        Ok(cpu.as_micros() as f64 / injection.messages as f64)
+    }
+
+    /// Ends the sinks, and removes the directory unless it is to be kept or worth a look because
+    /// something `is_broken`.
+    pub fn end(self, is_broken: bool) -> Result<(), Failure> {
         self.sinks.stop()?;
-        if self.options.keep || !broken.is_empty() {
+        if self.options.keep || is_broken {
             eprintln!("queue, records and logs of this run: {}", self.directory.display());
         } else {
             // What cannot be removed is in a directory that the user named.
@@ -446,6 +467,16 @@ const PORT_TRIES: u32 = 100;
 const SAMPLE_PERIOD: Duration = Duration::from_millis(20);
 const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
 const AUDIT_PERIOD: Duration = Duration::from_secs(1);
+/// After the last arrival: outcomes are still written.
+const TRAILING_WORK: Duration = Duration::from_millis(300);
+/// Of a round that measures CPU.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(600);
+/// What a first message costs is left out of rounds that measure CPU.
+pub const WARM_UP_MESSAGES: u64 = 2_000;
+/// Rounds of fewer messages are not judged by their CPU.
+pub const JUDGED_MESSAGES_MIN: u64 = 10_000;
+/// Of servers that have next to nothing to retry.
+pub const RETRY_WAIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

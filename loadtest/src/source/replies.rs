@@ -17,11 +17,6 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// For the start of a session, where lines matter.
-    pub fn keeping_lines() -> Self {
-        Self { kept_lines: Some(Vec::new()), ..Self::default() }
-    }
-
     pub fn next_code(&mut self) -> Option<u16> {
         self.codes.pop_front()
     }

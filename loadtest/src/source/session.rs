@@ -133,7 +133,7 @@ impl<'a> Session<'a> {
     async fn open(shard: &'a Shard) -> io::Result<Self> {
         let work = &shard.work;
         let stream = TcpStream::connect(work.target, None, work.reply_timeout).await?.into();
-        let replies = Replies::keeping_lines();
+        let replies = Replies::default();
         let (id_block, accepted) = (Vec::with_capacity(128), Vec::new());
         let mut session = Self { shard, stream, replies, extended: true, id_block, accepted };
         session.expect(Phase::Connect, 220).await?;
