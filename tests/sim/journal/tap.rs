@@ -34,8 +34,6 @@ pub struct Tap {
     pub bug: Bug,
     /// Without content.
     log: RefCell<Log>,
-    /// Checkpoints are made more often than they are worth their while.
-    pub checkpoints_often: Cell<bool>,
     /// The frame that mail last went into.
     last_mail: Cell<Ticket>,
     /// Items that are appended too late.
@@ -47,7 +45,6 @@ impl Tap {
         Rc::new(Tap {
             bug,
             log: RefCell::default(),
-            checkpoints_often: Cell::new(true),
             last_mail: Cell::new(Ticket(0)),
             stale: RefCell::default(),
         })
@@ -171,8 +168,8 @@ impl Journal {
     }
 
     pub fn checkpoint_is_due(&self) -> bool {
-        self.journal.checkpoint_is_due()
-            || self.tap.checkpoints_often.get() && executor::percent(CHECKPOINT_PERCENT)
+        // More often than they are worth their while.
+        self.journal.checkpoint_is_due() || executor::percent(CHECKPOINT_PERCENT)
     }
 
     /// A clean stop ends with a checkpoint or not, by chance.

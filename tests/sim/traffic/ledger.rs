@@ -179,7 +179,10 @@ impl Ledger {
                 let fate = &mut self.mails[mark].recipients[index];
                 match action.trim() {
                     "failed" => fate.failed += 1,
-                    "relayed" | "delivered" => fate.relayed += 1,
+                    "relayed" | "delivered" => {
+                        ensure(fate.taken > 0, || "a report of success comes too early".into())?;
+                        fate.relayed += 1;
+                    }
                     "delayed" => {}
                     other => return Err(format!("a report says {other}")),
                 }

@@ -60,6 +60,7 @@ impl Life {
     /// Recovers every shard and starts the process.
     pub fn begin(world: &Rc<World>) -> Result<Life, String> {
         world.is_stopping.set(false);
+        world.is_hurried.set(world.is_draining.get());
         let grounds = (0..world.shards.len()).map(|shard| start_shard(world, shard));
         let grounds: Vec<(Ground, Recovered)> = grounds.collect::<Result<_, _>>()?;
         let log = LogSink::default();
@@ -233,10 +234,8 @@ impl Life {
     fn stop(&self) -> Result<bool, String> {
         self.world.is_stopping.set(true);
         let is_gone = |shard: &Shard| shard.relay.connection_count() == 0;
-        while !self.shards.iter().all(is_gone) {
-            if !self.go_on(50)? {
-                return Ok(false);
-            }
+        if !self.go_on_until("connections", || self.shards.iter().all(is_gone))? {
+            return Ok(false);
         }
         let left = Rc::new(std::cell::Cell::new(self.shards.len()));
         for shard in &self.shards {
@@ -249,15 +248,20 @@ impl Life {
                 left.set(left.get() - 1);
             });
         }
+        self.go_on_until("queues and journals", || left.get() == 0)
+    }
+
+    /// Lets it go on until it `is_done`; false when it stopped by itself before.
+    fn go_on_until(&self, what: &str, is_done: impl Fn() -> bool) -> Result<bool, String> {
         for _ in 0..STOP_ROUNDS {
-            if left.get() == 0 {
+            if is_done() {
                 return Ok(true);
             }
             if !self.go_on(50)? {
                 return Ok(false);
             }
         }
-        Err("the process does not come to its end".to_owned())
+        Err(format!("the {what} of the process do not come to their end"))
     }
 }
 
@@ -399,6 +403,7 @@ async fn operate(world: Rc<World>, shard: Shard) {
         let hurries = matches!(order, Order::Release | Order::Reroute(_));
         if hurries {
             world.is_hurried.set(true);
+            world.has_released.set(true);
         }
         if world.bug == Bug::HurriesClock {
             steer(&shard, &Selection::default(), &Order::Retry(Obstacles::Respected)).await;

@@ -282,7 +282,7 @@ impl Relay {
         let addresses: Vec<&str> = addresses.collect();
         let is_report = envelope.flags.has(EnvelopeFlags::NOTIFICATION);
         {
-            let is_released = envelope.release_ms <= clock::unix_ms() || world.is_hurried.get();
+            let is_released = envelope.release_ms <= clock::unix_ms() || world.has_released.get();
             world.check(ensure(is_released, || format!("{} goes before its release", message.id)));
             let mut ledger = world.ledger.borrow_mut();
             world.check(ledger.on_attempt(message.id, &addresses));

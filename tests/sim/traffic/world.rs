@@ -36,8 +36,10 @@ pub struct World {
     pub is_stopping: Cell<bool>,
     /// Faults have an end, and nobody sends anything.
     pub is_draining: Cell<bool>,
-    /// An operator had tasks tried before their time.
+    /// An operator had tasks of this process tried before their time.
     pub is_hurried: Cell<bool>,
+    /// An operator let mail go before its release, which outlives the process.
+    pub has_released: Cell<bool>,
 }
 
 /// What of a shard outlives its processes.
@@ -150,6 +152,7 @@ impl World {
             is_stopping: Cell::new(false),
             is_draining: Cell::new(false),
             is_hurried: Cell::new(false),
+            has_released: Cell::new(false),
         })
     }
 
@@ -249,6 +252,7 @@ impl World {
     pub fn begin_drain(&self) {
         self.is_draining.set(true);
         self.is_hurried.set(true);
+        self.has_released.set(true);
         self.sites.iter().for_each(|site| site.mood.set(Mood::Well));
         for shard in &self.shards {
             shard.device.failure_rarity.set(0);
