@@ -1,23 +1,15 @@
 //! A disk that fails: the server stops at the first failed write or sync, and holds what it cannot
 //! read.
 
-use std::process::Command;
-
 use crate::disk::{Disk, Ext4};
-use crate::harness::{Behaviour, Client, NextHop, Numbered, Server, free_address, wait_until};
-use crate::operate::steer;
+use crate::harness::{Behaviour, NextHop, Numbered, Server, free_address, wait_until};
+use crate::steer::steer;
 
 /// All that is left of a failing disk.
 const SUPERBLOCK_BYTES: u64 = 4096;
 const EXTRA: &str = "[queue]\nretry_wait_min = \"1h\"\nretry_wait_max = \"1h\"\n\
                      [journal]\nsegment_bytes = \"4MiB\"\nbytes_max = \"1GiB\"\n\
                      min_free_bytes = \"0B\"\n[shards]\ncount = 1\n";
-
-fn greeted(server: &Server) -> Client {
-    let mut client = server.client();
-    client.expect("EHLO client.test", "250");
-    client
-}
 
 /// Accepts mail, fails, and has it all when the disk is well again.
 fn stops_and_comes_back(mut disk: Disk, remount: bool) {
@@ -27,7 +19,7 @@ fn stops_and_comes_back(mut disk: Disk, remount: bool) {
     // The pool grows behind the start: making a segment is not what is to fail.
     wait_until("the pool has grown", || server.metric("ringpost_journal_segments_free") >= 3.0);
     let mut numbered = Numbered::default();
-    let (mut client, mut other) = (greeted(&server), greeted(&server));
+    let (mut client, mut other) = (server.greeted(), server.greeted());
     for _ in 0..20 {
         let reply = numbered.send(&mut client, 8 << 10);
         assert!(reply.starts_with("250"), "{reply}");
@@ -76,7 +68,7 @@ fn content_that_cannot_be_read_is_held_and_goes_out_once_it_can() {
     server.start_again();
     let mut numbered = Numbered::default();
     for _ in 0..3 {
-        let reply = numbered.send(&mut greeted(&server), 8 << 10);
+        let reply = numbered.send(&mut server.greeted(), 8 << 10);
         assert!(reply.starts_with("250"), "{reply}");
     }
     assert!(server.stop().success());
@@ -95,7 +87,7 @@ fn content_that_cannot_be_read_is_held_and_goes_out_once_it_can() {
     assert!(next_hop.got().is_empty(), "what cannot be read is not sent");
     assert!(server.stderr().contains("held, its content cannot be read back"));
     // Whatever stands elsewhere is not concerned.
-    let reply = numbered.send(&mut greeted(&server), 8 << 10);
+    let reply = numbered.send(&mut server.greeted(), 8 << 10);
     assert!(reply.starts_with("250"), "{reply}");
     next_hop.wait_for(1);
     disk.heal();
@@ -104,11 +96,7 @@ fn content_that_cannot_be_read_is_held_and_goes_out_once_it_can() {
     // A start names the file that it cannot read.
     assert!(server.stop().success());
     disk.fail_behind(SUPERBLOCK_BYTES);
-    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["serve", "--config"])
-        .arg(server.config_path())
-        .output()
-        .expect("ringpost runs");
+    let output = server.run(&["serve"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(74), "{text}");
     assert!(text.contains(segment.to_str().expect("a path of text")), "{text}");
@@ -120,15 +108,11 @@ fn a_start_that_cannot_read_its_journal_says_so_and_succeeds_later() {
     let data_dir = disk.path().join("data");
     let mut server = Server::stopped(data_dir.clone(), free_address(), EXTRA);
     server.start_again();
-    let reply = Numbered::default().send(&mut greeted(&server), 8 << 10);
+    let reply = Numbered::default().send(&mut server.greeted(), 8 << 10);
     assert!(reply.starts_with("250"), "{reply}");
     assert!(server.stop().success());
     disk.fail_behind(SUPERBLOCK_BYTES);
-    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["serve", "--config"])
-        .arg(server.config_path())
-        .output()
-        .expect("ringpost runs");
+    let output = server.run(&["serve"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(74), "{text}");
     assert!(text.contains(data_dir.to_str().expect("a path of text")), "{text}");

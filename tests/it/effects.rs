@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::{Behaviour, NextHop, Server, wait_until};
-use crate::steer::{ask, run, steer};
+use crate::steer::{ask, steer};
 
 const QUICK: &str = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
 
@@ -170,7 +170,7 @@ fn suspensions_by_rule_are_listed_and_lifted_for_the_mail_that_is_retried() {
     assert_eq!((&by_rule["effect"], &by_rule["rule"]), (&"suspend".into(), &1.into()));
     assert_eq!(by_rule["reply"], "451 4.7.0 enough of you");
     assert!(by_rule["until_ms"].as_u64() > standing[0]["since_ms"].as_u64());
-    let text = run(server, &["queue", "suspensions"]);
+    let text = server.run(&["queue", "suspensions"]);
     let text = String::from_utf8(text.stdout).expect("UTF-8");
     assert!(text.contains(" suspend  by rule 1 of ") && text.contains("rules.toml, ends in "));
     let way = ask(server, &["explain", "to.test"]);

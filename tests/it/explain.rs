@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::dns::Knot;
 use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
-use crate::steer::{ask, greeted, run, send, state_of};
+use crate::steer::{ask, send, state_of};
 
 fn way(server: &Server, domain: &str) -> Value {
     ask(server, &["explain", domain]).remove(0)
@@ -33,7 +33,7 @@ fn limits_are_shown_with_who_says_them_and_what_is_used() {
          [[retry]]\ndomain = \"*.test\"\nwait_min = \"7m\"\ndelay_notice = \"1h\"\n"
     );
     let server = Server::start(next_hop.address, &extra);
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     for _ in 0..4 {
         send(&mut client, "one@a.test", "");
     }
@@ -60,7 +60,7 @@ fn limits_are_shown_with_who_says_them_and_what_is_used() {
     assert_eq!(way["retry"]["said_by"], "[[retry]] 1: domain=*.test");
     assert_eq!(way["retry"]["wait_min_ms"], 420_000);
     assert_eq!(way["retry"]["delay_notice_ms"], 3_600_000);
-    let output = run(&server, &["explain", "a.test"]);
+    let output = server.run(&["explain", "a.test"]);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let count = open_connections(site);
     let connections = format!("  connections              {count} of 3 by [[limit]] 1: match=");
@@ -78,7 +78,7 @@ fn a_dead_site_and_a_source_that_cannot_be_used_are_named() {
         [[pool]]\nname = \"p\"\nsources = [\"here\", \"nobody*4\"]\n\
         [[egress]]\npool = \"p\"\n";
     let server = Server::start(free_address(), extra);
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let id = send(&mut client, "one@a.test", "");
     wait_until("it waits", || state_of(&server, &id) == "delayed");
     let parts =
@@ -86,7 +86,7 @@ fn a_dead_site_and_a_source_that_cannot_be_used_are_named() {
     wait_until("both are known", || {
         // Each is another try by the source that is left.
         send(&mut client, "two@a.test", "");
-        let text = String::from_utf8(run(&server, &["explain", &id]).stdout).expect("UTF-8");
+        let text = String::from_utf8(server.run(&["explain", &id]).stdout).expect("UTF-8");
         parts.iter().all(|part| text.contains(part))
     });
     let shown = ask(&server, &["explain", &id]);
@@ -102,7 +102,7 @@ fn a_dead_site_and_a_source_that_cannot_be_used_are_named() {
     let task = &message["tasks"][0];
     assert_eq!(task["expires_ms"], message["expires_ms"]);
     assert!(task.get("delay_notice_ms").is_none(), "nobody asked to be told of a delay");
-    let output = run(&server, &["explain", &id]);
+    let output = server.run(&["explain", &id]);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(text.contains("pool          p\n") && text.contains("  expires in "), "{text}");
 }
@@ -135,13 +135,13 @@ fn the_hosts_of_a_domain_are_shown_with_what_holds_against_them() {
     let null = way(&server, "null.z.test");
     assert_eq!(null["dns"]["refusal"], "556 5.1.10 Domain takes no mail (null MX)");
 
-    send(&mut greeted(&server), "a@one.z.test", "");
+    send(&mut server.greeted(), "a@one.z.test", "");
     host.wait_for(1);
     let after = way(&server, "one.z.test");
     let dead = &after["dns"]["hosts"][0]["addresses"][0];
     assert!(dead["failed_ms"].as_u64().is_some_and(|ms| ms > 0), "{after}");
     assert_eq!(dead["failure"][0], 1);
-    let output = run(&server, &["explain", "one.z.test"]);
+    let output = server.run(&["explain", "one.z.test"]);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(text.contains("host          10 m9.z.test\n  127.0.0.9:"), "{text}");
     assert!(text.contains(", failed 1: 421 4.4.1 Cannot connect"), "{text}");

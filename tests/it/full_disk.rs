@@ -1,7 +1,5 @@
 //! A full disk: 452 4.3.1, deliveries go on, service resumes by itself, nothing is lost.
 
-use std::process::Command;
-
 use crate::disk::{Disk, Ext4, bytes_of};
 use crate::harness::{Behaviour, Client, NextHop, Numbered, Server, free_address, wait_until};
 
@@ -131,11 +129,7 @@ fn a_first_start_on_a_full_disk_says_so_and_succeeds_later() {
     let data_dir = disk.path().join("data");
     let mut server = Server::stopped(data_dir.clone(), next_hop.address, &extra("0B"));
     disk.fill();
-    let output = Command::new(env!("CARGO_BIN_EXE_ringpost"))
-        .args(["serve", "--config"])
-        .arg(server.config_path())
-        .output()
-        .expect("ringpost runs");
+    let output = server.run(&["serve"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(73), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -207,6 +207,20 @@ impl Server {
 
     pub fn client(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// A client that has said EHLO.
+    pub fn greeted(&self) -> Client {
+        let mut client = self.client();
+        client.expect("EHLO client.test", "250");
+        client
+    }
+
+    /// A command of the program with this server's configuration, run to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        command.args(arguments).arg("--config").arg(self.config_path()).stdin(Stdio::null());
+        command.output().expect("ringpost runs")
     }
 }
 

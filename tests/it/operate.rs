@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
+use crate::steer::steer;
 
 fn ringpost(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringpost")).args(arguments).output().expect("ringpost runs")
@@ -138,18 +139,6 @@ fn the_queue_can_be_looked_at() {
     assert!(json.to_string().contains("\"messages\":1"), "{json}");
     let missing = ringpost(&["queue", "show", "0.0.ZZZ", "--config", config]);
     assert!(!missing.status.success());
-}
-
-/// Runs `ringpost queue ORDER ... --json` and returns (matched, done).
-pub fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
-    let config = server.config_path();
-    let config = config.to_str().expect("a path");
-    let all = [&["queue"], arguments, &["--json", "--config", config]].concat();
-    let output = ringpost(&all);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let number = |name: &str| json[name].as_u64().expect("a number");
-    (number("matched"), number("done"))
 }
 
 #[test]

@@ -284,7 +284,7 @@ fn mail_that_nobody_serves_is_reported_in_time() {
     let next_hop = next_hop(&["PIPELINING", "8BITMIME"]);
     let slow = NextHop::start(Behaviour::default());
     let extra = format!(
-        "[queue]\nlifetime = \"3s\"\n\
+        "[queue]\nlifetime = \"10s\"\n\
          [[route]]\ndomain = \"limited.test\"\nnext_hop = \"smtp://{0}\"\n\
          [[limit]]\nmatch = \"{0}\"\nmessages_per_day = 1\n\
          [[retry]]\ndomain = \"told.test\"\nlifetime = \"1h\"\ndelay_notice = \"1s\"\n",

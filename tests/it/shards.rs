@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::harness::{Behaviour, NextHop, Numbered, Server, free_address, wait_until};
-use crate::steer::{ask, greeted, steer};
+use crate::steer::{ask, steer};
 
 /// Queued messages by the number of the shard.
 fn queued(server: &Server) -> Vec<(u64, u64)> {
@@ -24,7 +24,7 @@ fn with_fewer_shards_the_journals_of_the_others_are_emptied() {
     let mut sent = Numbered::default();
     // The kernel spreads connections over shards by a hash of their ports.
     for _ in 0..200 {
-        assert!(sent.send(&mut greeted(&server), 4_000).starts_with("250"));
+        assert!(sent.send(&mut server.greeted(), 4_000).starts_with("250"));
         if queued(&server).iter().all(|(_, count)| *count > 1) {
             break;
         }
@@ -46,7 +46,7 @@ fn with_fewer_shards_the_journals_of_the_others_are_emptied() {
     // Held and let go on a shard that accepts nothing.
     assert_eq!(steer(&server, &["hold", "--id", last]), (1, 1));
     for _ in 0..20 {
-        assert!(sent.send(&mut greeted(&server), 400).starts_with("250"));
+        assert!(sent.send(&mut server.greeted(), 400).starts_with("250"));
     }
     let after = queued(&server);
     assert_eq!(after[1..], before[1..], "mail is accepted by the shard that serves only");
@@ -78,7 +78,7 @@ fn a_notification_is_made_where_the_message_is() {
     let mut server = Server::start(address, "[shards]\ncount = 2\n");
     let mut sent = Numbered::default();
     for _ in 0..200 {
-        assert!(sent.send(&mut greeted(&server), 400).starts_with("250"));
+        assert!(sent.send(&mut server.greeted(), 400).starts_with("250"));
         if queued(&server).iter().all(|(_, count)| *count > 0) {
             break;
         }

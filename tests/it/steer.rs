@@ -1,23 +1,15 @@
 //! Orders that change where queued mail goes, and those that stand for mail to come.
 
 use std::os::unix::fs::FileExt;
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
 use crate::harness::{Behaviour, Client, NextHop, Server, free_address, wait_until};
 
-/// Runs `ringpost ARGUMENTS --config FILE`.
-pub fn run(server: &Server, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
-    command.args(arguments).arg("--config").arg(server.config_path());
-    command.output().expect("ringpost runs")
-}
-
 /// The lines of JSON that a successful command prints.
 pub fn ask(server: &Server, arguments: &[&str]) -> Vec<Value> {
-    let output = run(server, &[arguments, &["--json"]].concat());
+    let output = server.run(&[arguments, &["--json"]].concat());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{arguments:?}: {text}");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -29,12 +21,6 @@ pub fn steer(server: &Server, arguments: &[&str]) -> (u64, u64) {
     let answer = ask(server, &[&["queue"], arguments].concat());
     let number = |name: &str| answer[0][name].as_u64().expect("a number");
     (number("matched"), number("done"))
-}
-
-pub fn greeted(server: &Server) -> Client {
-    let mut client = server.client();
-    client.expect("EHLO client.test", "250");
-    client
 }
 
 /// Sends one message of a tenant and returns its queue id.
@@ -59,7 +45,7 @@ fn a_suspended_tenant_waits_over_a_kill_and_others_do_not() {
     let given = ask(&server, &["queue", "suspend", "--tenant", "acme", "--note", "why not"]);
     assert_eq!(given[0]["mail"]["tenant"], "acme");
     assert_eq!(given[0]["note"], "why not");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let waiting = send(&mut client, "one@a.test", "acme");
     send(&mut client, "two@a.test", "other");
     assert_eq!(next_hop.wait_for(1)[0].to, ["two@a.test"]);
@@ -71,7 +57,7 @@ fn a_suspended_tenant_waits_over_a_kill_and_others_do_not() {
     server.start_again();
     let standing = ask(&server, &["queue", "suspensions"]);
     assert_eq!(standing, given, "who, when and why are kept");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     send(&mut client, "three@a.test", "acme");
     send(&mut client, "four@a.test", "");
     assert_eq!(next_hop.wait_for(2)[1].to, ["four@a.test"]);
@@ -84,7 +70,7 @@ fn a_suspended_tenant_waits_over_a_kill_and_others_do_not() {
     got.sort();
     assert_eq!(got, ["four@a.test", "one@a.test", "three@a.test", "two@a.test"]);
     assert!(ask(&server, &["queue", "suspensions"]).is_empty());
-    let again = run(&server, &["queue", "resume", "--tenant", "acme"]);
+    let again = server.run(&["queue", "resume", "--tenant", "acme"]);
     assert_eq!(again.status.code(), Some(69), "there is none any more");
     wait_until("the orders are in the log", || {
         let log = server.log();
@@ -101,7 +87,7 @@ fn a_suspension_of_a_site_ends_by_its_time() {
     let elsewhere = ask(&server, &["queue", "suspend", "--site", "192.0.2.*"]);
     let given = ask(&server, &["queue", "suspend", "--site", &site, "--for", "2s"]);
     assert!(given[0]["until_ms"].as_u64() > given[0]["since_ms"].as_u64());
-    send(&mut greeted(&server), "one@a.test", "");
+    send(&mut server.greeted(), "one@a.test", "");
     assert_eq!(next_hop.wait_for(1)[0].to, ["one@a.test"]);
     let left = ask(&server, &["queue", "suspensions"]);
     assert_eq!(left, elsewhere, "only the other is left");
@@ -116,7 +102,7 @@ fn what_waits_in_a_line_is_suspended_too() {
         ..Behaviour::default()
     });
     let server = Server::start(next_hop.address, "[queue]\nretry_wait_min = \"10m\"\n");
-    let id = send(&mut greeted(&server), "one@a.test", "");
+    let id = send(&mut server.greeted(), "one@a.test", "");
     wait_until("it was tried", || state_of(&server, &id) == "delayed");
     ask(&server, &["queue", "suspend", "--domain", "*.test"]);
     assert_eq!(steer(&server, &["retry", "--all"]), (1, 1));
@@ -135,7 +121,7 @@ fn damaged_suspensions_stop_a_start_with_one_line() {
     let path = server.directory.path().join("data/suspensions.json");
     let text = std::fs::read(&path).expect("the file");
     std::fs::write(&path, &text[..text.len() / 2]).expect("written");
-    let output = run(&server, &["serve"]);
+    let output = server.run(&["serve"]);
     assert_eq!(output.status.code(), Some(65));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("suspensions.json: damaged: "), "{error}");
@@ -148,7 +134,7 @@ fn damaged_suspensions_stop_a_start_with_one_line() {
 fn a_rerouted_task_goes_to_the_other_next_hop_over_a_kill() {
     let (first, second) = (free_address(), free_address());
     let mut server = Server::start(first, "[queue]\nretry_wait_min = \"10m\"\n");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let elsewhere = send(&mut client, "one@a.test", "");
     let back = send(&mut client, "two@a.test", "");
     send(&mut client, "three@b.test", "");
@@ -174,7 +160,7 @@ fn a_rerouted_task_goes_to_the_other_next_hop_over_a_kill() {
     got.sort();
     assert_eq!(got, ["three@b.test", "two@a.test"]);
     wait_until("the queue is empty", || server.metric("ringpost_queue_messages") == 0.0);
-    let output = run(&server, &["queue", "reroute", "--id", &elsewhere, "--to", "nowhere"]);
+    let output = server.run(&["queue", "reroute", "--id", &elsewhere, "--to", "nowhere"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("expected smtp://"), "{error}");
 }
@@ -182,7 +168,7 @@ fn a_rerouted_task_goes_to_the_other_next_hop_over_a_kill() {
 #[test]
 fn a_changed_class_and_a_held_task_stay_so_over_a_kill() {
     let mut server = Server::start(free_address(), "[queue]\nretry_wait_min = \"10m\"\n");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let id = send(&mut client, "one@a.test", "");
     send(&mut client, "two@a.test", "");
     wait_until("both wait", || steer(&server, &["retry", "--all", "--dry-run"]).0 == 2);
@@ -225,7 +211,7 @@ fn the_ledger_of_a_message_sums_to_its_age_through_everything() {
         ..Behaviour::default()
     });
     let mut server = Server::start(next_hop.address, "[queue]\nretry_wait_min = \"10m\"\n");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let reply = client.message("s@from.test", &["one@a.test", "two@b.test"], b"x: y\r\n\r\n");
     let id = reply.rsplit(' ').next().expect("an id").to_owned();
     let check = |server: &Server, expected: &[&str]| {
@@ -264,7 +250,7 @@ fn the_ledger_of_a_message_sums_to_its_age_through_everything() {
         rows.iter().any(|(cause, ms)| cause == "suspended-by-operator" && *ms > 0)
     });
     check(&server, &["back-off", "held", "suspended-by-operator"]);
-    let text = run(&server, &["explain", &id]);
+    let text = server.run(&["explain", &id]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains("since acceptance, of it") && text.contains("suspended "), "{text}");
     ask(&server, &["queue", "resume", "--all"]);
@@ -284,16 +270,16 @@ fn a_domain_is_explained_with_a_server_and_without() {
     assert!(server.stop().success());
     let alone = ask(&server, &["explain", "x.a.test"]);
     assert_eq!(alone[0]["next_hop"], "lmtp://127.0.0.1:24");
-    let output = run(&server, &["explain", "x.a.test"]);
+    let output = server.run(&["explain", "x.a.test"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("from the configuration alone: no server answers at "), "{text}");
-    assert_eq!(run(&server, &["explain", "0.0.1"]).status.code(), Some(69));
+    assert_eq!(server.run(&["explain", "0.0.1"]).status.code(), Some(69));
 }
 
 #[test]
 fn what_is_queued_is_counted_by_age() {
     let server = Server::start(free_address(), TENANTS);
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     for (to, tenant) in [("1@a.test", "acme"), ("2@a.test", "acme"), ("3@b.test", "")] {
         send(&mut client, to, tenant);
     }
@@ -312,7 +298,7 @@ fn what_is_queued_is_counted_by_age() {
     let by_state = stats[0]["ages"].as_object().expect("states");
     let young = by_state.values().map(|row| row["<1m"].as_u64().expect("a count"));
     assert_eq!(young.sum::<u64>(), 3);
-    let text = String::from_utf8(run(&server, &["queue", "top"]).stdout).expect("UTF-8");
+    let text = String::from_utf8(server.run(&["queue", "top"]).stdout).expect("UTF-8");
     assert!(text.starts_with("DOMAIN ") && text.contains("\na.test "), "{text}");
 }
 
@@ -320,7 +306,7 @@ fn what_is_queued_is_counted_by_age() {
 fn a_quiet_bounce_is_reported_to_nobody() {
     let address = free_address();
     let server = Server::start(address, "[queue]\nretry_wait_min = \"10m\"\n");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let (quiet, loud) = (send(&mut client, "1@a.test", ""), send(&mut client, "2@b.test", ""));
     wait_until("both wait", || steer(&server, &["retry", "--all", "--dry-run"]).0 == 2);
     assert_eq!(steer(&server, &["bounce", "--quiet", "--id", &quiet]), (1, 1));
@@ -340,7 +326,7 @@ fn a_quiet_bounce_is_reported_to_nobody() {
 #[test]
 fn mail_is_steered_by_its_reverse_path_and_its_age() {
     let mut server = Server::start(free_address(), "[queue]\nretry_wait_min = \"10m\"\n");
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let content = b"x: y\r\n\r\n";
     for (from, to) in [
         ("news@a.test", ["1@x.test", "2@y.test"]),
@@ -370,17 +356,17 @@ fn mail_is_steered_by_its_reverse_path_and_its_age() {
     wait_until("it is in the log", || {
         server.log().contains("mail=\"reverse-path=*@a.test younger-than=86400s\"")
     });
-    let output = run(&server, &["queue", "hold", "--reverse-path", "*@*"]);
+    let output = server.run(&["queue", "hold", "--reverse-path", "*@*"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("reverse-path: found"), "{error}");
-    assert_eq!(run(&server, &["queue", "hold"]).status.code(), Some(64), "nothing is said");
+    assert_eq!(server.run(&["queue", "hold"]).status.code(), Some(64), "nothing is said");
 }
 
 #[test]
 fn the_class_that_an_operator_wants_is_that_of_the_outcome() {
     let address = free_address();
     let server = Server::start(address, "[queue]\nretry_wait_min = \"10m\"\n");
-    let id = send(&mut greeted(&server), "one@a.test", "");
+    let id = send(&mut server.greeted(), "one@a.test", "");
     wait_until("it waits", || state_of(&server, &id) == "delayed");
     assert_eq!(steer(&server, &["class", "transactional", "--id", &id]), (1, 1));
     let next_hop = NextHop::start_on(address, Behaviour::default());
@@ -399,7 +385,7 @@ fn the_class_that_an_operator_wants_is_that_of_the_outcome() {
 fn suspended_mail_is_not_tried_at_a_start() {
     let mut server = Server::start(free_address(), "[shards]\ncount = 1\n");
     ask(&server, &["queue", "suspend", "--all"]);
-    let id = send(&mut greeted(&server), "one@a.test", "");
+    let id = send(&mut server.greeted(), "one@a.test", "");
     server.kill();
     server.start_again();
     let shown = ask(&server, &["queue", "show", &id]);
@@ -413,7 +399,7 @@ fn content_that_cannot_be_read_stays_held_over_restarts() {
     let next_hop = NextHop::start(Behaviour::default());
     let mut server = Server::start(next_hop.address, "[shards]\ncount = 1\n");
     ask(&server, &["queue", "suspend", "--domain", "a.test"]);
-    let mut client = greeted(&server);
+    let mut client = server.greeted();
     let content = b"x: y\r\n\r\nfind me\r\n";
     let reply = client.message("s@from.test", &["one@a.test"], content);
     let id = reply.rsplit(' ').next().expect("an id").to_owned();
@@ -449,7 +435,7 @@ fn content_that_cannot_be_read_stays_held_over_restarts() {
     server.kill();
     server.start_again();
     assert_eq!(state_of(&server, &id), "held");
-    send(&mut greeted(&server), "two@b.test", "");
+    send(&mut server.greeted(), "two@b.test", "");
     next_hop.wait_for(71);
     assert_eq!(server.metric("ringpost_queue_held_total"), 0.0, "it is not tried again");
     assert_eq!(steer(&server, &["release", "--id", &id]), (1, 1));
