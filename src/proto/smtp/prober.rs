@@ -275,8 +275,8 @@ const NO_SMTPUTF8: Reply =
 mod tests {
     use super::*;
 
-    /// Everything that is said and happens, with `input` cut at `cut`; TLS begins at a `~`, if it is
-    /// offered. Asks for two mailboxes.
+    /// Everything that is said and happens, with `input` cut at `cut`; TLS begins at a `~`, if it
+    /// is offered. Asks for two mailboxes.
     fn run(input: &[u8], cut: usize, utf8: bool) -> (String, Vec<String>) {
         let mut prober = Prober::new(Dialect::Smtp, "us.test", "p@us.test", utf8);
         let (mut said, mut events, mut kept) = (Vec::new(), Vec::new(), Vec::new());
