@@ -38,6 +38,9 @@ pub const REPLY_PATTERN_BYTES_MAX: usize = 512;
 /// Folded octets of a reply's text that are looked at.
 pub const REPLY_TEXT_JUDGED_BYTES_MAX: usize = 1024;
 
+/// Times that a server may have a password hashed.
+pub const SCRAM_ITERATIONS_MAX: u32 = 1_000_000;
+
 /// Parts inside one another, the outermost counted, that are told apart in a message.
 pub const MIME_DEPTH_MAX: usize = 64;
 /// Parts of one message that are told apart.
@@ -130,6 +133,8 @@ pub const TLS_DOMAINS_COUNTED_MAX: usize = 16;
 pub const HOST_FAILURES_MAX: usize = 10_000;
 /// Next hops that are remembered for broken TLS; more replace the one that ends first.
 pub const TLS_BROKEN_HOSTS_MAX: usize = 4096;
+/// Salted passwords for next hops that a shard remembers; more are all forgotten.
+pub const SALTED_PASSWORDS_MAX: usize = 64;
 /// Records of long windows that wait to be written; more are handed in again later.
 pub const LEASE_RECORDS_WAITING_MAX: usize = 1024;
 /// Suspensions and slowdowns by rules that a shard remembers; more replace the one that ends first.

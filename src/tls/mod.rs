@@ -8,6 +8,7 @@
 //! **Start reading** at `server::Context`, then `client::Demand`.
 
 pub mod client;
+pub mod digest;
 pub mod identity;
 pub mod server;
 

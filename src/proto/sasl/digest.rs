@@ -19,7 +19,7 @@ pub(super) fn is_equal(left: &Digest, right: &Digest) -> bool {
 
 /// By the letter of the standards, for tests only.
 #[cfg(test)]
-pub(super) mod reference {
+pub(in crate::proto) mod reference {
     use std::sync::LazyLock;
 
     use super::{Digest, Hashes};

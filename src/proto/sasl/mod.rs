@@ -1,15 +1,17 @@
-//! SASL (RFC 4422) on the server's side: mechanisms as machines that see the decoded messages of a
-//! client and return what to send. Who is who is decided by the caller.
+//! SASL (RFC 4422): mechanisms as machines that see the decoded messages of the peer and return
+//! what to send. `client` is the client's half, all else the server's. Who is who is decided by
+//! the caller.
 //!
 //! Start reading at `Mechanism`.
 
 pub mod base64;
+pub mod client;
 pub mod digest;
 pub mod login;
 pub mod plain;
 pub mod scram;
 
-/// The mechanisms of this server.
+/// The mechanisms that are known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     /// `plain`: name and password in one message.

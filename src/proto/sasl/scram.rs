@@ -1,7 +1,10 @@
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677), without channel binding.
 //!
-//! The client's first message names somebody; the caller finds the verifier of that name, or makes
-//! one up, so that names cannot be probed; the client's second message is a proof.
+//! The server's half; `client` is the other one. The client's first message names somebody; the
+//! caller finds the verifier of that name, or makes one up, so that names cannot be probed; the
+//! client's second message is a proof.
+
+pub mod client;
 
 use std::num::NonZeroU32;
 
@@ -65,6 +68,8 @@ pub enum Fault {
     Mismatch,
     /// The proof is wrong.
     Proof,
+    /// The password would be hashed too few times, or more often than anybody should be made to.
+    Iterations,
 }
 
 impl ClientFirst {
