@@ -1,13 +1,23 @@
 //! A server's octets to the SMTP client: cut anywhere, they mean the same.
 #![no_main]
 
+use std::sync::Arc;
+
 use libfuzzer_sys::fuzz_target;
 use ringpost::mail::{EnvelopeFlags, Recipient};
+use ringpost::proto::sasl::client::Offer;
+use ringpost::proto::sasl::digest::Hashes;
+use ringpost::proto::sasl::Credentials;
 use ringpost::proto::smtp::client::{Begin, Client, Event, Transaction};
 use ringpost::proto::smtp::server::Dialect;
 
 fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
     let mut client = Client::new(dialect, "client.test");
+    let (name, password) = ("user".to_owned(), "secret".to_owned());
+    let credentials = Credentials { authorization_id: String::new(), name, password };
+    let mut credentials = Some(Arc::new(credentials));
+    // Hashes that are no hashes: what a server has to prove is known.
+    let hashes = Hashes { sha256: |_| [0; 32], hmac_sha256: |_, _| [0; 32] };
     let (mut seen, mut kept) = (Vec::new(), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
@@ -28,8 +38,25 @@ fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
                     seen.retain(|it| !it.is_empty());
                     return seen;
                 }
-                Event::TlsRefused(reply) => seen.push(format!("{reply}")),
-                Event::Ready => {
+                Event::TlsRefused(reply) | Event::NotAuthenticated(reply) => {
+                    seen.push(format!("{reply}"));
+                }
+                Event::SaltPassword(recipe) => {
+                    seen.push(format!("{recipe:?}"));
+                    client.on_salted(&[1; 32], &mut out);
+                    seen.push(String::from_utf8_lossy(&out).into_owned());
+                }
+                Event::Ready
+                    if client.capabilities().mechanisms != Offer::default()
+                        && credentials.is_some() =>
+                {
+                    let credentials = credentials.take().expect("looked at above");
+                    let nonce = "0123456789abcdefghijklmn";
+                    let said = client.authenticate(&credentials, nonce, hashes, &mut out);
+                    said.expect("a mechanism is offered");
+                    seen.push(String::from_utf8_lossy(&out).into_owned());
+                }
+                Event::Ready | Event::Authenticated => {
                     let recipients = ["c@d.test", "e@d.test"].map(Recipient::new);
                     let transaction = Transaction {
                         reverse_path: "a@b.test",

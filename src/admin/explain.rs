@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::orders::{in_words, rule_in_words};
 use super::queue::show_page;
 use crate::config::write_duration;
-use crate::control::explain::{OnShard, SiteWay, Subject, TlsWay, Way, way};
+use crate::control::explain::{LoginWay, OnShard, SiteWay, Subject, TlsWay, Way, way};
 use crate::control::wire::{Line, Request};
 use crate::delivery::view::{AddressView, DnsView, HostView, SiteState};
 use crate::mail::{QueueId, Stream};
@@ -106,6 +106,10 @@ fn way_page(way: &Way, now_ms: u64) -> String {
     };
     let said_by = printable(said_by);
     let _ = writeln!(text, "tls           {level}, {version_min} or later{names}, by {said_by}");
+    if let Some(LoginWay { username, said_by }) = &way.login {
+        let (username, said_by) = (printable(username), printable(said_by));
+        let _ = writeln!(text, "login         {username}, by {said_by}");
+    }
     match &way.dns {
         Some(dns) => text.push_str(&dns_part(dns)),
         None if way.next_hop.is_some() && way.sites.is_empty() => {

@@ -84,6 +84,7 @@ impl Default for Config {
             dns: super::Dns::default(),
             verify: super::Verify::default(),
             routes: Vec::new(),
+            credentials: Vec::new(),
             smarthost: None,
             sources: Vec::new(),
             pools: Vec::new(),

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LISTENER_TLS, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, egress, retry, tls};
+use super::{Config, credentials, egress, retry, tls};
 
 impl Config {
-    /// Every key with its value, in the form that `Config::parse` reads.
+    /// Every key with its value, in the form that `Config::parse` reads; passwords are left out.
     pub fn explain(&self) -> String {
         let mut out = Out(String::new());
         out.text("hostname", Some(&self.hostname));
@@ -111,6 +111,7 @@ impl Config {
             out.text("domain", Some(&route.domain));
             out.text("next_hop", Some(&route.next_hop.to_string()));
         }
+        credentials::explain(self, &mut out);
         egress::explain(self, &mut out);
         out.table("[metrics]");
         out.text("listen", self.metrics.listen.map(|address| address.to_string()).as_deref());
@@ -129,6 +130,10 @@ impl Out {
     pub fn table(&mut self, header: &str) {
         // Writing into memory does not fail, here and below.
         let _ = writeln!(self.0, "\n{header}");
+    }
+
+    pub fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
     }
 
     pub fn plain(&mut self, key: &str, value: impl std::fmt::Display) {

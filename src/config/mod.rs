@@ -1,10 +1,11 @@
 //! Configuration: one struct a room, with defaults and units. A value of `Config` is valid.
 //!
 //! **Owns** the file format: names, types, ranges, defaults, and the message of every error.
-//! **Uses** `mail`, `proto::classify` (the rules for replies), `tls` (contexts), `limits`.
+//! **Uses** `mail`, `proto` (rules for replies, credentials), `tls` (contexts), `limits`.
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
+mod credentials;
 mod defaults;
 mod dns;
 mod egress;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
+pub use credentials::Credentials;
 pub use dns::Dns;
 pub use egress::{Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, SaidLimit, SiteLimits, Source};
 pub use parse::ConfigError;
@@ -67,6 +69,8 @@ pub struct Config {
     /// Where mail goes for which no route matches; without one it is refused at RCPT. `mx` makes
     /// this server find its own way.
     pub smarthost: Option<NextHop>,
+    /// Who we are to next hops that want to know.
+    pub credentials: Vec<Credentials>,
     pub sources: Vec<Source>,
     pub pools: Vec<Pool>,
     /// The first that matches says which pool.

@@ -10,7 +10,7 @@ use super::table::{Checked, Table};
 use super::{
     BareNewline, Config, Durability, Families, Headers, Listener, ListenerTls, LogFormat, Route,
 };
-use super::{egress, retry, rules, tls, values};
+use super::{credentials, egress, retry, rules, tls, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 use crate::mail::class::is_stream_name;
@@ -38,13 +38,14 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads and parses a file, and the files that it names: rules, certificates, keys.
+    /// Reads and parses a file, and the files that it names: rules, certificates, keys, passwords.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let mut config = Config::parse(&read_file(path)?, &path.display().to_string())?;
         if let Some(path) = &config.delivery.rules_path {
             config.delivery.rules = rules::load(path)?;
         }
         config.load_tls()?;
+        config.load_passwords()?;
         Ok(config)
     }
 
@@ -122,6 +123,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("verify", |it| super::verify::read(it, &mut config.verify))?;
     tls::read(&root, &mut config)?;
     config.routes = root.tables("route", read_route)?;
+    credentials::read(&root, &mut config)?;
     egress::read(&root, &mut config)?;
     root.table("metrics", |it| it.address("listen", &mut config.metrics.listen))?;
     root.table("log", |it| {

@@ -83,6 +83,13 @@ impl Config {
             "neither smarthost nor [[route]]: every recipient will be refused",
         );
         warn(self.group.is_some() && self.user.is_none(), "group without user has no effect");
+        for credentials in &self.credentials {
+            let hop = &credentials.next_hop;
+            if self.routes.iter().map(|it| &it.next_hop).chain(&self.smarthost).all(|it| it != hop)
+            {
+                warnings.push(format!("[[credentials]] for {hop}: nothing is routed there"));
+            }
+        }
         for hop in self.routes.iter().map(|route| &route.next_hop).chain(&self.smarthost) {
             let NextHop::Address { address, .. } = hop else { continue };
             if self.listeners.iter().any(|listener| listener.address == *address) {
@@ -96,6 +103,9 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Credentials;
+    use crate::proto::sasl;
+    use crate::tls::client::Level;
 
     #[test]
     fn what_was_bound_and_pinned_waits_for_the_next_start() {
@@ -134,5 +144,13 @@ mod tests {
         check(|it| it.smarthost = None, "every recipient");
         check(|it| it.smarthost = NextHop::parse("smtp://127.0.0.1:2525"), "a loop");
         check(|it| it.group = Some("mail".into()), "without user");
+        let credentials = |it: &mut Config| {
+            let next_hop = NextHop::parse("smtp://mail.test:587").expect("a next hop");
+            let (name, password) = ("a".to_owned(), "b".to_owned());
+            let login = sasl::Credentials { authorization_id: String::new(), name, password };
+            let (login, password_file, level) = (login.into(), None, Level::Verify);
+            it.credentials.push(Credentials { next_hop, login, password_file, level });
+        };
+        check(credentials, "nothing is routed there");
     }
 }

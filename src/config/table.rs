@@ -191,6 +191,17 @@ impl<'t, 'i> Table<'t, 'i> {
         })
     }
 
+    /// A text that no message shows.
+    pub fn secret(&self, key: &str, field: &mut Option<String>) -> Checked<()> {
+        let Some(entry) = self.entry(key) else { return Ok(()) };
+        let DeValue::String(text) = entry.value else {
+            let message = format!("{}{key}: no text; expected one in quotes", self.prefix);
+            return Err(Wrong { offset: entry.value_offset, message });
+        };
+        *field = Some(text.clone().into_owned());
+        Ok(())
+    }
+
     pub fn path(&self, key: &str, field: &mut PathBuf) -> Checked<()> {
         self.parsed(key, "a path", |text| (!text.is_empty()).then(|| *field = text.into()))
     }

@@ -88,11 +88,18 @@ impl Config {
             self.tls.context = Some(context);
         }
         let tls = &mut self.delivery.tls;
-        if *tls == DeliveryTls::default() && self.tls_policies.is_empty() {
+        let has_defaults = *tls == DeliveryTls::default();
+        if has_defaults && self.tls_policies.is_empty() && self.credentials.is_empty() {
             return Ok(());
         }
         let policies = self.tls_policies.iter().map(|policy| &policy.demand);
-        let demands: Vec<&Demand> = policies.chain([&tls.demand]).map(|it| &**it).collect();
+        let of_domains: Vec<&Arc<Demand>> = policies.chain([&tls.demand]).collect();
+        let of_passwords = self.credentials.iter().flat_map(|credentials| {
+            of_domains.iter().map(|demand| credentials.raise(demand)).collect::<Vec<_>>()
+        });
+        let of_passwords: Vec<Arc<Demand>> = of_passwords.collect();
+        let demands = of_domains.into_iter().chain(&of_passwords);
+        let demands: Vec<&Demand> = demands.map(|it| &**it).collect();
         let roots = match &tls.ca {
             Some(path) => load_roots(path, "delivery.tls.ca")?,
             None if demands.iter().any(|it| it.level == Level::Verify) => roots_of_machine()?,
@@ -251,7 +258,7 @@ fn explain_certificate(certificate: &Certificate, out: &mut Out) {
 }
 
 const VERSIONS: &[(&str, Version)] = &[by_version(Version::Tls12), by_version(Version::Tls13)];
-const LEVELS: &[(&str, Level)] = &[
+pub(super) const LEVELS: &[(&str, Level)] = &[
     by_level(Level::None),
     by_level(Level::Opportunistic),
     by_level(Level::Required),

@@ -33,6 +33,9 @@ pub struct Way {
     /// The `[[pool]]` it leaves from; without one the kernel chooses the address.
     pub pool: Option<String>,
     pub tls: TlsWay,
+    /// Who we say we are there, where the next hop wants to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginWay>,
     pub sites: Vec<SiteWay>,
     /// Where the DNS says where it goes, what a running server knows of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +60,14 @@ pub struct TlsWay {
     /// Names of which the certificate has to be for one; that of the host where empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
+}
+
+/// Who we say we are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginWay {
+    pub username: String,
+    /// The table that says it.
+    pub said_by: String,
 }
 
 /// A next hop as it is seen from one source.
@@ -151,6 +162,8 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
         // The DNS is asked by who has mail.
         Some(_) | None => Vec::new(),
     };
+    let tls = tls_way(subject.domain, next_hop.as_ref(), config);
+    let login = next_hop.as_ref().and_then(|next_hop| login_way(next_hop, config));
     let next_hop = next_hop.map(|it| it.to_string());
     let standing = orders.all(domain, stream, next_hop.as_deref(), now_ms);
     Way {
@@ -158,7 +171,8 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
         route,
         pool: pool.map(|pool| pool.name.clone()),
         sites: sites.iter().map(|(key, weight)| site_way(key, *weight, config)).collect(),
-        tls: tls_way(subject.domain, config),
+        tls,
+        login,
         dns: None,
         retry: retry_way(subject.domain, stream, config),
         rules: rules_file(config),
@@ -221,18 +235,31 @@ fn site_way(key: &SiteKey, weight: u32, config: &Config) -> SiteWay {
     }
 }
 
-fn tls_way(domain: &str, config: &Config) -> TlsWay {
+fn tls_way(domain: &str, next_hop: Option<&NextHop>, config: &Config) -> TlsWay {
     let said_by = match config.tls_policy_of(domain) {
         Some((index, policy)) => format!("[[tls_policy]] {}: {}", index + 1, policy.domain),
         None => "[delivery.tls]".to_owned(),
     };
-    let demand = config.demand_of(domain);
+    let demand = config.demand_to(next_hop, domain);
+    let credentials = next_hop.and_then(|next_hop| config.credentials_of(next_hop));
+    let said_by = match credentials {
+        Some((index, it)) if demand.level > config.demand_of(domain).level => {
+            format!("[[credentials]] {}: {}", index + 1, it.next_hop)
+        }
+        _ => said_by,
+    };
     TlsWay {
         said_by,
         level: demand.level.as_str().to_owned(),
         version_min: demand.version_min.as_str().to_owned(),
         names: demand.names.iter().map(|name| name.to_str().into_owned()).collect(),
     }
+}
+
+fn login_way(next_hop: &NextHop, config: &Config) -> Option<LoginWay> {
+    let (index, credentials) = config.credentials_of(next_hop)?;
+    let username = credentials.login.name.clone();
+    Some(LoginWay { username, said_by: format!("[[credentials]] {}: {next_hop}", index + 1) })
 }
 
 fn retry_way(domain: &str, stream: &Stream, config: &Config) -> RetryWay {
@@ -413,6 +440,30 @@ mod tests {
         assert_eq!(of("b.test", None, 50), told("smarthost", "smtp://127.0.0.1:26", 0));
         let by_order = told("order of an operator", "lmtp://[::1]:24", 1);
         assert_eq!(of("b.test", Some("lmtp://[::1]:24"), 50), by_order);
+    }
+
+    #[test]
+    fn credentials_say_who_we_are_and_what_a_server_must_show() {
+        let text = "smarthost = \"smtp://mail.test:587\"\n[[listener]]\naddress = \"[::1]:25\"\n\
+                    [[credentials]]\nnext_hop = \"smtp://mail.test:587\"\nusername = \"u\"\n\
+                    password = \"secret\"\n\
+                    [[tls_policy]]\ndomain = \"strict.test\"\nlevel = \"verify\"\n";
+        let config = Config::parse(text, "f").expect("valid");
+        let of = |domain: &str, next_hop: Option<&str>| {
+            let (stream, next_hop) = (Stream::default(), next_hop.and_then(parse_next_hop));
+            let subject = Subject { domain, stream: &stream, next_hop };
+            let way = way(&subject, &config, &StandingOrders::default(), 0);
+            assert!(!serde_json::to_string(&way).expect("JSON").contains("secret"));
+            (way.tls.level, way.tls.said_by, way.login.map(|it| (it.username, it.said_by)))
+        };
+        let said_by = "[[credentials]] 1: smtp://mail.test:587".to_owned();
+        let login = Some(("u".to_owned(), said_by.clone()));
+        assert_eq!(of("a.test", None), ("verify".to_owned(), said_by, login.clone()));
+        let (level, of_domain, of_user) = of("strict.test", None);
+        assert_eq!((level.as_str(), of_user), ("verify", login));
+        assert_eq!(of_domain, "[[tls_policy]] 1: strict.test");
+        let elsewhere = of("a.test", Some("smtp://other.test:587"));
+        assert_eq!(elsewhere, ("opportunistic".to_owned(), "[delivery.tls]".to_owned(), None));
     }
 
     fn example() -> Config {

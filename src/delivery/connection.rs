@@ -8,7 +8,7 @@ use super::lease::cell::Kind;
 use super::link::{After, Link, NotOpened};
 use super::site::{Place, Site};
 use super::{Delivery, Inner};
-use crate::mail::{Reply, WaitCause};
+use crate::mail::{Outcome, Reply, ReplyClass, WaitCause};
 use crate::queue::{Attempt, Task};
 use crate::runtime::clock;
 use crate::runtime::timer::{self, Deadline};
@@ -73,21 +73,41 @@ pub(super) async fn run(
             inner.metrics.delivery.connect_failures.add(1);
             on_not_opened(&inner, &site, &reply).await;
         }
+        Err(NotOpened::Login(reply)) => {
+            drop(permits);
+            drop(place);
+            inner.metrics.delivery.connect_failures.add(1);
+            inner.metrics.delivery.logins_refused.add(1);
+            on_login_refused(&inner, &site, &reply).await;
+        }
     }
     // What became ready while the last task ended has nobody to take it.
     delivery.attend_lines(&site);
 }
 
 async fn on_not_opened(inner: &Rc<Inner>, site: &Rc<Site>, reply: &Reply) {
-    let config = inner.config.borrow().clone();
-    if site.has_enough(&config.delivery) {
-        return;
-    }
-    site.on_unreachable(&config);
-    // One task tells the log and the operator why; the others wait without an attempt.
-    if let Some(task) = site.take(&inner.queue) {
+    if let Some(task) = leave_alone(inner, site) {
         fail_attempt(inner, site, task, reply).await;
     }
+}
+
+/// No rule for replies has a say here: whatever the wording, it is not the fault of a message.
+async fn on_login_refused(inner: &Rc<Inner>, site: &Rc<Site>, reply: &Reply) {
+    if let Some(task) = leave_alone(inner, site) {
+        let class = Some(ReplyClass::Credentials);
+        inner.end(task, reply, Outcome::Delayed, class, site.name.clone()).await;
+    }
+}
+
+/// A connection could not be opened. Returns the task that tells the log and the operator why, if
+/// one is to; the others wait without an attempt.
+fn leave_alone(inner: &Inner, site: &Site) -> Option<Task> {
+    let config = inner.config.borrow().clone();
+    if site.has_enough(&config.delivery) {
+        return None;
+    }
+    site.on_unreachable(&config);
+    site.take(&inner.queue)
 }
 
 async fn fail_attempt(inner: &Rc<Inner>, site: &Site, task: Task, reply: &Reply) {

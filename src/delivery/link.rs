@@ -12,6 +12,7 @@ use super::connection::{END_WAIT_MAX, Last, Work};
 use super::content::{Form, Stuffing};
 use super::finding::Target;
 use super::lease::Token;
+use super::login;
 use super::site::Site;
 use super::tls::{self, NoTls, Peer};
 use crate::config::{self, NextHopProtocol};
@@ -92,6 +93,8 @@ pub(super) enum NotOpened {
     Host,
     /// TLS does not work with this host, and mail may go without it.
     Tls,
+    /// The site does not take us for who we say.
+    Login(Reply),
     /// The site cannot be used now.
     Site(Reply),
 }
@@ -156,7 +159,8 @@ impl Link {
             };
             let (address, host) = (target.address, target.host.as_deref());
             let peer = Peer { demand: &site.demand, address, host };
-            return match Link::greet(inner, stream, site, &peer, timeouts, &ehlo_name).await {
+            let opened = Link::establish(inner, stream, site, &peer, timeouts, &ehlo_name).await;
+            return match opened {
                 Ok(link) => {
                     inner.hosts.borrow_mut().on_used(target.address, source);
                     Ok(link)
@@ -172,6 +176,22 @@ impl Link {
             };
         }
         Err(NotOpened::Site(refusal.expect("a site has a target")))
+    }
+
+    /// Greets, and says who we are where the site wants to know.
+    async fn establish(
+        inner: &Inner,
+        stream: TcpStream,
+        site: &Site,
+        peer: &Peer<'_>,
+        timeouts: config::Delivery,
+        ehlo_name: &str,
+    ) -> Result<Link, NotOpened> {
+        let mut link = Link::greet(inner, stream, site, peer, timeouts, ehlo_name).await?;
+        if let Some(credentials) = inner.credentials_for(&site.key.hop.place) {
+            link.log_in(inner, &credentials).await?;
+        }
+        Ok(link)
     }
 
     async fn greet(
@@ -233,8 +253,13 @@ impl Link {
                     link.flush().await?;
                 }
                 Event::Closed(reply) => return Err(NotOpened::Site(as_transient(reply))),
-                Event::NeedInput | Event::SendContent | Event::Done(_) => {
-                    unreachable!("no transaction is open")
+                Event::NeedInput
+                | Event::SaltPassword(_)
+                | Event::Authenticated
+                | Event::NotAuthenticated(_)
+                | Event::SendContent
+                | Event::Done(_) => {
+                    unreachable!("nothing but a greeting was said")
                 }
             }
         }
@@ -287,6 +312,46 @@ impl Link {
                 let peer = Peer { demand: &site.demand, address, host };
                 inner.on_tls_success(site, &peer, domain);
                 self.counted_for.push(domain.into());
+            }
+        }
+    }
+
+    async fn log_in(
+        &mut self,
+        inner: &Inner,
+        credentials: &config::Credentials,
+    ) -> Result<(), NotOpened> {
+        // A reload may have made it stricter since the site was made.
+        if !login::may_be_told(credentials.level, self.protection.as_ref()) {
+            return Err(NotOpened::Login(login::NOT_PROTECTED));
+        }
+        let (login, nonce) = (&credentials.login, login::nonce());
+        let said = self.client.authenticate(login, &nonce, login::HASHES, &mut self.out);
+        said.map_err(|reply| NotOpened::Login(login::refusal(&reply)))?;
+        self.flush().await?;
+        loop {
+            match self.event(self.timeouts.command_timeout).await? {
+                Event::Write => self.flush().await?,
+                Event::SaltPassword(recipe) => {
+                    let salted = inner.salted(&login.password, &recipe).await;
+                    self.client.on_salted(&salted, &mut self.out);
+                    self.flush().await?;
+                }
+                Event::Authenticated => return Ok(()),
+                // Another host may be better off (RFC 4954 §4, 454 4.7.0).
+                Event::NotAuthenticated(reply) if reply.is_transient() => {
+                    return Err(NotOpened::Site(login::refusal(&reply)));
+                }
+                Event::NotAuthenticated(reply) => {
+                    return Err(NotOpened::Login(login::refusal(&reply)));
+                }
+                Event::Closed(reply) => return Err(NotOpened::Site(as_transient(reply))),
+                Event::NeedInput
+                | Event::Ready
+                | Event::StartTls
+                | Event::TlsRefused(_)
+                | Event::SendContent
+                | Event::Done(_) => unreachable!("nothing but AUTH was said"),
             }
         }
     }
@@ -486,7 +551,13 @@ impl Link {
                     self.send_content(inner, &message, form).await?;
                 }
                 Event::Closed(reply) => return Err(Broken::Connection(as_transient(reply))),
-                Event::NeedInput | Event::Ready | Event::StartTls | Event::TlsRefused(_) => {
+                Event::NeedInput
+                | Event::Ready
+                | Event::StartTls
+                | Event::TlsRefused(_)
+                | Event::SaltPassword(_)
+                | Event::Authenticated
+                | Event::NotAuthenticated(_) => {
                     unreachable!("a transaction is open")
                 }
             }
@@ -574,6 +645,9 @@ impl Link {
                         | Event::SendContent
                         | Event::StartTls
                         | Event::TlsRefused(_)
+                        | Event::SaltPassword(_)
+                        | Event::Authenticated
+                        | Event::NotAuthenticated(_)
                 );
                 if has_the_turn && !self.input.is_empty() {
                     return Ok(self.client.talked_early(&self.input));

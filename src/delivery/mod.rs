@@ -27,6 +27,7 @@ pub mod known;
 pub mod lease;
 mod line;
 mod link;
+mod login;
 mod parking;
 mod siblings;
 mod site;
@@ -62,6 +63,7 @@ use known::{Known, KnownMailboxes};
 use lease::store::RecordStore;
 use lease::{LeaseMemo, Leases, SiteKey};
 use line::{Line, LineKey, Member};
+use login::SaltedPasswords;
 use parking::Parking;
 use site::Site;
 use sources::Sources;
@@ -120,6 +122,7 @@ struct Inner {
     histories: RefCell<HashMap<LineKey, Rc<RefCell<History>>>>,
     sources: RefCell<Sources>,
     broken_tls: RefCell<BrokenTls>,
+    salted_passwords: RefCell<SaltedPasswords>,
     suspensions: RefCell<Suspensions>,
     /// What a full inbox refused of suspensions: about as much as stands in the table, for each
     /// shard.
@@ -165,6 +168,7 @@ impl Delivery {
                 histories: RefCell::default(),
                 sources: RefCell::default(),
                 broken_tls: RefCell::default(),
+                salted_passwords: RefCell::default(),
                 suspensions: RefCell::default(),
                 outbox: RefCell::default(),
                 draining: Cell::new(false),
@@ -377,7 +381,7 @@ impl Inner {
         let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
         let suspensions = self.suspensions.borrow();
         let is_apart = !suspensions.is_empty() && suspensions.is_by_tenant(&hop, &stream.tenant);
-        let demand = config.demand_of(domain).clone();
+        let demand = config.demand_to(hop.place.next_hop().as_ref(), domain);
         LineKey { hop, demand, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
     }
 

@@ -155,6 +155,9 @@ impl Asking {
         if site.is_blocked(clock::coarse_ms()) {
             return Err(Judged::new(Verdict::Unknown, 0, "suspended-here"));
         }
+        if self.inner.credentials_for(&site.key.hop.place).is_some() {
+            return Err(Judged::new(Verdict::Unknown, 0, "login-demanded"));
+        }
         for _ in 0..SESSIONS_MAX {
             // In use for a second after the connection: the peer may see its end that late.
             let (permits, message) = self.permits(&site).await?;
@@ -213,7 +216,8 @@ impl Asking {
         let hop = Hop::new(place, config.is_apart(domain).then_some(domain));
         let pool = config.pool_of(domain, &Stream::default());
         let (key, _) = view::sites_of(&config, &hop, pool).swap_remove(0);
-        self.inner.site(key, config.demand_of(domain))
+        let demand = config.demand_to(key.hop.place.next_hop().as_ref(), domain);
+        self.inner.site(key, &demand)
     }
 
     /// The leases of one connection with one mail transaction, which are waited for.

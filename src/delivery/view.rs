@@ -263,8 +263,9 @@ impl Inner {
             verdict: SiteVerdict::Working,
             asked_in_ms: 0,
         };
-        let demand = config.demand_of(&flow.domain);
-        let site = self.sites_of(&key).into_iter().find(|site| site.demand == *demand);
+        let next_hop = key.hop.place.next_hop();
+        let demand = config.demand_to(next_hop.as_ref(), &flow.domain);
+        let site = self.sites_of(&key).into_iter().find(|site| site.demand == demand);
         SiteView {
             weight,
             source_until_ms: until_ms.map(unix_ms_of),

@@ -122,6 +122,8 @@ codes! {
     TLS_REQUIRED = 4 . 7 . 4;
     /// The TLS handshake failed, or the certificate does not stand up.
     TLS_FAILED = 4 . 7 . 5;
+    /// The next hop does not take us for who we say (RFC 4954 §6), for now.
+    CREDENTIALS_REFUSED = 4 . 7 . 8;
     /// The domain of the reverse-path says that it takes no mail (RFC 7505 §4.2).
     NULL_MX_REVERSE_PATH = 5 . 7 . 27;
 }

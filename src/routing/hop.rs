@@ -30,6 +30,17 @@ pub enum Place {
     Exchanges(Arc<str>),
 }
 
+impl Place {
+    /// What leads here by one name; `None` for MX hosts, to which many domains lead.
+    pub fn next_hop(&self) -> Option<NextHop> {
+        Some(match self.clone() {
+            Place::Address { protocol, address } => NextHop::Address { protocol, address },
+            Place::Host { protocol, host, port } => NextHop::Host { protocol, host, port },
+            Place::Exchanges(_) => return None,
+        })
+    }
+}
+
 impl Hop {
     pub fn new(place: Place, domain: Option<&str>) -> Self {
         Self { place, domain: domain.map(Arc::from) }

@@ -14,6 +14,7 @@ mod harness;
 mod hostile;
 mod interop;
 mod limits;
+mod login;
 mod memory;
 mod mx;
 mod next_hops;

@@ -7,11 +7,16 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::reply_reader::{ReplyReader, Taken};
 use super::server::Dialect;
 use crate::mail::envelope::Notify;
 use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
+use crate::proto::sasl::client::{Beginning, Exchange, Offer, Step as Said};
+use crate::proto::sasl::digest::{Digest, Hashes};
+use crate::proto::sasl::scram::client::Recipe;
+use crate::proto::sasl::{Credentials, base64};
 
 /// What the server said it can do (RFC 5321 §4.1.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -26,6 +31,8 @@ pub struct Capabilities {
     pub start_tls: bool,
     /// SIZE was offered; 0 for no fixed limit.
     pub size: Option<u64>,
+    /// AUTH (RFC 4954).
+    pub mechanisms: Offer,
 }
 
 /// A message to send.
@@ -62,6 +69,12 @@ pub enum Event {
     StartTls,
     /// The server will not begin TLS now; the session goes on as it was.
     TlsRefused(Reply),
+    /// Salt the password; then `on_salted`.
+    SaltPassword(Recipe),
+    /// The server knows who we are.
+    Authenticated,
+    /// The server does not take us for who we say, or does not prove that it knows us.
+    NotAuthenticated(Reply),
     /// Write what is in `out`.
     Write,
     /// The server waits for content: dot-stuffed, ended by CRLF.CRLF; then `content_sent`.
@@ -92,6 +105,8 @@ enum Phase {
     StartTls,
     /// The server waits for the first octets of TLS.
     Handshake,
+    /// AUTH was said.
+    Auth,
     Idle,
     Transaction,
     Quit,
@@ -116,6 +131,8 @@ pub struct Client {
     phase: Phase,
     capabilities: Capabilities,
     reader: ReplyReader,
+    /// While we say who we are.
+    exchange: Option<Box<Exchange>>,
     /// Replies that are to come, in order.
     awaited: VecDeque<Step>,
     /// Commands that a server without PIPELINING gets one by one.
@@ -161,6 +178,7 @@ impl Client {
             phase: Phase::Greeting,
             capabilities: Capabilities::default(),
             reader: ReplyReader::default(),
+            exchange: None,
             awaited: VecDeque::new(),
             unsent: VecDeque::new(),
             commands: Vec::new(),
@@ -241,6 +259,39 @@ impl Client {
         self.greet(out);
     }
 
+    /// Writes AUTH with the mechanism that tells the server the least (RFC 4954). Only right after
+    /// `Ready`. `nonce`: at least 18 random octets in base64 or the like, without commas. On `Err`
+    /// there is no mechanism in common, and nothing is to be sent.
+    pub fn authenticate(
+        &mut self,
+        credentials: &Arc<Credentials>,
+        nonce: &str,
+        hashes: Hashes,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Reply> {
+        assert_eq!(self.phase, Phase::Idle);
+        let begun = Exchange::begin(self.capabilities.mechanisms, credentials, nonce, hashes);
+        let Beginning { mechanism, first, exchange } = begun.ok_or(NO_MECHANISM)?;
+        // Writing into memory does not fail.
+        let _ = write!(out, "AUTH {}", mechanism.as_str());
+        if let Some(first) = first {
+            out.push(b' ');
+            write_base64(&first, out);
+        }
+        out.extend_from_slice(b"\r\n");
+        self.exchange = Some(Box::new(exchange));
+        self.phase = Phase::Auth;
+        Ok(())
+    }
+
+    /// The password is salted. Writes what follows. Only after `SaltPassword`.
+    pub fn on_salted(&mut self, salted: &Digest, out: &mut Vec<u8>) {
+        assert_eq!(self.phase, Phase::Auth);
+        let exchange = self.exchange.as_mut().expect("AUTH was said");
+        write_base64(&exchange.on_salted(salted), out);
+        out.extend_from_slice(b"\r\n");
+    }
+
     /// Writes QUIT. Only between transactions.
     pub fn quit(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"QUIT\r\n");
@@ -269,8 +320,8 @@ impl Client {
         }
     }
 
-    /// What it means that the server went on talking after `Ready`, `StartTls`, `Write` or
-    /// `SendContent`, when it is our turn: the session is over.
+    /// What it means that the server went on talking after an event that makes it our turn, such as
+    /// `Ready`, `StartTls`, `Authenticated`, `Write` or `SendContent`: the session is over.
     pub fn talked_early(&mut self, input: &[u8]) -> Event {
         if let Taken::Reply(_, reply) = self.reader.next(input)
             && reply.code == 421
@@ -393,6 +444,7 @@ impl Client {
                 self.phase = Phase::Idle;
                 Some(Event::TlsRefused(reply))
             }
+            Phase::Auth => Some(self.on_auth_reply(reply, out)),
             Phase::Ehlo if reply.is_positive() => {
                 self.capabilities = read_capabilities(&reply.text);
                 self.phase = Phase::Idle;
@@ -425,6 +477,34 @@ impl Client {
         // Writing into memory does not fail.
         let _ = write!(out, "{verb} {}\r\n", self.ehlo_name);
         self.phase = Phase::Ehlo;
+    }
+
+    fn on_auth_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Event {
+        let exchange = self.exchange.as_mut().expect("AUTH was said");
+        if (300..400).contains(&reply.code) {
+            let challenge = base64::decode(reply.text.as_bytes());
+            match challenge.map_or(Said::Broken, |challenge| exchange.on_challenge(&challenge)) {
+                Said::Send(message) => {
+                    write_base64(&message, out);
+                    out.extend_from_slice(b"\r\n");
+                    return Event::Write;
+                }
+                Said::Salt(recipe) => return Event::SaltPassword(recipe),
+                // Nothing more is said to such a server: it may not be the one it should be.
+                Said::Broken => {
+                    self.phase = Phase::Closed;
+                    return Event::NotAuthenticated(UNPROVEN);
+                }
+            }
+        }
+        let may_succeed = exchange.may_succeed();
+        self.exchange = None;
+        if reply.is_positive() && !may_succeed {
+            self.phase = Phase::Closed;
+            return Event::NotAuthenticated(UNPROVEN);
+        }
+        self.phase = Phase::Idle;
+        if reply.is_positive() { Event::Authenticated } else { Event::NotAuthenticated(reply) }
     }
 
     fn on_transaction_reply(&mut self, reply: Reply, out: &mut Vec<u8>) -> Option<Event> {
@@ -549,6 +629,12 @@ fn reports(recipient: &Recipient) -> String {
     parameters
 }
 
+fn write_base64(octets: &[u8], out: &mut Vec<u8>) {
+    let mut text = String::new();
+    base64::encode(octets, &mut text);
+    out.extend_from_slice(text.as_bytes());
+}
+
 fn read_capabilities(text: &str) -> Capabilities {
     let mut capabilities = Capabilities::default();
     // The first line is the server's name.
@@ -568,6 +654,12 @@ fn read_capabilities(text: &str) -> Capabilities {
             capabilities.dsn = true;
         } else if is("STARTTLS") {
             capabilities.start_tls = true;
+        } else if is("AUTH") {
+            words.by_ref().for_each(|name| capabilities.mechanisms.add(name));
+        } else if let Some(name) = keyword.get(..5).filter(|it| it.eq_ignore_ascii_case("AUTH=")) {
+            // As servers said it before there was a standard.
+            capabilities.mechanisms.add(&keyword[name.len()..]);
+            words.by_ref().for_each(|name| capabilities.mechanisms.add(name));
         } else if is("SIZE") {
             capabilities.size = Some(words.next().and_then(|it| it.parse().ok()).unwrap_or(0));
         }
@@ -578,6 +670,16 @@ fn read_capabilities(text: &str) -> Capabilities {
 const CLOSED: Reply = Reply::new(421, status::BAD_CONNECTION, "The session is closed");
 const GARBAGE: Reply =
     Reply::new(451, EnhancedStatusCode::new(4, 5, 0), "The server's reply makes no sense");
+const NO_MECHANISM: Reply = Reply::new(
+    504,
+    EnhancedStatusCode::new(5, 5, 4),
+    "The next hop offers no AUTH, or no mechanism that is known here",
+);
+const UNPROVEN: Reply = Reply::new(
+    535,
+    EnhancedStatusCode::new(5, 7, 8),
+    "The server does not keep to the mechanism, or does not know the password itself",
+);
 const NO_SMTPUTF8: Reply =
     Reply::new(553, status::NON_ASCII_ADDRESS, "The next hop does not offer SMTPUTF8");
 const NO_EIGHT_BIT: Reply = Reply::new(

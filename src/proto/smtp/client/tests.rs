@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mail::Recipient;
+use crate::proto::sasl::digest::reference::HASHES;
 
 /// Plays `server`'s replies to one transaction with `recipients`; returns what was written and
 /// reported, in order.
@@ -15,35 +16,54 @@ fn play(dialect: Dialect, recipients: &[&str], server: &[u8], cut: usize) -> Vec
             let mut out = Vec::new();
             let (taken, event) = client.next(&kept, &mut out);
             kept.drain(..taken);
-            let mut note = |out: &[u8]| {
+            let note = |seen: &mut Vec<String>, out: &[u8]| {
                 for line in String::from_utf8_lossy(out).lines() {
                     seen.push(format!("C: {line}"));
                 }
             };
-            note(&out);
+            note(&mut seen, &out);
             match event {
                 Event::NeedInput => break,
                 Event::Write => assert!(!out.is_empty()),
                 Event::Ready if client.capabilities().start_tls => {
                     out.clear();
                     client.start_tls(&mut out);
-                    note(&out);
+                    note(&mut seen, &out);
                 }
                 Event::StartTls => {
                     client.on_tls(&mut out);
-                    note(&out);
+                    note(&mut seen, &out);
                 }
                 Event::TlsRefused(reply) => {
                     seen.push(format!("refused {reply}"));
                     return seen;
                 }
-                Event::Ready => {
+                Event::SaltPassword(recipe) => {
+                    seen.push(format!("salt {} times", recipe.iterations));
+                    out.clear();
+                    client.on_salted(&[7; 32], &mut out);
+                    note(&mut seen, &out);
+                }
+                Event::NotAuthenticated(reply) => {
+                    seen.push(format!("not authenticated: {reply}"));
+                    return seen;
+                }
+                Event::Ready if client.capabilities().mechanisms != Offer::default() => {
+                    let (name, password) = ("user".to_owned(), "secret".to_owned());
+                    let credentials =
+                        Credentials { authorization_id: String::new(), name, password };
+                    out.clear();
+                    let said = client.authenticate(&credentials.into(), NONCE, HASHES, &mut out);
+                    said.expect("a mechanism is offered");
+                    note(&mut seen, &out);
+                }
+                Event::Ready | Event::Authenticated => {
                     out.clear();
                     let recipients: Vec<Recipient> =
                         recipients.iter().map(|it| Recipient::new(it)).collect();
                     let recipients: Vec<&Recipient> = recipients.iter().collect();
                     let begin = client.begin(&transaction(&recipients), &mut out);
-                    note(&out);
+                    note(&mut seen, &out);
                     if begin == Begin::ContentFollows {
                         seen.push("C: (content)".into());
                         client.content_sent();
@@ -359,4 +379,95 @@ fn a_reply_behind_the_220_to_starttls_is_from_somebody_else() {
     let input = "220 go\r\n250 injected\r\n";
     assert_eq!(next(input, &mut client), (8, Event::StartTls), "the rest is left");
     assert_eq!(client.talked_early(&input.as_bytes()[8..]), Event::Closed(GARBAGE));
+}
+
+const NONCE: &str = "0123456789abcdefghijklmn";
+
+/// What is said and reported from AUTH on, to a server that offers `mechanisms`.
+fn check_auth(mechanisms: &str, server: &str, expected: &[&str]) {
+    let server = format!("220 mx\n250-mx\n250 {mechanisms}\n{server}");
+    let expected = [&["C: EHLO client.test"], expected].concat();
+    check(Dialect::Smtp, &["one@c.test"], &server, &expected);
+}
+
+const MESSAGE: &[&str] = &["C: MAIL FROM:<a@b.test>", "C: RCPT TO:<one@c.test>", "C: DATA"];
+
+#[test]
+fn who_we_are_is_said_before_the_first_message() {
+    let message = "250 ok\n250 ok\n354 go\n250 taken\n";
+    let taken = [MESSAGE, &["C: (content and dot)", "= 250 taken"]].concat();
+    let plain = ["C: AUTH PLAIN AHVzZXIAc2VjcmV0"];
+    let told = [&plain[..], &taken].concat();
+    check_auth("AUTH LOGIN PLAIN", &format!("235 2.7.0 ok\n{message}"), &told);
+    check_auth("AUTH=PLAIN LOGIN", &format!("235 2.7.0 ok\n{message}"), &told);
+    let login = ["C: AUTH LOGIN", "C: dXNlcg==", "C: c2VjcmV0"];
+    let server = format!("334 VXNlcm5hbWU6\n334 UGFzc3dvcmQ6\n235 2.7.0 ok\n{message}");
+    check_auth("AUTH LOGIN XOAUTH2", &server, &[&login[..], &taken].concat());
+}
+
+/// What SCRAM says with our nonce, and the reply that asks for the proof.
+const SCRAM_FIRST: &str = "C: AUTH SCRAM-SHA-256 biwsbj11c2VyLHI9MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1u";
+
+/// The challenge for the first message, what we answer, and what a server that knows the password
+/// says to that, in base64.
+fn scram() -> (String, String, String) {
+    let encode = |text: &str| {
+        let mut encoded = String::new();
+        base64::encode(text.as_bytes(), &mut encoded);
+        encoded
+    };
+    let challenge = format!("r={NONCE}xyz,s=c2FsdA==,i=4096");
+    let without_proof = format!("c=biws,r={NONCE}xyz");
+    let signed = format!("n=user,r={NONCE},{challenge},{without_proof}");
+    let hmac = HASHES.hmac_sha256;
+    let client_key = hmac(&[7; 32], b"Client Key");
+    let mut proof = hmac(&(HASHES.sha256)(&client_key), signed.as_bytes());
+    proof.iter_mut().zip(client_key).for_each(|(octet, key)| *octet ^= key);
+    let (mut answer, mut last) = (format!("{without_proof},p="), "v=".to_owned());
+    base64::encode(&proof, &mut answer);
+    base64::encode(&hmac(&hmac(&[7; 32], b"Server Key"), signed.as_bytes()), &mut last);
+    (encode(&challenge), format!("C: {}", encode(&answer)), encode(&last))
+}
+
+#[test]
+fn scram_goes_both_ways() {
+    let (challenge, answer, last) = scram();
+    let said = [SCRAM_FIRST, "salt 4096 times", &answer];
+    let offered = "AUTH PLAIN SCRAM-SHA-256";
+    let message = "250 ok\n250 ok\n354 go\n250 taken\n";
+    let server = format!("334 {challenge}\n334 {last}\n235 ok\n{message}");
+    let taken = [MESSAGE, &["C: (content and dot)", "= 250 taken"]].concat();
+    check_auth(offered, &server, &[&said[..], &["C: "], &taken].concat());
+    let unproven = "not authenticated: 535 5.7.8 The server does not keep to the mechanism, \
+                    or does not know the password itself";
+    let told = [&said[..], &[unproven]].concat();
+    check_auth(offered, &format!("334 {challenge}\n235 ok\n"), &told);
+    check_auth(offered, &format!("334 {challenge}\n334 dj1BQUFB\n"), &told);
+    let refused = [&said[..], &["not authenticated: 535 5.7.8 no"]].concat();
+    check_auth(offered, &format!("334 {challenge}\n535 5.7.8 no\n"), &refused);
+    check_auth(offered, "235 ok\n", &[SCRAM_FIRST, unproven]);
+    check_auth(offered, "334 not base64\n", &[SCRAM_FIRST, unproven]);
+}
+
+#[test]
+fn a_refused_name_is_told_and_an_end_ends_the_session() {
+    let plain = "C: AUTH PLAIN AHVzZXIAc2VjcmV0";
+    for reply in ["535 5.7.8 wrong", "534 5.7.9 too weak", "454 4.7.0 later", "500 5.5.1 what"] {
+        let told = format!("not authenticated: {reply}");
+        check_auth("AUTH PLAIN", &format!("{reply}\n"), &[plain, &told]);
+    }
+    check_auth("AUTH PLAIN", "421 4.3.2 bye\n", &[plain, "closed 421 4.3.2 bye"]);
+    let unproven = "not authenticated: 535 5.7.8 The server does not keep to the mechanism, \
+                    or does not know the password itself";
+    check_auth("AUTH PLAIN", "334 \n", &[plain, unproven]);
+    let mut client = Client::new(Dialect::Smtp, "client.test");
+    let mut out = Vec::new();
+    client.next(b"220 mx\r\n", &mut out);
+    let ready = client.next(b"250-mx\r\n250 AUTH XOAUTH2\r\n", &mut out).1;
+    assert_eq!(ready, Event::Ready);
+    out.clear();
+    let (name, password) = ("user".to_owned(), "secret".to_owned());
+    let credentials = Credentials { authorization_id: String::new(), name, password };
+    let said = client.authenticate(&credentials.into(), NONCE, HASHES, &mut out);
+    assert!(said.is_err_and(|reply| reply.code == 504) && out.is_empty());
 }
