@@ -13,6 +13,7 @@ pub mod core;
 pub mod format;
 mod log;
 mod open;
+pub mod payload;
 pub mod recovery;
 mod scan;
 pub mod space;

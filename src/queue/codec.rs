@@ -9,13 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::ledger::{Cause, Ledger, Waiting};
 use crate::config::{NextHop, parse_next_hop};
 use crate::journal::Location;
+pub use crate::journal::payload::Malformed;
+use crate::journal::payload::{Reader, text};
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::envelope::Notify;
 use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream};
-
-/// The payload is not what its record type promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
 
 /// Appends the payload of an ENVELOPE. `chunks` says where the content stands, and is empty for
 /// content beside the envelope.
@@ -70,13 +68,13 @@ pub fn write_envelope(envelope: &Envelope, chunks: &[Location], out: &mut Vec<u8
 /// Reads the payload of an ENVELOPE: the envelope and the places of its chunks. Unknown fields are
 /// skipped.
 pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malformed> {
-    let mut reader = Reader { rest: payload };
+    let mut reader = Reader::new(payload);
     let accepted_ms = reader.u64()?;
     reader.u64()?;
     let mut envelope = Envelope {
         accepted_ms,
         content_bytes: reader.u64()?,
-        content_hash: u128::from_le_bytes(reader.array()?),
+        content_hash: reader.u128()?,
         flags: EnvelopeFlags(reader.u16()?),
         reverse_path: Box::default(),
         recipients: Vec::new(),
@@ -92,39 +90,39 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malfor
         return Err(Malformed);
     }
     let mut chunks = Vec::new();
-    while !reader.rest.is_empty() {
+    while !reader.is_empty() {
         let tag = reader.u8()?;
         let value_bytes = reader.u32()? as usize;
         let value = reader.take(value_bytes)?;
         match tag {
             tag::REVERSE_PATH => envelope.reverse_path = text(value)?,
             tag::ENVELOPE_ID => envelope.envelope_id = Some(text(value)?),
-            tag::RELEASE => envelope.release_ms = Reader { rest: value }.u64()?,
+            tag::RELEASE => envelope.release_ms = Reader::new(value).u64()?,
             tag::TENANT => envelope.stream.tenant = text(value)?,
             tag::CAMPAIGN => envelope.stream.campaign = text(value)?,
             tag::TRANSACTIONAL => envelope.stream.class = Class::Transactional,
             tag::HEADER_PREFIX => envelope.header_prefix = value.to_vec(),
             tag::CHUNKS => {
-                let mut value = Reader { rest: value };
-                while !value.rest.is_empty() {
+                let mut value = Reader::new(value);
+                while !value.is_empty() {
                     chunks.push(Location::from_bytes(value.array()?));
                 }
             }
             tag::CLIENT => {
                 envelope.client = Some(match value.len() {
-                    4 => Ipv4Addr::from(Reader { rest: value }.array::<4>()?).into(),
-                    _ => Ipv6Addr::from(Reader { rest: value }.array::<16>()?).into(),
+                    4 => Ipv4Addr::from(Reader::new(value).array::<4>()?).into(),
+                    _ => Ipv6Addr::from(Reader::new(value).array::<16>()?).into(),
                 });
             }
             tag::RECIPIENT => {
                 if envelope.recipients.len() == RECIPIENTS_MAX {
                     return Err(Malformed);
                 }
-                let mut value = Reader { rest: value };
+                let mut value = Reader::new(value);
                 let notify = Notify(value.u8()?);
                 let address_bytes = usize::from(value.u16()?);
                 let address = text(value.take(address_bytes)?)?;
-                let original = text(value.rest)?;
+                let original = text(value.rest())?;
                 let original_recipient = (!original.is_empty()).then_some(original);
                 envelope.recipients.push(Recipient { address, original_recipient, notify });
             }
@@ -315,7 +313,7 @@ pub fn write_state(state: &TaskRecord, out: &mut Vec<u8>) {
 
 /// Reads the payload of a STATE. Unknown fields are skipped.
 pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
-    let mut reader = Reader { rest: payload };
+    let mut reader = Reader::new(payload);
     let (attempts, due_ms, flags) = (reader.u32()?, reader.u64()?, reader.u8()?);
     let mut state = TaskRecord {
         attempts,
@@ -337,7 +335,7 @@ pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
         }
         state.groups.push(Group { state: recipient_state, reply, recipient_indexes });
     }
-    while !reader.rest.is_empty() {
+    while !reader.is_empty() {
         let tag = reader.u8()?;
         let value_bytes = reader.u32()? as usize;
         let value = reader.take(value_bytes)?;
@@ -357,10 +355,10 @@ pub fn read_state(payload: &[u8]) -> Result<TaskRecord, Malformed> {
 }
 
 fn read_ledger(value: &[u8]) -> Result<Ledger, Malformed> {
-    let mut reader = Reader { rest: value };
+    let mut reader = Reader::new(value);
     let until_ms = reader.u64()?;
     let mut spent = Vec::new();
-    while !reader.rest.is_empty() {
+    while !reader.is_empty() {
         let cause = Cause::from_number(reader.u8()?).ok_or(Malformed)?;
         spent.push((cause, reader.u64()?));
     }
@@ -380,10 +378,6 @@ fn field(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.push(tag);
     out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     out.extend_from_slice(value);
-}
-
-fn text(value: &[u8]) -> Result<Box<str>, Malformed> {
-    std::str::from_utf8(value).map(Box::from).map_err(|_| Malformed)
 }
 
 mod state_flag {
@@ -409,47 +403,6 @@ mod state_tag {
     pub const NEXT_HOP: u8 = 1;
     pub const CLASS: u8 = 2;
     pub const LEDGER: u8 = 3;
-}
-
-/// Takes values from the front of a payload.
-pub(super) struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    pub fn new(payload: &'a [u8]) -> Self {
-        Self { rest: payload }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.take(N)?.try_into().map_err(|_| Malformed)
-    }
-
-    pub fn u8(&mut self) -> Result<u8, Malformed> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    pub fn u16(&mut self) -> Result<u16, Malformed> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub fn u64(&mut self) -> Result<u64, Malformed> {
-        self.array().map(u64::from_le_bytes)
-    }
 }
 
 #[cfg(test)]

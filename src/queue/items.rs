@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ptr;
 
-use super::codec::{Change, Malformed, Reader};
+use super::codec::{Change, Malformed};
 use super::outline::{COST_MAX, Outline, Standing, TaskOutline};
 use crate::config::parse_next_hop;
 use crate::journal::Location;
+use crate::journal::payload::Reader;
 use crate::limits::{FRAME_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::{Class, Stream};
 

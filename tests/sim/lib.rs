@@ -30,6 +30,7 @@ pub mod journal {
     mod log;
     #[path = "../../tests/sim/journal/open.rs"]
     mod open;
+    pub mod payload;
     pub mod recovery;
     mod scan;
     pub mod space;
