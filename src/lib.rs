@@ -11,6 +11,7 @@ pub mod fsck;
 pub mod journal;
 pub mod limits;
 pub mod mail;
+pub mod mailbox;
 pub mod metrics;
 pub mod proto;
 pub mod queue;

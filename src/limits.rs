@@ -97,6 +97,29 @@ pub const SURVEY_ROWS_MAX: usize = 100_000;
 /// Standing orders to suspend mail: each flow is compared with all of them.
 pub const STANDING_ORDERS_MAX: usize = 1000;
 
+// ---- mailboxes ----
+
+/// Longest name of an account: an address.
+pub const ACCOUNT_NAME_BYTES_MAX: usize = LOCAL_PART_BYTES_MAX + 1 + DOMAIN_BYTES_MAX;
+/// Longest name of a mailbox, its superiors included.
+pub const MAILBOX_NAME_BYTES_MAX: usize = 512;
+/// Mailboxes of one account, and names that it is subscribed to.
+pub const MAILBOXES_MAX: usize = 10_000;
+pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Keywords of one mailbox: each is a bit of every message.
+pub const KEYWORDS_MAX: usize = 64;
+pub const KEYWORD_BYTES_MAX: usize = 128;
+/// Ranges of expunged UIDs that a mailbox remembers with their mod-sequence; of older ones it only
+/// knows that they are gone.
+pub const VANISHED_RANGES_MAX: usize = 2048;
+/// Expunged messages that a partition keeps for a while; the oldest go first.
+pub const EXPUNGED_KEPT_MAX: usize = 1 << 20;
+/// Deliveries that a partition would know again. A repeat comes from a process that died before it
+/// had settled the recipient, so from what was in flight: far fewer.
+pub const DELIVERY_KEYS_MAX: usize = 1 << 16;
+/// What one record about messages names or lists; larger commands are several records.
+pub const MAILBOX_RECORD_BYTES_MAX: usize = 512 * 1024;
+
 // ---- tls ----
 
 /// Sessions of servers that the clients of one demand keep to resume them.
@@ -149,3 +172,8 @@ const _: () = assert!(DISCOVERIES_MAX * 2 * MX_HOSTS_MAX < DNS_QUESTIONS_MAX);
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.
 const _: () = assert!(CHUNK_BYTES_MAX + RECIPIENTS_MAX * (PATH_BYTES_MAX + 16) < FRAME_BYTES_MAX);
+// Two of the longest records about messages fit a frame, with whatever is small beside them.
+const _: () = assert!(2 * MAILBOX_RECORD_BYTES_MAX <= FRAME_BYTES_MAX);
+// What a checkpoint says of one account, or of one mailbox but for its messages, fits one record.
+const _: () = assert!(SUBSCRIPTIONS_MAX * (MAILBOX_NAME_BYTES_MAX + 2) < FRAME_BYTES_MAX - 4096);
+const _: () = assert!(VANISHED_RANGES_MAX * 16 + KEYWORDS_MAX * 256 < MAILBOX_RECORD_BYTES_MAX);

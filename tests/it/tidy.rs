@@ -18,6 +18,7 @@ const RANKS: &[(&str, u32)] = &[
     ("dns", 5),
     ("web", 5),
     ("queue", 6),
+    ("mailbox", 6),
     ("reception", 7),
     ("delivery", 7),
     ("shard", 8),
@@ -168,7 +169,9 @@ fn sources_can_be_read() {
 
 #[test]
 fn documents_name_what_exists() {
-    for document in ["README.md", "docs/ARCHITECTURE.md", "docs/QUEUE.md", "CHANGELOG.md"] {
+    for document in
+        ["README.md", "docs/ARCHITECTURE.md", "docs/QUEUE.md", "docs/MAILBOX.md", "CHANGELOG.md"]
+    {
         let text = read(&root().join(document));
         let quoted = text.split('`').skip(1).step_by(2);
         for name in quoted.filter(|name| {

@@ -1,0 +1,383 @@
+//! The messages of one mailbox, and what is known of all of them without a look at any. `Pure.`
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::bodies::BodyHandle;
+use super::codec::{AccountId, FlagsChanged, MailboxId, SpecialUses};
+use crate::limits::VANISHED_RANGES_MAX;
+use crate::proto::imap::flag::SystemFlags;
+use crate::proto::imap::set::NumberSet;
+use crate::proto::imap::store::FlagChange;
+
+/// A mailbox: its header, and its messages by UID.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    pub id: MailboxId,
+    pub account: AccountId,
+    pub name: Box<str>,
+    pub uid_validity: u32,
+    /// Above every UID ever given out.
+    pub uid_next: u32,
+    /// Of the last change to a message.
+    pub highest_modseq: u64,
+    pub special_uses: SpecialUses,
+    /// By their bits; an empty one was never given out.
+    pub keywords: Vec<Box<str>>,
+    pub vanished: Vanished,
+    messages: Messages,
+    /// Messages without `\Seen`, and octets of all.
+    unseen: u32,
+    bytes: u64,
+    /// Position of the first message without `\Seen`.
+    first_unseen: Option<u32>,
+}
+
+/// What SELECT and STATUS tell, whatever the number of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub exists: u32,
+    pub unseen: u32,
+    /// Sequence number of the first message without `\Seen`.
+    pub first_unseen: Option<u32>,
+    pub uid_next: u32,
+    pub uid_validity: u32,
+    pub highest_modseq: u64,
+    /// Octets of all messages.
+    pub bytes: u64,
+}
+
+/// A message as the index keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub uid: u32,
+    pub modseq: u64,
+    pub date_s: u32,
+    pub saved_s: u32,
+    pub flags: SystemFlags,
+    pub keywords: u64,
+    pub body: BodyHandle,
+    /// Octets of the message.
+    pub bytes: u32,
+}
+
+/// One column for each thing, in the order of UIDs. 37 bytes a message.
+#[derive(Clone, Debug, Default)]
+struct Messages {
+    uids: Vec<u32>,
+    modseqs: Vec<u64>,
+    dates: Vec<u32>,
+    saved: Vec<u32>,
+    flags: Vec<u8>,
+    keywords: Vec<u64>,
+    bodies: Vec<BodyHandle>,
+    bytes: Vec<u32>,
+}
+
+impl Mailbox {
+    pub fn new(id: MailboxId, account: AccountId, name: Box<str>, uid_validity: u32) -> Self {
+        Self {
+            id,
+            account,
+            name,
+            uid_validity,
+            uid_next: 1,
+            highest_modseq: 0,
+            special_uses: SpecialUses::default(),
+            keywords: Vec::new(),
+            vanished: Vanished::default(),
+            messages: Messages::default(),
+            unseen: 0,
+            bytes: 0,
+            first_unseen: None,
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        Status {
+            exists: self.messages.uids.len() as u32,
+            unseen: self.unseen,
+            first_unseen: self.first_unseen.map(|position| position + 1),
+            uid_next: self.uid_next,
+            uid_validity: self.uid_validity,
+            highest_modseq: self.highest_modseq,
+            bytes: self.bytes,
+        }
+    }
+
+    /// UIDs in ascending order: the position of each is its sequence number less one.
+    pub fn uids(&self) -> &[u32] {
+        &self.messages.uids
+    }
+
+    /// The message with this UID.
+    pub fn find(&self, uid: u32) -> Option<Entry> {
+        let position = self.messages.uids.binary_search(&uid).ok()?;
+        Some(self.messages.entry(position))
+    }
+
+    /// Messages with UIDs of a range, ascending.
+    pub fn entries(&self, uids: Range<u32>) -> impl Iterator<Item = Entry> {
+        self.messages.positions(uids).map(|position| self.messages.entry(position))
+    }
+
+    /// Messages of a set that are there, ascending.
+    pub fn entries_of(&self, uids: &NumberSet) -> impl Iterator<Item = Entry> {
+        let ranges = uids.ranges().iter();
+        let positions = ranges.flat_map(|(first, end)| {
+            // No message has the highest number.
+            self.messages.positions(*first..end.saturating_add(1))
+        });
+        positions.map(|position| self.messages.entry(position))
+    }
+
+    /// Messages changed after `modseq`, ascending.
+    pub fn changed_since(&self, modseq: u64) -> impl Iterator<Item = Entry> {
+        let modseqs = self.messages.modseqs.iter().enumerate();
+        let changed = modseqs.filter(move |(_, changed)| **changed > modseq);
+        changed.map(|(position, _)| self.messages.entry(position))
+    }
+
+    /// UIDs that were expunged after `modseq`; too many rather than too few (RFC 7162 §3.2.10.1).
+    pub fn vanished_since(&self, modseq: u64) -> NumberSet {
+        if modseq >= self.vanished.floor_modseq {
+            return self.vanished.since(modseq);
+        }
+        let mut gone = NumberSet::default();
+        let mut next = 1;
+        for uid in self.uids().iter().chain([&self.uid_next]) {
+            if next < *uid {
+                gone.insert_range(next, *uid - 1);
+            }
+            next = *uid + 1;
+        }
+        gone
+    }
+
+    /// The bit of a keyword, in any case.
+    pub fn keyword_bit(&self, keyword: &str) -> Option<u8> {
+        let found = self.keywords.iter().position(|known| known.eq_ignore_ascii_case(keyword));
+        found.map(|bit| bit as u8)
+    }
+
+    /// The names of keywords, by their bits.
+    pub fn keyword_names(&self, bits: u64) -> Vec<Box<str>> {
+        let keywords = self.keywords.iter().enumerate();
+        keywords.filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Puts a message in its place; one that is there with its UID is returned.
+    pub fn put(&mut self, entry: Entry) -> Option<Entry> {
+        let before = self.remove_where(&[(entry.uid, entry.uid)]).pop();
+        let position = self.messages.uids.partition_point(|uid| *uid < entry.uid);
+        self.messages.insert(position, &entry);
+        self.bytes += u64::from(entry.bytes);
+        let is_unseen = !entry.flags.has(SystemFlags::SEEN);
+        self.unseen += u32::from(is_unseen);
+        match self.first_unseen {
+            Some(first) if (first as usize) < position => {}
+            // It stood at this position, or behind.
+            Some(first) if !is_unseen => self.first_unseen = Some(first + 1),
+            _ if is_unseen => self.first_unseen = Some(position as u32),
+            _ => {}
+        }
+        self.uid_next = self.uid_next.max(entry.uid + 1);
+        self.highest_modseq = self.highest_modseq.max(entry.modseq);
+        before
+    }
+
+    /// Changes flags of messages that are there and returns whether some changed. Those that stay
+    /// as they were keep their mod-sequence.
+    pub fn change_flags(&mut self, changed: &FlagsChanged) -> bool {
+        let (mut any, mut any_seen) = (false, false);
+        for (first, end) in changed.uids.ranges() {
+            for position in self.messages.positions(*first..end.saturating_add(1)) {
+                let flags = &mut self.messages.flags[position];
+                let keywords = &mut self.messages.keywords[position];
+                let before = (*flags, *keywords);
+                (*flags, *keywords) = changed.result(SystemFlags(*flags), *keywords);
+                if before == (*flags, *keywords) {
+                    continue;
+                }
+                let is_seen = |flags: u8| SystemFlags(flags).has(SystemFlags::SEEN);
+                let unseen = self.unseen + u32::from(is_seen(before.0));
+                self.unseen = unseen - u32::from(is_seen(*flags));
+                (any, any_seen) = (true, any_seen || is_seen(before.0) != is_seen(*flags));
+                self.messages.modseqs[position] = changed.modseq;
+            }
+        }
+        if any_seen {
+            self.first_unseen = self.messages.first_unseen();
+        }
+        self.highest_modseq = self.highest_modseq.max(changed.modseq);
+        any
+    }
+
+    /// Takes messages out and returns them, ascending. All of `uids` have vanished with `modseq`:
+    /// replay may have to be told of some of them later.
+    pub fn expunge(&mut self, uids: &NumberSet, modseq: u64) -> Vec<Entry> {
+        let removed = self.remove_where(uids.ranges());
+        uids.ranges().iter().for_each(|(first, end)| self.vanished.add(modseq, *first, *end));
+        self.highest_modseq = self.highest_modseq.max(modseq);
+        removed
+    }
+
+    /// Takes out all messages with UIDs of a range, of which a checkpoint tells anew.
+    pub fn clear(&mut self, first: u32, end: u32) -> Vec<Entry> {
+        self.remove_where(&[(first, end)])
+    }
+
+    /// In one pass, however many they are.
+    fn remove_where(&mut self, ranges: &[(u32, u32)]) -> Vec<Entry> {
+        let mut positions: Vec<Range<usize>> = Vec::new();
+        let mut removed = Vec::new();
+        for (first, end) in ranges {
+            let range = self.messages.positions(*first..end.saturating_add(1));
+            if range.is_empty() {
+                continue;
+            }
+            removed.extend(range.clone().map(|position| self.messages.entry(position)));
+            match positions.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => positions.push(range),
+            }
+        }
+        if removed.is_empty() {
+            return removed;
+        }
+        for entry in &removed {
+            self.bytes -= u64::from(entry.bytes);
+            self.unseen -= u32::from(!entry.flags.has(SystemFlags::SEEN));
+        }
+        self.messages.remove(&positions);
+        self.first_unseen = self.messages.first_unseen();
+        removed
+    }
+
+    /// The messages of a header that a checkpoint says anew.
+    pub fn take_messages(&mut self, known: &mut Mailbox) {
+        self.messages = std::mem::take(&mut known.messages);
+        (self.unseen, self.bytes) = (known.unseen, known.bytes);
+        self.first_unseen = known.first_unseen;
+        self.uid_next = self.uid_next.max(known.uid_next);
+    }
+
+    /// Memory in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let messages = &self.messages;
+        let by_four = [&messages.uids, &messages.dates, &messages.saved, &messages.bytes];
+        let by_four = by_four.iter().map(|column| column.capacity()).sum::<usize>();
+        let by_eight = messages.modseqs.capacity() + messages.keywords.capacity();
+        4 * (by_four + messages.bodies.capacity())
+            + 8 * by_eight
+            + messages.flags.capacity()
+            + self.vanished.ranges.capacity() * size_of::<(u64, u32, u32)>()
+            + size_of::<Self>()
+    }
+}
+
+impl FlagsChanged {
+    /// What a message has afterwards, as bits.
+    pub fn result(&self, flags: SystemFlags, keywords: u64) -> (u8, u64) {
+        match self.change {
+            FlagChange::Replace => (self.flags.0, self.keywords),
+            FlagChange::Add => (flags.0 | self.flags.0, keywords | self.keywords),
+            FlagChange::Remove => (flags.0 & !self.flags.0, keywords & !self.keywords),
+        }
+    }
+}
+
+impl Messages {
+    fn positions(&self, uids: Range<u32>) -> Range<usize> {
+        let start = self.uids.partition_point(|uid| *uid < uids.start);
+        let end = self.uids.partition_point(|uid| *uid < uids.end);
+        start..end.max(start)
+    }
+
+    fn entry(&self, position: usize) -> Entry {
+        Entry {
+            uid: self.uids[position],
+            modseq: self.modseqs[position],
+            date_s: self.dates[position],
+            saved_s: self.saved[position],
+            flags: SystemFlags(self.flags[position]),
+            keywords: self.keywords[position],
+            body: self.bodies[position],
+            bytes: self.bytes[position],
+        }
+    }
+
+    fn insert(&mut self, position: usize, entry: &Entry) {
+        self.uids.insert(position, entry.uid);
+        self.modseqs.insert(position, entry.modseq);
+        self.dates.insert(position, entry.date_s);
+        self.saved.insert(position, entry.saved_s);
+        self.flags.insert(position, entry.flags.0);
+        self.keywords.insert(position, entry.keywords);
+        self.bodies.insert(position, entry.body);
+        self.bytes.insert(position, entry.bytes);
+    }
+
+    fn remove(&mut self, positions: &[Range<usize>]) {
+        remove_from(&mut self.uids, positions);
+        remove_from(&mut self.modseqs, positions);
+        remove_from(&mut self.dates, positions);
+        remove_from(&mut self.saved, positions);
+        remove_from(&mut self.flags, positions);
+        remove_from(&mut self.keywords, positions);
+        remove_from(&mut self.bodies, positions);
+        remove_from(&mut self.bytes, positions);
+    }
+
+    /// Goes over the flags alone: some ten thousand messages a microsecond.
+    fn first_unseen(&self) -> Option<u32> {
+        let is_unseen = |flags: &u8| !SystemFlags(*flags).has(SystemFlags::SEEN);
+        self.flags.iter().position(is_unseen).map(|position| position as u32)
+    }
+}
+
+/// Takes ascending ranges that do not touch out of a column.
+fn remove_from<T: std::marker::Copy>(column: &mut Vec<T>, positions: &[Range<usize>]) {
+    let Some(first) = positions.first() else { return };
+    let mut write = first.start;
+    for (index, range) in positions.iter().enumerate() {
+        let next = positions.get(index + 1).map_or(column.len(), |next| next.start);
+        column.copy_within(range.end..next, write);
+        write += next - range.end;
+    }
+    column.truncate(write);
+}
+
+/// UIDs that were expunged, by when: what QRESYNC asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vanished {
+    /// What vanished up to this mod-sequence may be missing below.
+    pub floor_modseq: u64,
+    /// Mod-sequence and both ends; the mod-sequences ascend.
+    ranges: VecDeque<(u64, u32, u32)>,
+}
+
+impl Vanished {
+    /// From what a checkpoint says.
+    pub fn from_parts(floor_modseq: u64, ranges: Vec<(u64, u32, u32)>) -> Self {
+        Self { floor_modseq, ranges: ranges.into() }
+    }
+
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = (u64, u32, u32)> {
+        self.ranges.iter().copied()
+    }
+
+    fn add(&mut self, modseq: u64, first: u32, end: u32) {
+        self.ranges.push_back((modseq, first, end));
+        if self.ranges.len() > VANISHED_RANGES_MAX
+            && let Some((modseq, ..)) = self.ranges.pop_front()
+        {
+            self.floor_modseq = modseq;
+        }
+    }
+
+    fn since(&self, modseq: u64) -> NumberSet {
+        let from = self.ranges.partition_point(|(vanished, ..)| *vanished <= modseq);
+        self.ranges.range(from..).map(|(_, first, end)| (*first, *end)).collect()
+    }
+}

@@ -1,0 +1,389 @@
+//! The state of a partition: accounts, mailboxes, messages, and what is kept of expunged ones.
+//! `Pure.`
+//!
+//! `apply` alone moves it, in operation and in replay. Replay may begin at a checkpoint, whose
+//! items come after records that speak of what they will tell of: what is not known is passed over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use super::bodies::{Bodies, BodyHandle};
+use super::codec::{AccountId, Body, Copy, DeliveryKey, MailboxId, Message, Operation};
+use super::index::{Entry, Mailbox};
+use crate::limits::{DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
+
+#[derive(Default)]
+pub struct Partition {
+    /// The highest ever given out.
+    pub(super) modseq: u64,
+    pub(super) uid_validity: u32,
+    pub(super) accounts: BTreeMap<AccountId, Account>,
+    by_name: HashMap<Box<str>, AccountId>,
+    pub(super) mailboxes: BTreeMap<MailboxId, Mailbox>,
+    pub(super) bodies: Bodies,
+    pub(super) expunged: Expunged,
+    pub(super) keys: Keys,
+}
+
+/// An account, and its mailboxes by name.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub name: Box<str>,
+    pub mailboxes: BTreeMap<Box<str>, MailboxId>,
+    pub subscriptions: BTreeSet<Box<str>>,
+}
+
+/// What `apply` has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing that a session sees.
+    None,
+    /// Names, subscriptions or uses of mailboxes of this account.
+    Names(AccountId),
+    /// Messages of this mailbox, or that it is no more.
+    Messages(MailboxId),
+    /// Messages of both.
+    Moved(MailboxId, MailboxId),
+}
+
+impl Partition {
+    pub fn account(&self, id: AccountId) -> Option<&Account> {
+        self.accounts.get(&id)
+    }
+
+    /// The account of this name, in any case.
+    pub fn find_account(&self, name: &str) -> Option<AccountId> {
+        self.by_name.get(&*name.to_ascii_lowercase()).copied()
+    }
+
+    pub fn accounts(&self) -> impl Iterator<Item = (AccountId, &Account)> {
+        self.accounts.iter().map(|(id, account)| (*id, account))
+    }
+
+    pub fn mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
+        self.mailboxes.get(&id)
+    }
+
+    /// The mailbox of this name, which is as `MailboxName` has it.
+    pub fn find_mailbox(&self, account: AccountId, name: &str) -> Option<&Mailbox> {
+        let id = self.accounts.get(&account)?.mailboxes.get(name)?;
+        self.mailboxes.get(id)
+    }
+
+    /// The body of a message, which may have been expunged for a while.
+    pub fn body_of(&self, mailbox: MailboxId, uid: u32) -> Option<Body> {
+        let entry = self.mailboxes.get(&mailbox).and_then(|mailbox| mailbox.find(uid));
+        let handle = entry.map(|entry| entry.body).or_else(|| self.expunged.find(mailbox, uid))?;
+        Some(self.bodies.body(handle))
+    }
+
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// Whether this delivery was made, as far back as that is remembered.
+    pub fn has_delivered(&self, key: DeliveryKey) -> bool {
+        self.keys.known.contains(&key)
+    }
+
+    pub fn message_count(&self) -> u64 {
+        self.mailboxes.values().map(|mailbox| u64::from(mailbox.status().exists)).sum()
+    }
+
+    /// Expunged messages that are kept for a while.
+    pub fn expunged_count(&self) -> usize {
+        self.expunged.by_message.len()
+    }
+
+    /// Memory of the index in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let mailboxes = self.mailboxes.values().map(Mailbox::memory_bytes).sum::<usize>();
+        mailboxes + self.bodies.memory_bytes()
+    }
+
+    /// Moves the state by one record. Nothing in it is refused: whoever appends has asked `plan`.
+    pub fn apply(&mut self, operation: &Operation) -> Change {
+        match operation {
+            Operation::AccountAdded { account, name } => {
+                self.add_account(*account, name);
+                Change::None
+            }
+            Operation::AccountRemoved { account, at_s } => {
+                let Some(removed) = self.accounts.get(account) else { return Change::None };
+                for mailbox in removed.mailboxes.values().copied().collect::<Vec<_>>() {
+                    self.delete(mailbox, *at_s);
+                }
+                if let Some(removed) = self.accounts.remove(account) {
+                    self.by_name.remove(&*removed.name.to_ascii_lowercase());
+                }
+                Change::Names(*account)
+            }
+            Operation::Subscribed { account, name, is_subscribed } => {
+                let Some(known) = self.accounts.get_mut(account) else { return Change::None };
+                if *is_subscribed {
+                    known.subscriptions.insert(name.clone());
+                } else {
+                    known.subscriptions.remove(name);
+                }
+                Change::Names(*account)
+            }
+            Operation::MailboxCreated { mailbox, account, name, uid_validity, special_uses } => {
+                self.uid_validity = self.uid_validity.max(*uid_validity);
+                let mut created = Mailbox::new(*mailbox, *account, name.clone(), *uid_validity);
+                created.special_uses = *special_uses;
+                self.put_mailbox(created);
+                Change::Names(*account)
+            }
+            Operation::MailboxRenamed { mailbox, name } => {
+                let Some(renamed) = self.mailboxes.get_mut(mailbox) else { return Change::None };
+                let before = std::mem::replace(&mut renamed.name, name.clone());
+                let account = renamed.account;
+                if let Some(account) = self.accounts.get_mut(&account) {
+                    account.forget(&before, *mailbox);
+                    account.mailboxes.insert(name.clone(), *mailbox);
+                }
+                Change::Names(account)
+            }
+            Operation::MailboxDeleted { mailbox, at_s } => match self.delete(*mailbox, *at_s) {
+                true => Change::Messages(*mailbox),
+                false => Change::None,
+            },
+            Operation::SpecialUseSet { mailbox, special_uses } => {
+                let Some(known) = self.mailboxes.get_mut(mailbox) else { return Change::None };
+                known.special_uses = *special_uses;
+                Change::Names(known.account)
+            }
+            Operation::BodyPlaced(body) => {
+                self.bodies.place(body);
+                Change::None
+            }
+            Operation::Appended { mailbox, message, key } => {
+                self.modseq = self.modseq.max(message.modseq);
+                if let Some(key) = key {
+                    self.keys.add(*key);
+                }
+                let Some(body) = self.bodies.find(message.body) else { return Change::None };
+                self.put(*mailbox, message, body)
+            }
+            Operation::FlagsChanged(changed) => {
+                self.modseq = self.modseq.max(changed.modseq);
+                let Some(mailbox) = self.mailboxes.get_mut(&changed.mailbox) else {
+                    return Change::None;
+                };
+                mailbox.change_flags(changed);
+                Change::Messages(changed.mailbox)
+            }
+            Operation::Expunged { mailbox, modseq, at_s, uids } => {
+                self.modseq = self.modseq.max(*modseq);
+                let Some(known) = self.mailboxes.get_mut(mailbox) else { return Change::None };
+                let expunged = known.expunge(uids, *modseq);
+                self.keep(*mailbox, &expunged, *at_s);
+                Change::Messages(*mailbox)
+            }
+            Operation::Copied { source, target, is_move, copies } => {
+                self.copy(*source, *target, *is_move, copies)
+            }
+            Operation::KeywordAdded { mailbox, bit, keyword } => {
+                let Some(known) = self.mailboxes.get_mut(mailbox) else { return Change::None };
+                let bit = usize::from(*bit);
+                if known.keywords.len() <= bit {
+                    known.keywords.resize(bit + 1, "".into());
+                }
+                known.keywords[bit] = keyword.clone();
+                Change::Messages(*mailbox)
+            }
+        }
+    }
+
+    fn copy(
+        &mut self,
+        source: MailboxId,
+        target: MailboxId,
+        is_move: bool,
+        copies: &[Copy],
+    ) -> Change {
+        let modseq = copies.iter().map(|copy| copy.message.modseq).max().unwrap_or(0);
+        self.modseq = self.modseq.max(modseq);
+        for copy in copies {
+            if self.mailboxes.contains_key(&target) {
+                let body = self.bodies.place(&copy.body);
+                self.put(target, &copy.message, body);
+            }
+        }
+        if !is_move {
+            return Change::Messages(target);
+        }
+        if let Some(source) = self.mailboxes.get_mut(&source) {
+            let uids = copies.iter().map(|copy| (copy.source_uid, copy.source_uid)).collect();
+            for moved in source.expunge(&uids, modseq) {
+                // Where the target is not known yet, what tells of it brings the body again.
+                self.bodies.drop_use(moved.body);
+            }
+        }
+        Change::Moved(source, target)
+    }
+
+    /// Puts a message into a mailbox, if that is known.
+    pub(super) fn put(&mut self, id: MailboxId, message: &Message, body: BodyHandle) -> Change {
+        let Some(mailbox) = self.mailboxes.get_mut(&id) else { return Change::None };
+        self.bodies.add_use(body);
+        let replaced = mailbox.put(Entry {
+            uid: message.uid,
+            modseq: message.modseq,
+            date_s: message.date_s,
+            saved_s: message.saved_s,
+            flags: message.flags,
+            keywords: message.keywords,
+            body,
+            bytes: self.bodies.bytes(body),
+        });
+        if let Some(replaced) = replaced {
+            self.bodies.drop_use(replaced.body);
+        }
+        Change::Messages(id)
+    }
+
+    pub(super) fn add_account(&mut self, id: AccountId, name: &str) {
+        self.by_name.insert(name.to_ascii_lowercase().into(), id);
+        self.accounts.entry(id).or_default().name = name.into();
+    }
+
+    /// A mailbox begins. One that is known keeps its messages.
+    pub(super) fn put_mailbox(&mut self, mut mailbox: Mailbox) {
+        let (id, name) = (mailbox.id, mailbox.name.clone());
+        let account = self.accounts.entry(mailbox.account).or_default();
+        if let Some(known) = self.mailboxes.get_mut(&id) {
+            account.forget(&known.name, id);
+            mailbox.take_messages(known);
+        }
+        account.mailboxes.insert(name, id);
+        self.mailboxes.insert(id, mailbox);
+    }
+
+    /// Takes a mailbox out; its messages are kept for a while.
+    fn delete(&mut self, id: MailboxId, at_s: u32) -> bool {
+        let Some(mailbox) = self.mailboxes.remove(&id) else { return false };
+        if let Some(account) = self.accounts.get_mut(&mailbox.account) {
+            account.forget(&mailbox.name, id);
+        }
+        let entries: Vec<Entry> = mailbox.entries(0..u32::MAX).collect();
+        self.keep(id, &entries, at_s);
+        true
+    }
+
+    /// Expunged messages keep their bodies for a while.
+    fn keep(&mut self, mailbox: MailboxId, entries: &[Entry], at_s: u32) {
+        for entry in entries {
+            let is_new = self.expunged.add(mailbox, entry.uid, at_s, entry.body);
+            if !is_new {
+                self.bodies.drop_use(entry.body);
+            }
+        }
+    }
+
+    /// Forgets expunged messages from `before_s` and earlier, and those that are too many; returns
+    /// the bodies that nobody has any more. What is not durable yet must not be let go on disk.
+    pub fn release_expunged(&mut self, before_s: u32) -> Vec<Body> {
+        let mut released = Vec::new();
+        while let Some(body) = self.expunged.pop(before_s) {
+            released.extend(self.bodies.drop_use(body));
+        }
+        released
+    }
+
+    /// What replay met and nothing told of in the end is forgotten.
+    pub fn end_replay(&mut self) {
+        self.bodies.drop_unused();
+    }
+}
+
+impl Account {
+    /// A mailbox is no longer called that.
+    fn forget(&mut self, name: &str, mailbox: MailboxId) {
+        if self.mailboxes.get(name) == Some(&mailbox) {
+            self.mailboxes.remove(name);
+        }
+    }
+}
+
+/// Expunged messages whose bodies are kept for a while.
+#[derive(Default)]
+pub(super) struct Expunged {
+    by_message: BTreeMap<(MailboxId, u32), (u32, BodyHandle)>,
+    by_time: BTreeSet<(u32, MailboxId, u32)>,
+}
+
+impl Expunged {
+    /// Whether it was not kept before.
+    pub fn add(&mut self, mailbox: MailboxId, uid: u32, at_s: u32, body: BodyHandle) -> bool {
+        let is_new = !self.by_message.contains_key(&(mailbox, uid));
+        if is_new {
+            self.by_message.insert((mailbox, uid), (at_s, body));
+            self.by_time.insert((at_s, mailbox, uid));
+        }
+        is_new
+    }
+
+    fn find(&self, mailbox: MailboxId, uid: u32) -> Option<BodyHandle> {
+        self.by_message.get(&(mailbox, uid)).map(|(_, body)| *body)
+    }
+
+    fn pop(&mut self, before_s: u32) -> Option<BodyHandle> {
+        let is_full = self.by_time.len() > EXPUNGED_KEPT_MAX;
+        let &(at_s, mailbox, uid) = self.by_time.first()?;
+        if at_s > before_s && !is_full {
+            return None;
+        }
+        self.by_time.pop_first();
+        self.by_message.remove(&(mailbox, uid)).map(|(_, body)| body)
+    }
+
+    /// Those behind `after`, by mailbox and UID, with when they were expunged.
+    pub fn after(
+        &self,
+        after: (MailboxId, u32),
+    ) -> impl Iterator<Item = ((MailboxId, u32), u32, BodyHandle)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let kept = self.by_message.range((Excluded(after), Unbounded));
+        kept.map(|(message, (at_s, body))| (*message, *at_s, *body))
+    }
+}
+
+/// Deliveries that would be known again, the oldest first.
+#[derive(Default)]
+pub(super) struct Keys {
+    order: VecDeque<DeliveryKey>,
+    /// How many went before the first of these.
+    forgotten: u64,
+    known: HashSet<DeliveryKey>,
+}
+
+impl Keys {
+    pub fn add(&mut self, key: DeliveryKey) {
+        if !self.known.insert(key) {
+            return;
+        }
+        self.order.push_back(key);
+        if self.order.len() > DELIVERY_KEYS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+            self.forgotten += 1;
+        }
+    }
+
+    /// `count` keys at most from the one with this number on, and the number of the next, if there
+    /// is one.
+    pub fn from(
+        &self,
+        number: u64,
+        count: usize,
+    ) -> (impl Iterator<Item = DeliveryKey>, Option<u64>) {
+        let start = number.saturating_sub(self.forgotten) as usize;
+        let end = start.saturating_add(count).min(self.order.len());
+        let next = (end < self.order.len()).then_some(self.forgotten + end as u64);
+        (self.order.range(start.min(end)..end).copied(), next)
+    }
+}
+
+#[cfg(test)]
+mod tests;

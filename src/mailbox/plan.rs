@@ -1,0 +1,468 @@
+//! What is asked of a partition, turned into the operations that do it, or refused. `Pure.`
+//!
+//! A plan holds for the state that it was made from: it is appended and applied without a pause.
+
+use std::collections::HashMap;
+
+use super::codec::{
+    AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MailboxId, Message, Operation, RANGE_BYTES,
+    SpecialUses,
+};
+use super::index::{Entry, Mailbox};
+use super::partition::{Account, Partition};
+use crate::limits::{
+    ACCOUNT_NAME_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
+    MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
+};
+use crate::proto::imap::flag::{Flags, SystemFlags};
+use crate::proto::imap::mailbox::MailboxName;
+use crate::proto::imap::set::NumberSet;
+use crate::proto::imap::store::FlagChange;
+
+/// Why something is not done. Nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    NoSuchAccount,
+    NoSuchMailbox,
+    /// The account or mailbox is there already.
+    Exists,
+    /// INBOX is neither deleted nor renamed.
+    IsInbox,
+    /// An empty name, or one longer than a limit.
+    BadName,
+    TooManyMailboxes,
+    TooManySubscriptions,
+    /// The mailbox has as many keywords as it may.
+    TooManyKeywords,
+    /// The mailbox has given out all UIDs there are.
+    UidsUsedUp,
+    /// The records do not fit one frame.
+    TooLarge,
+    /// The journal is full; it passes when expunged messages are let go.
+    NoSpace,
+    /// Messages that are being received hold too many segments.
+    TooManyDrafts,
+}
+
+/// Which messages of a mailbox are expunged.
+#[derive(Clone, Copy, Debug)]
+pub enum Expunging<'a> {
+    /// Those with `\Deleted`.
+    Deleted,
+    /// Those of them in a set (UID EXPUNGE).
+    DeletedOf(&'a NumberSet),
+    /// All of a set, whatever their flags (POP3).
+    All(&'a NumberSet),
+}
+
+/// One recipient of a message, or the mailbox of an APPEND.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub mailbox: MailboxId,
+    /// Header fields in front of the content, with their line ends.
+    pub prefix: Vec<u8>,
+    /// INTERNALDATE, Unix seconds.
+    pub date_s: u32,
+    pub flags: Flags,
+    /// By which a second delivery of the same is known.
+    pub key: Option<DeliveryKey>,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// It has this UID.
+    As { uid_validity: u32, uid: u32 },
+    /// It was there already.
+    Before,
+}
+
+/// Operations that belong into one frame, and what is told of them.
+#[derive(Debug)]
+pub struct Planned<T> {
+    pub operations: Vec<Operation>,
+    pub told: T,
+}
+
+/// A part of a command over messages.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// UIDs that it is about.
+    pub uids: NumberSet,
+    /// UIDs left to the next part.
+    pub left: NumberSet,
+    /// Messages that were changed since, and so are left alone (RFC 7162 §3.1.3).
+    pub modified: NumberSet,
+    /// UIDs of a copy, in the order of `uids`.
+    pub target_uids: NumberSet,
+}
+
+impl Partition {
+    /// A mod-sequence that no command had.
+    fn next_modseq(&self) -> u64 {
+        self.modseq + 1
+    }
+
+    /// Above all that were given out, also where those were lost.
+    fn next_uid_validity(&self, now_s: u32) -> u32 {
+        now_s.max(self.uid_validity + 1)
+    }
+
+    fn known(&self, mailbox: MailboxId) -> Result<&Mailbox, Refusal> {
+        self.mailbox(mailbox).ok_or(Refusal::NoSuchMailbox)
+    }
+
+    fn known_account(&self, account: AccountId) -> Result<&Account, Refusal> {
+        self.account(account).ok_or(Refusal::NoSuchAccount)
+    }
+
+    /// An account with its INBOX.
+    pub fn plan_account(
+        &self,
+        (account, inbox): (AccountId, MailboxId),
+        name: &str,
+        now_s: u32,
+    ) -> Result<Vec<Operation>, Refusal> {
+        if name.is_empty() || name.len() > ACCOUNT_NAME_BYTES_MAX {
+            return Err(Refusal::BadName);
+        }
+        if self.find_account(name).is_some() {
+            return Err(Refusal::Exists);
+        }
+        let created = Operation::MailboxCreated {
+            mailbox: inbox,
+            account,
+            name: INBOX.into(),
+            uid_validity: self.next_uid_validity(now_s),
+            special_uses: SpecialUses::default(),
+        };
+        Ok(vec![Operation::AccountAdded { account, name: name.into() }, created])
+    }
+
+    /// An account with all it has is no more.
+    pub fn plan_account_removal(
+        &self,
+        account: AccountId,
+        now_s: u32,
+    ) -> Result<Vec<Operation>, Refusal> {
+        self.known_account(account)?;
+        Ok(vec![Operation::AccountRemoved { account, at_s: now_s }])
+    }
+
+    pub fn plan_mailbox(
+        &self,
+        mailbox: MailboxId,
+        account: AccountId,
+        name: &MailboxName,
+        special_uses: SpecialUses,
+        now_s: u32,
+    ) -> Result<Vec<Operation>, Refusal> {
+        let mailboxes = &self.known_account(account)?.mailboxes;
+        check_name(name.as_str())?;
+        if mailboxes.contains_key(name.as_str()) {
+            return Err(Refusal::Exists);
+        }
+        if mailboxes.len() >= MAILBOXES_MAX {
+            return Err(Refusal::TooManyMailboxes);
+        }
+        Ok(vec![Operation::MailboxCreated {
+            mailbox,
+            account,
+            name: name.as_str().into(),
+            uid_validity: self.next_uid_validity(now_s),
+            special_uses,
+        }])
+    }
+
+    /// A mailbox and its inferiors get other names, all or none (RFC 9051 §6.3.6).
+    pub fn plan_rename(
+        &self,
+        account: AccountId,
+        from: &MailboxName,
+        to: &MailboxName,
+    ) -> Result<Vec<Operation>, Refusal> {
+        let mailboxes = &self.known_account(account)?.mailboxes;
+        check_name(to.as_str())?;
+        if from.is_inbox() {
+            return Err(Refusal::IsInbox);
+        }
+        if from == to {
+            return Err(Refusal::Exists);
+        }
+        let below = format!("{}{HIERARCHY_SEPARATOR}", from.as_str());
+        let mut operations = Vec::new();
+        let inferiors = mailboxes.range(Box::from(below.as_str())..);
+        let inferiors = inferiors.take_while(|(name, _)| name.starts_with(&below));
+        for (name, mailbox) in mailboxes.get_key_value(from.as_str()).into_iter().chain(inferiors) {
+            let name = [to.as_str(), &name[from.as_str().len()..]].concat();
+            check_name(&name)?;
+            // One that moves away itself is in nobody's way.
+            let moves_away = name == from.as_str() || name.starts_with(&below);
+            if mailboxes.contains_key(name.as_str()) && !moves_away {
+                return Err(Refusal::Exists);
+            }
+            operations.push(Operation::MailboxRenamed { mailbox: *mailbox, name: name.into() });
+        }
+        if operations.is_empty() { Err(Refusal::NoSuchMailbox) } else { Ok(operations) }
+    }
+
+    /// Inferiors stay (RFC 9051 §6.3.5).
+    pub fn plan_deletion(&self, mailbox: MailboxId, now_s: u32) -> Result<Vec<Operation>, Refusal> {
+        if &*self.known(mailbox)?.name == INBOX {
+            return Err(Refusal::IsInbox);
+        }
+        Ok(vec![Operation::MailboxDeleted { mailbox, at_s: now_s }])
+    }
+
+    pub fn plan_special_use(
+        &self,
+        mailbox: MailboxId,
+        special_uses: SpecialUses,
+    ) -> Result<Vec<Operation>, Refusal> {
+        self.known(mailbox)?;
+        Ok(vec![Operation::SpecialUseSet { mailbox, special_uses }])
+    }
+
+    /// Names need no mailbox to be subscribed to (RFC 9051 §6.3.7).
+    pub fn plan_subscription(
+        &self,
+        account: AccountId,
+        name: &MailboxName,
+        is_subscribed: bool,
+    ) -> Result<Vec<Operation>, Refusal> {
+        let subscriptions = &self.known_account(account)?.subscriptions;
+        check_name(name.as_str())?;
+        if subscriptions.contains(name.as_str()) == is_subscribed {
+            return Ok(Vec::new());
+        }
+        if is_subscribed && subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            return Err(Refusal::TooManySubscriptions);
+        }
+        let name = name.as_str().into();
+        Ok(vec![Operation::Subscribed { account, name, is_subscribed }])
+    }
+
+    /// One message for several mailboxes. `bodies` are the numbers of its bodies, one a delivery;
+    /// one that was made before has no operation.
+    pub fn plan_deliveries(
+        &self,
+        deliveries: &[Delivery],
+        bodies: &[BodyId],
+        now_s: u32,
+    ) -> Result<Planned<Vec<Delivered>>, Refusal> {
+        let modseq = self.next_modseq();
+        let mut fronts: HashMap<MailboxId, Front> = HashMap::new();
+        let mut keys = Vec::new();
+        let mut planned = Planned { operations: Vec::new(), told: Vec::new() };
+        for (delivery, body) in deliveries.iter().zip(bodies) {
+            let mailbox = self.known(delivery.mailbox)?;
+            if let Some(key) = delivery.key {
+                if self.has_delivered(key) || keys.contains(&key) {
+                    planned.told.push(Delivered::Before);
+                    continue;
+                }
+                keys.push(key);
+            }
+            let front = fronts.entry(delivery.mailbox).or_insert_with(|| Front::of(mailbox));
+            let keywords = front.bits(&delivery.flags, &mut planned.operations)?;
+            let uid = front.uid()?;
+            let message = Message {
+                uid,
+                modseq,
+                date_s: delivery.date_s,
+                saved_s: now_s,
+                flags: delivery.flags.system,
+                keywords,
+                body: *body,
+            };
+            let (mailbox, uid_validity) = (delivery.mailbox, mailbox.uid_validity);
+            planned.operations.push(Operation::Appended { mailbox, message, key: delivery.key });
+            planned.told.push(Delivered::As { uid_validity, uid });
+        }
+        Ok(planned)
+    }
+
+    /// STORE on messages of `uids` that are there. Those that it would not change are left out.
+    pub fn plan_flags(
+        &self,
+        mailbox: MailboxId,
+        uids: &NumberSet,
+        (change, flags): (FlagChange, &Flags),
+        unchanged_since: Option<u64>,
+    ) -> Result<Planned<Part>, Refusal> {
+        let known = self.known(mailbox)?;
+        let mut operations = Vec::new();
+        let mut front = Front::of(known);
+        let keywords = match change {
+            FlagChange::Remove => front.known_bits(flags),
+            FlagChange::Replace | FlagChange::Add => front.bits(flags, &mut operations)?,
+        };
+        let (modseq, flags) = (self.next_modseq(), flags.system);
+        let uids_of = NumberSet::default();
+        let mut changed = FlagsChanged { mailbox, modseq, change, flags, keywords, uids: uids_of };
+        let mut part = Part::default();
+        for entry in known.entries_of(uids) {
+            if unchanged_since.is_some_and(|since| entry.modseq > since) {
+                part.modified.insert(entry.uid);
+            } else if changed.result(entry.flags, entry.keywords) != (entry.flags.0, entry.keywords)
+            {
+                if changed.uids.ranges().len() == RANGES_MAX {
+                    part.left.insert_range(entry.uid, uids.last().unwrap_or(entry.uid));
+                    break;
+                }
+                changed.uids.insert(entry.uid);
+            }
+        }
+        part.left = part.left.intersection(uids);
+        part.uids = changed.uids.clone();
+        if changed.uids.is_empty() {
+            operations.clear();
+        } else {
+            operations.push(Operation::FlagsChanged(changed));
+        }
+        Ok(Planned { operations, told: part })
+    }
+
+    pub fn plan_expunge(
+        &self,
+        mailbox: MailboxId,
+        which: Expunging<'_>,
+        now_s: u32,
+    ) -> Result<Planned<Part>, Refusal> {
+        let known = self.known(mailbox)?;
+        let mut part = Part::default();
+        let mut add = |entry: &Entry| {
+            let has_room = part.uids.ranges().len() < RANGES_MAX;
+            let set = if has_room { &mut part.uids } else { &mut part.left };
+            set.insert(entry.uid);
+        };
+        let is_deleted = |entry: &Entry| entry.flags.has(SystemFlags::DELETED);
+        match which {
+            Expunging::Deleted => {
+                known.entries(0..u32::MAX).filter(is_deleted).for_each(|entry| add(&entry));
+            }
+            Expunging::DeletedOf(uids) => {
+                known.entries_of(uids).filter(is_deleted).for_each(|entry| add(&entry));
+            }
+            Expunging::All(uids) => known.entries_of(uids).for_each(|entry| add(&entry)),
+        }
+        let (modseq, uids) = (self.next_modseq(), part.uids.clone());
+        let operation = Operation::Expunged { mailbox, modseq, at_s: now_s, uids };
+        let operations = if part.uids.is_empty() { Vec::new() } else { vec![operation] };
+        Ok(Planned { operations, told: part })
+    }
+
+    /// COPY or MOVE of messages of `uids` that are there. Flags and dates go along (RFC 9051
+    /// §6.4.7), keywords by their names.
+    pub fn plan_copy(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        uids: &NumberSet,
+        is_move: bool,
+        now_s: u32,
+    ) -> Result<Planned<Part>, Refusal> {
+        let (from, to) = (self.known(source)?, self.known(target)?);
+        let modseq = self.next_modseq();
+        let mut operations = Vec::new();
+        let mut front = Front::of(to);
+        let (mut copies, mut bytes) = (Vec::new(), 0);
+        let mut part = Part::default();
+        for entry in from.entries_of(uids) {
+            let body = self.bodies().body(entry.body);
+            bytes += 4 + Message::BYTES + body.written_bytes();
+            if bytes > MAILBOX_RECORD_BYTES_MAX && !copies.is_empty() {
+                part.left.insert_range(entry.uid, uids.last().unwrap_or(entry.uid));
+                break;
+            }
+            let keywords = from.keyword_names(entry.keywords);
+            let flags = Flags { system: entry.flags, keywords };
+            let message = Message {
+                uid: front.uid()?,
+                modseq,
+                date_s: entry.date_s,
+                saved_s: now_s,
+                flags: entry.flags,
+                keywords: front.bits(&flags, &mut operations)?,
+                body: body.id,
+            };
+            part.uids.insert(entry.uid);
+            part.target_uids.insert(message.uid);
+            copies.push(Copy { source_uid: entry.uid, message, body });
+        }
+        part.left = part.left.intersection(uids);
+        if copies.is_empty() {
+            return Ok(Planned { operations: Vec::new(), told: part });
+        }
+        operations.push(Operation::Copied { source, target, is_move, copies });
+        Ok(Planned { operations, told: part })
+    }
+}
+
+/// What a mailbox gives out next.
+struct Front {
+    mailbox: MailboxId,
+    uid_next: u32,
+    keywords: Vec<Box<str>>,
+}
+
+impl Front {
+    fn of(mailbox: &Mailbox) -> Self {
+        let keywords = mailbox.keywords.clone();
+        Self { mailbox: mailbox.id, uid_next: mailbox.uid_next, keywords }
+    }
+
+    fn uid(&mut self) -> Result<u32, Refusal> {
+        let uid = self.uid_next;
+        if uid >= u32::MAX - 1 {
+            return Err(Refusal::UidsUsedUp);
+        }
+        self.uid_next += 1;
+        Ok(uid)
+    }
+
+    fn bit(&self, keyword: &str) -> Option<usize> {
+        self.keywords.iter().position(|known| known.eq_ignore_ascii_case(keyword))
+    }
+
+    fn known_bits(&self, flags: &Flags) -> u64 {
+        let bits = flags.keywords.iter().filter_map(|keyword| self.bit(keyword));
+        bits.fold(0, |bits, bit| bits | 1 << bit)
+    }
+
+    /// The bits of keywords, with an operation for each that the mailbox had not.
+    fn bits(&mut self, flags: &Flags, operations: &mut Vec<Operation>) -> Result<u64, Refusal> {
+        let mut bits = 0;
+        for keyword in &flags.keywords {
+            let bit = match self.bit(keyword) {
+                Some(bit) => bit,
+                None if keyword.is_empty() || keyword.len() > KEYWORD_BYTES_MAX => {
+                    return Err(Refusal::BadName);
+                }
+                None if self.keywords.len() >= KEYWORDS_MAX => {
+                    return Err(Refusal::TooManyKeywords);
+                }
+                None => {
+                    let bit = self.keywords.len();
+                    let (mailbox, keyword) = (self.mailbox, keyword.clone());
+                    self.keywords.push(keyword.clone());
+                    operations.push(Operation::KeywordAdded { mailbox, bit: bit as u8, keyword });
+                    bit
+                }
+            };
+            bits |= 1 << bit;
+        }
+        Ok(bits)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let is_good = !name.is_empty() && name.len() <= MAILBOX_NAME_BYTES_MAX;
+    if is_good { Ok(()) } else { Err(Refusal::BadName) }
+}
+
+/// Between the names of a mailbox and its inferior.
+pub const HIERARCHY_SEPARATOR: char = '/';
+const INBOX: &str = "INBOX";
+/// Ranges of UIDs in one record.
+const RANGES_MAX: usize = MAILBOX_RECORD_BYTES_MAX / RANGE_BYTES;
