@@ -152,6 +152,8 @@ pub const KNOWN_MAILBOXES_MAX: usize = 1 << 16;
 pub const VERIFICATIONS_AT_ONCE_MAX: usize = 64;
 /// Domains for which the protection of one connection is counted.
 pub const TLS_DOMAINS_COUNTED_MAX: usize = 16;
+/// Hosts of a place that a message is offered to in one attempt.
+pub const MESSAGE_HOSTS_MAX: usize = 5;
 /// Hosts that a shard remembers as failing; more are all forgotten.
 pub const HOST_FAILURES_MAX: usize = 10_000;
 /// Next hops that are remembered for broken TLS; more replace the one that ends first.

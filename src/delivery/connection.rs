@@ -177,8 +177,10 @@ async fn serve(
         }
         delivery.attend_lines(site);
         let (count, after) = link.deliver(inner, site, work, count_max - message_count).await;
-        if after == After::Close {
-            return Last::Gone;
+        match after {
+            After::Continue => {}
+            After::Leave => return Last::Quit,
+            After::Close => return Last::Gone,
         }
         message_count += count;
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::directory::{Answer, Asking, Question};
 use super::discovery::{discover, discover_host};
 use super::held_up::HeldUp;
+use super::site::Site;
 use super::{Delivery, Inner};
 use crate::config::{Config, NextHop};
 use crate::dns::{Resolver, Settings};
+use crate::limits::MESSAGE_HOSTS_MAX;
 use crate::mail::{Outcome, Reply, WaitCause, status};
 use crate::metrics::Metrics;
 use crate::queue::ledger::Waiting;
@@ -161,6 +163,21 @@ impl Inner {
         // The sort keeps the order of those that are as good as one another.
         targets.sort_by_key(|target| target.failed_until_ms);
         if targets.is_empty() { Err(NO_ADDRESS_OF_FAMILY) } else { Ok(targets) }
+    }
+
+    /// A host of a place cannot do its work: others go first for a while. Returns whether there is
+    /// one left that has not failed lately; where there is none, nothing is remembered.
+    pub(super) fn leave_host(&self, host: SocketAddr, site: &Site, reply: &Reply) -> bool {
+        let Ok(targets) = self.targets(&site.key.hop.place, site.key.source) else { return false };
+        let others = targets.iter().filter(|target| target.address != host);
+        let (good, failed): (Vec<_>, Vec<_>) =
+            others.partition(|target| target.failed_until_ms.is_none());
+        if good.is_empty() || failed.len() + 1 >= MESSAGE_HOSTS_MAX {
+            return false;
+        }
+        let mut hosts = self.hosts.borrow_mut();
+        hosts.on_failed(host, site.key.source, reply, clock::coarse_ms());
+        true
     }
 
     /// Under another configuration all is found out anew.

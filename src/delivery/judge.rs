@@ -3,7 +3,7 @@
 use super::Inner;
 use super::site::Site;
 use crate::mail::{Outcome, Reply, ReplyClass, Stream};
-use crate::proto::classify::ReplyContext;
+use crate::proto::classify::{Judgement, ReplyContext};
 use crate::queue::Attempt;
 
 impl Inner {
@@ -21,17 +21,46 @@ impl Inner {
         if matches!(outcome, Outcome::Delivered | Outcome::Relayed) {
             return (outcome, None);
         }
-        let judgement = {
-            let config = self.config.borrow();
-            let source = site.key.source.and_then(|address| config.source_at(address));
-            let source = source.map_or("", |source| source.name.as_str());
-            let tenant = &stream.tenant;
-            let context = ReplyContext { reply, site: &attempt.site, domain, source, tenant };
-            config.delivery.rules.judge(&context)
-        };
+        let judgement = self.judgement(reply, &attempt.site, site, domain, &stream.tenant);
         self.metrics.replies.count(judgement.class);
         self.on_judgement(&judgement, reply, site, &stream.tenant);
         (judgement.outcome.unwrap_or(outcome), Some(judgement.class))
+    }
+
+    /// Whether a reply says that the host `name` of a site cannot do its work, and nothing of the
+    /// message or of us: another host may be better off.
+    pub(super) fn is_fault_of_host(
+        &self,
+        reply: &Reply,
+        name: &str,
+        site: &Site,
+        domain: &str,
+        tenant: &str,
+    ) -> bool {
+        if !reply.is_remote || !reply.is_transient() {
+            return false;
+        }
+        let judgement = self.judgement(reply, name, site, domain, tenant);
+        let is_of_host = matches!(
+            judgement.class,
+            ReplyClass::System | ReplyClass::Network | ReplyClass::Routing
+        );
+        is_of_host && judgement.outcome.is_none() && judgement.effect.is_none()
+    }
+
+    fn judgement(
+        &self,
+        reply: &Reply,
+        name: &str,
+        site: &Site,
+        domain: &str,
+        tenant: &str,
+    ) -> Judgement {
+        let config = self.config.borrow();
+        let source = site.key.source.and_then(|address| config.source_at(address));
+        let source = source.map_or("", |source| source.name.as_str());
+        let context = ReplyContext { reply, site: name, domain, source, tenant };
+        config.delivery.rules.judge(&context)
     }
 }
 

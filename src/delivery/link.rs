@@ -31,6 +31,8 @@ use crate::tls::client::Level;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     Continue,
+    /// It works, and its host does not.
+    Leave,
     Close,
 }
 
@@ -120,6 +122,8 @@ pub(super) struct Link {
     out: Vec<u8>,
     /// Messages that ended in a reply on this connection.
     done_count: u32,
+    /// The host cannot do its work, and another one may.
+    is_unfit: bool,
     /// Domains whose mail the session was counted for.
     counted_for: Vec<Box<str>>,
     timeouts: config::Delivery,
@@ -226,6 +230,7 @@ impl Link {
             input,
             out,
             done_count,
+            is_unfit: false,
             counted_for: Vec::new(),
             timeouts,
         };
@@ -387,6 +392,7 @@ impl Link {
         let result = self.transact(inner, site, &mut under_way).await;
         site.on_round_trip(started.elapsed() / count);
         match result {
+            Ok(()) if self.is_unfit => (count, After::Leave),
             Ok(()) => {
                 site.on_success(count, &inner.config.borrow().delivery);
                 (count, After::Continue)
@@ -513,6 +519,29 @@ impl Link {
         Attempt { remote: Some(remote), protection, ..Attempt::without_session(self.name.clone()) }
     }
 
+    /// Whether the host has refused a message to all its recipients because it cannot do its work,
+    /// and there is another one to try in the same attempt (RFC 5321 §5.1).
+    fn leaves_to_others(
+        &self,
+        inner: &Inner,
+        site: &Site,
+        message: &Message,
+        replies: &[Reply],
+    ) -> bool {
+        // Most are taken.
+        if self.host.is_none() || !replies.iter().all(Reply::is_transient) {
+            return false;
+        }
+        let envelope = &message.envelope;
+        let is_fault_of_host = |(index, reply): (&u16, &Reply)| {
+            let domain = envelope.recipients[usize::from(*index)].domain();
+            let tenant = &envelope.stream.tenant;
+            inner.is_fault_of_host(reply, &self.name, site, domain, tenant)
+        };
+        message.recipient_indexes.iter().zip(replies).all(is_fault_of_host)
+            && inner.leave_host(self.address, site, &replies[0])
+    }
+
     /// Sends what was begun, and settles each message as its replies come.
     async fn transact(
         &mut self,
@@ -538,7 +567,14 @@ impl Link {
                     let mut done = under_way.pop_front().expect("the client knows what is open");
                     done.release();
                     self.done_count += 1;
-                    done.settle(inner, site, replies, self.attempt(site));
+                    if self.leaves_to_others(inner, site, &done.message, &replies) {
+                        // Nobody has taken anything of it.
+                        inner.metrics.delivery.hosts_left.add(1);
+                        inner.queue.put_back(done.end());
+                        self.is_unfit = true;
+                    } else {
+                        done.settle(inner, site, replies, self.attempt(site));
+                    }
                     if under_way.is_empty() {
                         return Ok(());
                     }

@@ -171,6 +171,7 @@ numbers! {
         connections counter "Connections opened to next hops.";
         connections_open gauge "Connections open to next hops.";
         connect_failures counter "Connections that could not be opened.";
+        hosts_left counter "Messages left to another host because one could not do its work.";
         logins_refused counter "Next hops that did not take us for who we say.";
         tls13_connections counter "Connections protected by TLS 1.3.";
         tls12_connections counter "Connections protected by TLS 1.2.";

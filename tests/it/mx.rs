@@ -313,3 +313,83 @@ fn mail_waits_for_a_dns_that_is_down_and_says_so() {
     let arrived = |number: usize| hosts.place_of(&format!("u{number}@p0.z.test")).is_some();
     wait_until("all have arrived", || (0..5).all(arrived));
 }
+
+#[test]
+fn a_host_that_cannot_do_its_work_leaves_its_mail_to_the_next_in_the_same_attempt() {
+    let zone = "m2 A 127.0.0.2\nm3 A 127.0.0.3\nm4 A 127.0.0.4\none MX 10 m2\none MX 20 m3\n\
+                data MX 10 m2\ndata MX 20 m3\nboth MX 10 m2\nboth MX 20 m4\n";
+    let Some(knot) = Knot::start_with(&[("z.test", zone)]) else { return };
+    // What the host at 2 says is in the local part; the one at 4 has no space.
+    let says = |recipient: &str| {
+        Some(match recipient.split('@').next().expect("a local part") {
+            "space" => "452 4.3.1 no space left",
+            "lookup" => "451 4.3.0 <x>: Temporary lookup failure",
+            "grey" => "450 4.2.0 Greylisted, try again later",
+            "rate" => "450 4.7.28 too many messages",
+            "full" => "452 4.2.2 mailbox full",
+            "no" => "550 5.1.1 no such mailbox",
+            _ => return None,
+        })
+    };
+    let address = |number: u8, port: u16| SocketAddr::from(([127, 0, 0, number], port));
+    let port = free_address().port();
+    let of_rcpt = Behaviour {
+        on_rcpt: Box::new(move |recipient, _| {
+            says(recipient).filter(|_| !recipient.contains("data.")).map(str::to_owned)
+        }),
+        on_content: Box::new(move |recipient, _| says(recipient).map(str::to_owned)),
+        ..Behaviour::default()
+    };
+    let first = NextHop::start_on(address(2, port), of_rcpt);
+    let second = NextHop::start_on(address(3, port), Behaviour::default());
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let counted = asked.clone();
+    let without_space = Behaviour {
+        on_rcpt: Box::new(move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Some("452 4.3.1 no space left".to_owned())
+        }),
+        ..Behaviour::default()
+    };
+    let _third = NextHop::start_on(address(4, port), without_space);
+    let extra = format!(
+        "[delivery]\nmx_port = {port}\n[dns]\nupstreams = [\"{}\"]\ntimeout = \"20s\"\n\
+         attempts = 1\n[shards]\ncount = 1\n\
+         [[route]]\ndomain = \"*.z.test\"\nnext_hop = \"mx\"\n",
+        knot.address
+    );
+    for (local_part, is_left) in [
+        ("space", true),
+        ("lookup", true),
+        ("grey", false),
+        ("rate", false),
+        ("full", false),
+        ("no", false),
+    ] {
+        for domain in ["one.z.test", "data.z.test"] {
+            // What failed is remembered.
+            let server = Server::start(free_address(), &extra);
+            let recipient = format!("{local_part}@{domain}");
+            let before = second.got().len();
+            send(&server, &recipient);
+            wait_until("it has an outcome", || outcome_of(&server, &recipient).is_some());
+            let outcome = outcome_of(&server, &recipient).expect("looked at above");
+            assert_eq!(outcome.starts_with("relayed"), is_left, "{recipient}: {outcome}");
+            assert_eq!(second.got().len() - before, usize::from(is_left), "{recipient}");
+            let log = server.log();
+            let of_it = log.matches(&format!(" recipient=<{recipient}> ")).count();
+            assert_eq!(of_it, 1, "one attempt: {log}");
+            let left = server.metric("ringpost_delivery_hosts_left_total");
+            assert_eq!(left, f64::from(u8::from(is_left)), "{recipient}");
+        }
+    }
+    assert!(first.got().is_empty());
+    // Each host is offered a message once.
+    let server = Server::start(free_address(), &extra);
+    send(&server, "space@both.z.test");
+    wait_until("it is delayed", || outcome_of(&server, "space@both.z.test").is_some());
+    let outcome = outcome_of(&server, "space@both.z.test");
+    assert_eq!(outcome.as_deref(), Some("delayed 452 4.3.1"));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(server.log().matches("outcome=").count(), 1);
+}
