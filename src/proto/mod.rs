@@ -2,7 +2,7 @@
 //!
 //! **Owns** the grammar and the state of SMTP and LMTP on both ends, and of a server's IMAP and
 //! POP3; trace fields, DSNs, what a next hop's reply means, DNS messages, the parts of a message,
-//! what a proxy says of its client.
+//! what a proxy says of its client, and what is said to proxies of ours.
 //! **Uses** `mail`, `limits`. Never a socket, a file, a clock or a task.
 //! **Holds** that no input, cut anywhere, makes it panic, allocate without bound, or answer
 //! otherwise than the same input in one piece.
@@ -18,4 +18,5 @@ pub mod pop3;
 pub mod proxy;
 pub mod sasl;
 pub mod smtp;
+pub mod socks5;
 pub mod xtext;

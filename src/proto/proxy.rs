@@ -1,5 +1,5 @@
 //! The header by which a proxy says whom it speaks for: PROXY protocol, versions 1 and 2 (HAProxy,
-//! doc/proxy-protocol.txt).
+//! doc/proxy-protocol.txt); and the one that we say to a proxy of ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,6 +22,30 @@ pub enum Step {
 /// No header of the PROXY protocol, or one for something else than a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
+
+/// Writes the header of version 2 that has a proxy connect from `source` to `destination`. `None`
+/// where they are of different families, which no header can say.
+pub fn header(source: IpAddr, destination: SocketAddr) -> Option<Vec<u8>> {
+    let mut header = SIGNATURE.to_vec();
+    header.push(PROXY);
+    match (source, destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            header.extend_from_slice(&[TCP_OVER_IPV4, 0, 12]);
+            header.extend_from_slice(&source.octets());
+            header.extend_from_slice(&destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            header.extend_from_slice(&[TCP_OVER_IPV6, 0, 36]);
+            header.extend_from_slice(&source.octets());
+            header.extend_from_slice(&destination.octets());
+        }
+        _ => return None,
+    }
+    // Which port it connects from is for the proxy to choose.
+    header.extend_from_slice(&[0, 0]);
+    header.extend_from_slice(&destination.port().to_be_bytes());
+    Some(header)
+}
 
 /// Looks at the octets that came so far, from the first on: no more than earlier steps asked for.
 pub fn next(header: &[u8]) -> Result<Step, Malformed> {
@@ -193,5 +217,21 @@ mod tests {
         ] {
             assert_eq!(read(&wrong), Err(Malformed), "{}", wrong[12..].escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_and_says_where_to() {
+        let written = |source: &str, destination: &str| {
+            let source = source.parse().expect("an address");
+            header(source, destination.parse().expect("an address"))
+        };
+        let of_four = written("192.0.2.7", "198.51.100.1:25").expect("one family");
+        check(&of_four, client("192.0.2.7:0"));
+        assert_eq!(of_four[FIXED_BYTES..], [192, 0, 2, 7, 198, 51, 100, 1, 0, 0, 0, 25]);
+        let of_six = written("2001:db8::7", "[2001:db8::9]:4711").expect("one family");
+        check(&of_six, client("[2001:db8::7]:0"));
+        assert_eq!(of_six[FIXED_BYTES + 31..], [9, 0, 0, 0x12, 0x67]);
+        assert_eq!(written("192.0.2.7", "[::1]:25"), None);
+        assert_eq!(written("::1", "192.0.2.7:25"), None);
     }
 }
