@@ -177,6 +177,9 @@ fn site_part(site: &SiteWay, weights: u32, now_ms: u64) -> String {
         if let Some(address) = site.address {
             let _ = write!(text, " ({address})");
         }
+        if let Some(proxy) = &site.proxy {
+            let _ = write!(text, " by {proxy}");
+        }
         let _ = write!(text, ", weight {} of {weights}", site.weight);
     }
     if let Some(until_ms) = site.source_suspended_until_ms.filter(|ms| *ms > now_ms) {

@@ -1,14 +1,13 @@
 //! `[[credentials]]`: who we are to next hops that want to know.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::explain::Out;
-use super::parse::{ConfigError, read_file};
+use super::login::{Form, Login};
+use super::parse::ConfigError;
 use super::table::{Checked, Table};
 use super::tls::LEVELS;
 use super::{Config, NextHop, values};
-use crate::proto::sasl;
 use crate::tls::client::{Demand, Level};
 
 /// `[[credentials]]`: name and password for one next hop.
@@ -16,9 +15,7 @@ use crate::tls::client::{Demand, Level};
 pub struct Credentials {
     /// As `smarthost` or a `[[route]]` says it: an address or a host. Each once.
     pub next_hop: NextHop,
-    /// The password of `password_file` is read by `Config::load`, and empty before.
-    pub login: Arc<sasl::Credentials>,
-    pub password_file: Option<PathBuf>,
+    pub login: Login,
     /// What a server must show at the least before it is told the password.
     pub level: Level,
 }
@@ -39,18 +36,6 @@ impl Config {
             None => demand.clone(),
         }
     }
-
-    /// Reads the passwords that stand in files.
-    pub(super) fn load_passwords(&mut self) -> Result<(), ConfigError> {
-        for credentials in &mut self.credentials {
-            if let Some(path) = &credentials.password_file {
-                let password = load_password(path)?;
-                let login = sasl::Credentials { password, ..(*credentials.login).clone() };
-                credentials.login = Arc::new(login);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Credentials {
@@ -63,21 +48,9 @@ impl Credentials {
     }
 }
 
-/// The first line of a file.
-fn load_password(path: &Path) -> Result<String, ConfigError> {
-    let text = read_file(path)?;
-    let password = text.lines().next().unwrap_or_default();
-    if !is_secret(password) {
-        let file = path.display().to_string();
-        let message = format!("credentials.password_file: its first line is {NO_SECRET}");
-        return Err(ConfigError { file, line: 1, message });
-    }
-    Ok(password.to_owned())
-}
-
-/// What SASL can carry (RFC 4616 §2).
-fn is_secret(text: &str) -> bool {
-    (1..=SECRET_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
+/// Reads the passwords that stand in files.
+pub(super) fn load(all: &mut [Credentials]) -> Result<(), ConfigError> {
+    all.iter_mut().try_for_each(|credentials| LOGIN.load(&mut credentials.login, "credentials"))
 }
 
 pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
@@ -100,46 +73,28 @@ fn read_one(table: &Table<'_, '_>) -> Checked<Credentials> {
         (!matches!(hop, NextHop::Mx(_))).then(|| next_hop = Some(hop))
     })?;
     let next_hop = next_hop.ok_or_else(|| table.missing("next_hop"))?;
-    let mut name = String::new();
-    table.text("username", &mut name, "a name that is not empty", is_secret)?;
-    if name.is_empty() {
-        return Err(table.missing("username"));
-    }
-    let (mut password, mut password_file) = (None, None);
-    table.secret("password", &mut password)?;
-    table.optional_path("password_file", &mut password_file)?;
-    let wrong = |text: &str| table.wrong_at(&[&["password"]], format!("credentials.{text}"));
-    let password = match (password, &password_file) {
-        (Some(_), Some(_)) => return Err(wrong("password: stands in password_file too")),
-        (Some(password), None) if !is_secret(&password) => {
-            return Err(wrong(&format!("password: is {NO_SECRET}")));
-        }
-        (Some(password), None) => password,
-        (None, Some(_)) => String::new(),
-        (None, None) => return Err(table.missing("password_file")),
-    };
+    let login = LOGIN.read(table)?.ok_or_else(|| table.missing(LOGIN.username))?;
     let mut level = Level::Verify;
     table.choice("level", &mut level, LEVELS)?;
-    let login = sasl::Credentials { authorization_id: String::new(), name, password };
-    Ok(Credentials { next_hop, login: login.into(), password_file, level })
+    Ok(Credentials { next_hop, login, level })
 }
 
 pub(super) fn explain(config: &Config, out: &mut Out) {
     for credentials in &config.credentials {
         out.table("[[credentials]]");
         out.text("next_hop", Some(&credentials.next_hop.to_string()));
-        out.text("username", Some(&credentials.login.name));
-        match &credentials.password_file {
-            Some(path) => out.path("password_file", Some(path)),
-            None => out.comment("password is not shown"),
-        }
+        LOGIN.explain(&credentials.login, out);
         out.choice("level", credentials.level, LEVELS);
     }
 }
 
-/// Longest name or password: as much as a server of ours takes.
-const SECRET_BYTES_MAX: usize = 1024;
-const NO_SECRET: &str = "empty, too long or holds NUL";
+const LOGIN: Form = Form {
+    username: "username",
+    password: "password",
+    password_file: "password_file",
+    // As much as a server of ours takes.
+    bytes_max: 1024,
+};
 
 #[cfg(test)]
 mod tests {
@@ -182,7 +137,7 @@ mod tests {
         let config = parse(&credentials("password_file = \"p\"\nlevel = \"required\""));
         assert_eq!(Config::parse(&config.explain(), "f"), Ok(config.clone()));
         let config = parse(&credentials("password = \"4711\""));
-        assert_eq!(config.credentials[0].login.password, "4711");
+        assert_eq!(config.credentials[0].login.credentials.password, "4711");
         assert!(!config.explain().contains("4711") && !format!("{config:?}").contains("4711"));
     }
 
@@ -216,7 +171,7 @@ mod tests {
         let load = |content: &[u8]| {
             std::fs::write(&path, content).expect("written");
             let config = Config::load(&file).map_err(|error| error.to_string())?;
-            Ok::<_, String>(config.credentials[0].login.password.clone())
+            Ok::<_, String>(config.credentials[0].login.credentials.password.clone())
         };
         assert_eq!(load(b" 47 11 \r\nmore\n"), Ok(" 47 11 ".to_owned()));
         assert_eq!(load(b"4711"), Ok("4711".to_owned()));

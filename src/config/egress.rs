@@ -1,18 +1,21 @@
 //! `[[source]]`, `[[pool]]`, `[[egress]]` and `[[limit]]`: what mail leaves from, and how much of
 //! it a site takes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Config;
 use super::explain::Out;
+use super::login::{Form, Login};
+use super::parse::ConfigError;
 use super::table::{Checked, Table};
 use super::values::{write_conditions, write_duration};
 use crate::mail::Stream;
 use crate::mail::address::is_domain;
 use crate::proto::classify::NamePattern;
+use crate::proto::socks5::SECRET_BYTES_MAX;
 
-/// `[[source]]`: an address of this host that mail leaves from.
+/// `[[source]]`: an address that mail leaves from: one of this host, or of its proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Letters, digits, `.`, `_` and `-`.
@@ -21,6 +24,25 @@ pub struct Source {
     pub address: IpAddr,
     /// Name in EHLO; the one of `[delivery]` by default.
     pub ehlo_name: Option<String>,
+    /// Who connects in its place.
+    pub proxy: Option<Proxy>,
+}
+
+/// A proxy: the world sees the source's address there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    pub protocol: ProxyProtocol,
+    pub address: SocketAddr,
+    /// For `Socks5` only.
+    pub login: Option<Login>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// RFC 1928: it is asked for each connection, and answers.
+    Socks5,
+    /// It is told by a PROXY header from where to where, and answers nothing.
+    Haproxy,
 }
 
 /// `[[pool]]`: sources that share a line of mail by their weights.
@@ -289,7 +311,29 @@ fn read_source(table: &Table<'_, '_>) -> Checked<Source> {
     table.parsed("ehlo_name", "a host name such as mx.example", |name| {
         (is_domain(name) && name.is_ascii()).then(|| ehlo_name = Some(name.to_owned()))
     })?;
-    Ok(Source { name, address, ehlo_name })
+    let proxy = read_proxy(table)?;
+    Ok(Source { name, address, ehlo_name, proxy })
+}
+
+fn read_proxy(table: &Table<'_, '_>) -> Checked<Option<Proxy>> {
+    let mut proxy = None;
+    table.parsed("proxy", "\"socks5://ADDRESS:PORT\" or \"haproxy://ADDRESS:PORT\"", |text| {
+        proxy = Some(Proxy::parse(text)?);
+        Some(())
+    })?;
+    let login = PROXY_LOGIN.read(table)?;
+    let is_socks5 = proxy.as_ref().is_some_and(|it| it.protocol == ProxyProtocol::Socks5);
+    if login.is_some() && !is_socks5 {
+        return Err(table.refused(PROXY_LOGIN.username, "only a proxy by socks5 asks for one"));
+    }
+    Ok(proxy.map(|proxy| Proxy { login, ..proxy }))
+}
+
+/// Reads the passwords that stand in files.
+pub(super) fn load(sources: &mut [Source]) -> Result<(), ConfigError> {
+    let proxies = sources.iter_mut().filter_map(|source| source.proxy.as_mut());
+    let mut logins = proxies.filter_map(|proxy| proxy.login.as_mut());
+    logins.try_for_each(|login| PROXY_LOGIN.load(login, "source"))
 }
 
 fn read_pool(table: &Table<'_, '_>) -> Checked<Pool> {
@@ -374,6 +418,30 @@ impl PoolMember {
     }
 }
 
+impl Proxy {
+    fn parse(text: &str) -> Option<Proxy> {
+        let (scheme, address) = text.split_once("://")?;
+        let protocol = match scheme {
+            "socks5" => ProxyProtocol::Socks5,
+            "haproxy" => ProxyProtocol::Haproxy,
+            _ => return None,
+        };
+        let address: SocketAddr = address.parse().ok()?;
+        (address.port() != 0).then_some(Proxy { protocol, address, login: None })
+    }
+}
+
+/// As in the configuration, without the login.
+impl std::fmt::Display for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = match self.protocol {
+            ProxyProtocol::Socks5 => "socks5",
+            ProxyProtocol::Haproxy => "haproxy",
+        };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
 /// As in the list of a pool.
 impl std::fmt::Display for PoolMember {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -390,6 +458,12 @@ pub(super) fn explain(config: &Config, out: &mut Out) {
         out.text("name", Some(&source.name));
         out.text("address", Some(&source.address.to_string()));
         out.text("ehlo_name", source.ehlo_name.as_deref());
+        if let Some(proxy) = &source.proxy {
+            out.text("proxy", Some(&proxy.to_string()));
+            if let Some(login) = &proxy.login {
+                PROXY_LOGIN.explain(login, out);
+            }
+        }
     }
     for pool in &config.pools {
         out.table("[[pool]]");
@@ -418,6 +492,12 @@ pub(super) fn explain(config: &Config, out: &mut Out) {
     }
 }
 
+const PROXY_LOGIN: Form = Form {
+    username: "proxy_username",
+    password: "proxy_password",
+    password_file: "proxy_password_file",
+    bytes_max: SECRET_BYTES_MAX,
+};
 const NAME_BYTES_MAX: usize = 64;
 const WEIGHT_MAX: u32 = 1000;
 const CONNECTIONS_MAX: u32 = 100_000;
@@ -445,6 +525,15 @@ mod tests {
         check("[[source]]\nname = \"a\"\naddress = \"h\"", 3, "source.address: found \"h\"");
         check(&format!("{a}ehlo_name = \"x y\""), 4, "source.ehlo_name: found \"x y\"");
         check(&[a, a].concat(), 5, "another [[source]] has the name a");
+        check(&format!("{a}proxy = \"http://127.0.0.1:1080\""), 4, "source.proxy: found \"http:");
+        check(&format!("{a}proxy = \"socks5://127.0.0.1:0\""), 4, "source.proxy: found");
+        check(&format!("{a}proxy_username = \"u\""), 1, "source.proxy_password_file: missing");
+        let login = "proxy_username = \"u\"\nproxy_password = \"4711\"";
+        check(&format!("{a}{login}"), 4, "source.proxy_username: only a proxy by socks5 asks");
+        let haproxy = format!("{a}proxy = \"haproxy://127.0.0.1:1\"\n{login}");
+        check(&haproxy, 5, "source.proxy_username: only a proxy by socks5 asks");
+        let long = format!("{a}proxy_username = \"u\"\nproxy_password = \"{}\"", "x".repeat(256));
+        check(&long, 5, "source.proxy_password: is empty, too long or holds NUL");
         let b = "[[source]]\nname = \"b\"\naddress = \"192.0.2.1\"\n";
         check(&[a, b].concat(), 6, "192.0.2.1 is the address of source a already");
         check("[[pool]]\nname = \"p\"", 1, "pool.sources: missing");
@@ -472,6 +561,10 @@ mod tests {
     fn example() -> Config {
         let text = "[[source]]\nname = \"a\"\naddress = \"192.0.2.1\"\nehlo_name = \"a.example\"\n\
              [[source]]\nname = \"b\"\naddress = \"2001:db8::1\"\n\
+             proxy = \"haproxy://[::1]:2500\"\n\
+             [[source]]\nname = \"c\"\naddress = \"192.0.2.3\"\n\
+             proxy = \"socks5://192.0.2.9:1080\"\nproxy_username = \"u\"\n\
+             proxy_password_file = \"p\"\n\
              [[pool]]\nname = \"bulk\"\nsources = [\"a*3\", \"b\"]\n\
              [[pool]]\nname = \"fine\"\nsources = \"b\"\n\
              [[egress]]\ndomain = \"*.x.test\"\ntenant = \"acme\"\ncampaign = \"spring*\"\n\

@@ -10,6 +10,7 @@ mod defaults;
 mod dns;
 mod egress;
 mod explain;
+mod login;
 mod parse;
 mod reload;
 mod retry;
@@ -29,7 +30,11 @@ use crate::proto::classify::Rules;
 
 pub use credentials::Credentials;
 pub use dns::Dns;
-pub use egress::{Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, SaidLimit, SiteLimits, Source};
+pub use egress::{
+    Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, Proxy, ProxyProtocol, SaidLimit, SiteLimits,
+    Source,
+};
+pub use login::Login;
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;

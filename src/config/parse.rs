@@ -45,7 +45,8 @@ impl Config {
             config.delivery.rules = rules::load(path)?;
         }
         config.load_tls()?;
-        config.load_passwords()?;
+        super::credentials::load(&mut config.credentials)?;
+        egress::load(&mut config.sources)?;
         Ok(config)
     }
 

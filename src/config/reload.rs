@@ -103,7 +103,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Credentials;
+    use crate::config::{Credentials, Login};
     use crate::proto::sasl;
     use crate::tls::client::Level;
 
@@ -148,8 +148,8 @@ mod tests {
             let next_hop = NextHop::parse("smtp://mail.test:587").expect("a next hop");
             let (name, password) = ("a".to_owned(), "b".to_owned());
             let login = sasl::Credentials { authorization_id: String::new(), name, password };
-            let (login, password_file, level) = (login.into(), None, Level::Verify);
-            it.credentials.push(Credentials { next_hop, login, password_file, level });
+            let login = Login { credentials: login.into(), password_file: None };
+            it.credentials.push(Credentials { next_hop, login, level: Level::Verify });
         };
         check(credentials, "nothing is routed there");
     }

@@ -113,6 +113,11 @@ impl<'t, 'i> Table<'t, 'i> {
         (offset, path.len())
     }
 
+    /// The value of `key` cannot be, as the text says without showing it.
+    pub fn refused(&self, key: &str, text: &str) -> Wrong {
+        self.wrong_at(&[&[key]], format!("{}{key}: {text}", self.prefix))
+    }
+
     pub fn missing(&self, key: &str) -> Wrong {
         let message = format!("{}{key}: missing", self.prefix);
         Wrong { offset: self.offset, message }

@@ -78,6 +78,9 @@ pub struct SiteWay {
     /// Name and address of the `[[source]]`.
     pub source: Option<String>,
     pub address: Option<IpAddr>,
+    /// Who connects for it, where it does not do so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
     /// Its share of the pool.
     pub weight: u32,
     /// Unix milliseconds until which the source is left alone because it cannot be used.
@@ -192,6 +195,7 @@ fn in_words(matched: Matched, domain: &str) -> String {
 
 fn site_way(key: &SiteKey, weight: u32, config: &Config) -> SiteWay {
     let source = key.source.and_then(|address| config.source_at(address));
+    let proxy = source.and_then(|source| source.proxy.as_ref()).map(|proxy| proxy.to_string());
     let source = source.map(|source| source.name.clone());
     let (site, domain) = (key.hop.to_string(), key.hop.domain.as_deref());
     let said = config.limits_said(&site, domain, source.as_deref());
@@ -228,6 +232,7 @@ fn site_way(key: &SiteKey, weight: u32, config: &Config) -> SiteWay {
         site,
         source,
         address: key.source,
+        proxy,
         weight,
         source_suspended_until_ms: None,
         limits,
@@ -258,7 +263,7 @@ fn tls_way(domain: &str, next_hop: Option<&NextHop>, config: &Config) -> TlsWay 
 
 fn login_way(next_hop: &NextHop, config: &Config) -> Option<LoginWay> {
     let (index, credentials) = config.credentials_of(next_hop)?;
-    let username = credentials.login.name.clone();
+    let username = credentials.login.credentials.name.clone();
     Some(LoginWay { username, said_by: format!("[[credentials]] {}: {next_hop}", index + 1) })
 }
 

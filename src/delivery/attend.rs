@@ -110,6 +110,8 @@ impl Delivery {
             }
         };
         let connected = site.is_connected();
+        let patience_ms = config.delivery.connect_timeout.as_millis() as u64;
+        inner.sources.borrow_mut().on_try(site.key.source, patience_ms, now_ms);
         let place = Place::open(site);
         task::spawn(connection::run(inner.clone(), self.clone(), site.clone(), place, permits));
         Offer::Opening(if connected { WaitCause::Turn } else { WaitCause::Connecting })

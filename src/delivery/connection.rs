@@ -44,7 +44,6 @@ pub(super) async fn run(
         Ok(mut link) => {
             permits.opening.into_iter().for_each(Token::finish);
             place.opened();
-            inner.sources.borrow_mut().on_used(site.key.source);
             inner.metrics.delivery.connections.add(1);
             inner.metrics.delivery.connections_open.add(1);
             let slot = permits.slot;
@@ -58,6 +57,12 @@ pub(super) async fn run(
         }
         Err(NotOpened::Source(error)) => {
             permits.put_back();
+            drop(place);
+            inner.on_source_failed(&site, &error);
+        }
+        Err(NotOpened::Proxy(error)) => {
+            // The leases count as used: the proxy may have reached the peer.
+            drop(permits);
             drop(place);
             inner.on_source_failed(&site, &error);
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Inner;
+use super::connect::{NotConnected, Via};
 use super::connection::{END_WAIT_MAX, Last, Work};
 use super::content::{Form, Stuffing};
 use super::finding::Target;
@@ -23,7 +24,7 @@ use crate::proto::smtp::server::Dialect;
 use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
 use crate::routing::Place;
 use crate::runtime::clock;
-use crate::runtime::net::{self, TcpStream};
+use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream;
 use crate::tls::client::Level;
 
@@ -89,8 +90,10 @@ enum Broken {
 
 /// Why there is no session.
 pub(super) enum NotOpened {
-    /// Our own address cannot be used.
+    /// Our own address cannot be used: nothing was sent.
     Source(io::Error),
+    /// The proxy of the source cannot be used.
+    Proxy(io::Error),
     /// The host would not have us, and there is another one.
     Host,
     /// TLS does not work with this host, and mail may go without it.
@@ -109,6 +112,7 @@ impl From<io::Error> for NotOpened {
 
 pub(super) struct Link {
     stream: Stream,
+    via: Via,
     protection: Option<Protection>,
     /// Of the peer.
     address: SocketAddr,
@@ -149,12 +153,11 @@ impl Link {
                 Some(_) => timeouts.connect_timeout.min(CONNECT_QUICKLY),
                 None => timeouts.connect_timeout,
             };
-            let stream = match TcpStream::connect(target.address, source, timeout).await {
-                Ok(stream) => stream,
-                Err(error) if source.is_some() && net::is_source_fault(&error) => {
-                    return Err(NotOpened::Source(error));
-                }
-                Err(error) => {
+            let (stream, via) = match inner.connect(target.address, source, timeout).await {
+                Ok(connected) => connected,
+                Err(NotConnected::Source(error)) => return Err(NotOpened::Source(error)),
+                Err(NotConnected::Proxy(error)) => return Err(NotOpened::Proxy(error)),
+                Err(NotConnected::Host(error)) => {
                     let reply = no_answer(&error);
                     inner.on_host_failed(&target, source, &reply);
                     refusal = Some(reply);
@@ -165,7 +168,8 @@ impl Link {
             let peer = Peer { demand: &site.demand, address, host };
             let opened = Link::establish(inner, stream, site, &peer, timeouts, &ehlo_name).await;
             return match opened {
-                Ok(link) => {
+                Ok(mut link) => {
+                    link.via = via;
                     inner.hosts.borrow_mut().on_used(target.address, source);
                     Ok(link)
                 }
@@ -222,6 +226,7 @@ impl Link {
         let (stream, protection, done_count) = (stream.into(), None, 0);
         let mut link = Link {
             stream,
+            via: Via::Host,
             protection,
             address,
             name,
@@ -330,7 +335,7 @@ impl Link {
         if !login::may_be_told(credentials.level, self.protection.as_ref()) {
             return Err(NotOpened::Login(login::NOT_PROTECTED));
         }
-        let (login, nonce) = (&credentials.login, login::nonce());
+        let (login, nonce) = (&credentials.login.credentials, login::nonce());
         let said = self.client.authenticate(login, &nonce, login::HASHES, &mut self.out);
         said.map_err(|reply| NotOpened::Login(login::refusal(&reply)))?;
         self.flush().await?;
@@ -710,6 +715,8 @@ impl Link {
             self.quit().await;
         }
         match self.stream.close_for_certain(END_WAIT_MAX).await {
+            // Dropped, it is in use for a while longer, in which the host sees the end too.
+            Ok(()) if self.via == Via::Proxy => drop(slot),
             Ok(()) => slot.finish(),
             // Dropped, it is in use for a while longer.
             Err(stream) => stream.abort(),

@@ -13,6 +13,7 @@
 
 mod attend;
 mod concurrency;
+mod connect;
 mod connection;
 mod content;
 mod directory;

@@ -30,7 +30,6 @@ use crate::proto::smtp::server::Dialect;
 use crate::routing::mx::Policy;
 use crate::routing::{Hop, Place};
 use crate::runtime::clock;
-use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream as Connection;
 use crate::runtime::timer::{self, Deadline};
 use crate::tls::client::Level;
@@ -254,10 +253,10 @@ impl Asking {
             let timeout = self.inner.config.borrow().delivery.connect_timeout;
             let timeout = timeout.min(self.left());
             self.host = Some(candidate.name.clone());
-            let stream = match TcpStream::connect(candidate.address, source, timeout).await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    self.note_error("connection", &error);
+            let stream = match self.inner.connect(candidate.address, source, timeout).await {
+                Ok((stream, _)) => stream,
+                Err(failed) => {
+                    self.note_error("connection", failed.error());
                     continue;
                 }
             };

@@ -39,6 +39,12 @@ pub fn is_installed(program: &str) -> bool {
     found
 }
 
+/// Whether other programs may be given other users and addresses.
+pub fn is_root() -> bool {
+    let own = std::fs::metadata("/proc/self").expect("ourselves");
+    std::os::unix::fs::MetadataExt::uid(&own) == 0
+}
+
 /// Runs `inject` over the messages, and expects each to arrive as it was.
 fn check(what: &str, inject: impl Fn(&Server, &[(PathBuf, Vec<u8>)])) {
     let directory = tempfile::tempdir().expect("a directory");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
-use crate::interop::is_installed;
+use crate::interop::{is_installed, is_root};
 use crate::tls::Authority;
 
 const QUICK: &str = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
@@ -85,14 +85,10 @@ impl Drop for Dovecot {
 
 /// Whether there is a Dovecot, and we are the user that it wants to be started by.
 fn has_dovecot() -> bool {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|it| {
-        use std::os::unix::fs::MetadataExt;
-        it.uid() == 0
-    });
-    if !is_root {
+    if !is_root() {
         println!("dovecot: not root, skipped");
     }
-    is_root && is_installed("dovecot") && Path::new("/usr/lib/dovecot/submission").exists()
+    is_root() && is_installed("dovecot") && Path::new("/usr/lib/dovecot/submission").exists()
 }
 
 #[test]

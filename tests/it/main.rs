@@ -19,6 +19,7 @@ mod memory;
 mod mx;
 mod next_hops;
 mod operate;
+mod proxied;
 mod proxy;
 mod relay;
 mod replies;
