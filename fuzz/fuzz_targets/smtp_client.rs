@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use ringpost::mail::{EnvelopeFlags, Recipient};
+use ringpost::mail::{EnvelopeFlags, Recipient, TlsTag};
 use ringpost::proto::sasl::client::Offer;
 use ringpost::proto::sasl::digest::Hashes;
 use ringpost::proto::sasl::Credentials;
@@ -62,6 +62,7 @@ fn run(dialect: Dialect, pieces: &[&[u8]]) -> Vec<String> {
                         reverse_path: "a@b.test",
                         recipients: &recipients.each_ref(),
                         flags: EnvelopeFlags(EnvelopeFlags::RETURN_FULL),
+                        tls: TlsTag::RequiredWhereOffered,
                         envelope_id: Some("Q"),
                         message_bytes: 10,
                     };

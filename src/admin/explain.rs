@@ -237,6 +237,7 @@ mod tests {
             tenant: String::new(),
             campaign: String::new(),
             class: "bulk".into(),
+            tls: String::new(),
             waited: waited.into(),
             as_of_ms: 6_000,
         };

@@ -265,6 +265,10 @@ pub fn show_page(message: &QueuedMessage, now_ms: u64) -> String {
     let queued = age(now_ms.saturating_sub(message.accepted_ms));
     let left = age(message.expires_ms.saturating_sub(now_ms));
     let _ = writeln!(text, "queued        for {queued}, expires in {left}");
+    // That of the message, whatever becomes of its tasks.
+    if let Some(tls) = message.tasks.first().map(|task| &task.tls).filter(|tls| !tls.is_empty()) {
+        let _ = writeln!(text, "TLS           {tls} (RFC 8689)");
+    }
     for task in &message.tasks {
         let next = match task.due_ms {
             0 => String::new(),
@@ -366,6 +370,7 @@ mod tests {
                 tenant: String::new(),
                 campaign: String::new(),
                 class: "bulk".into(),
+                tls: "required".into(),
                 waited: Vec::new(),
                 as_of_ms: 181_000,
             }],
@@ -384,6 +389,7 @@ mod tests {
         let page = show_page(&message(), 181_000);
         assert!(page.contains("b.test: delayed, 2 attempts, next attempt in 2m\n"), "{page}");
         assert!(page.contains("queued        for 3m, expires in 4d\n"), "{page}");
+        assert!(page.contains("TLS           required (RFC 8689)\n"), "{page}");
         assert!(page.contains("  <y@b.test> delayed 451 4.3.0 \\u{1b}[2Jlater\n"), "{page}");
     }
 

@@ -170,7 +170,7 @@ mod tests {
         );
         let config = config.expect("valid");
         let policy = |domain: &str, tenant: &str, class| {
-            let stream = Stream { tenant: tenant.into(), campaign: "".into(), class };
+            let stream = Stream { tenant: tenant.into(), class, ..Stream::default() };
             config.retry_of(domain, &stream)
         };
         let of_queue = policy("fast.test", "acme", Class::Bulk);

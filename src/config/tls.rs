@@ -88,10 +88,6 @@ impl Config {
             self.tls.context = Some(context);
         }
         let tls = &mut self.delivery.tls;
-        let has_defaults = *tls == DeliveryTls::default();
-        if has_defaults && self.tls_policies.is_empty() && self.credentials.is_empty() {
-            return Ok(());
-        }
         let policies = self.tls_policies.iter().map(|policy| &policy.demand);
         let of_domains: Vec<&Arc<Demand>> = policies.chain([&tls.demand]).collect();
         let of_passwords = self.credentials.iter().flat_map(|credentials| {
@@ -99,14 +95,17 @@ impl Config {
         });
         let of_passwords: Vec<Arc<Demand>> = of_passwords.collect();
         let demands = of_domains.into_iter().chain(&of_passwords);
-        let demands: Vec<&Demand> = demands.map(|it| &**it).collect();
+        let is_verified = demands.clone().any(|it| it.level == Level::Verify);
+        let demands = demands.flat_map(|it| [Demand::clone(it), it.with_require_tls()]);
+        let demands: Vec<Demand> = demands.collect();
         let roots = match &tls.ca {
             Some(path) => load_roots(path, "delivery.tls.ca")?,
-            None if demands.iter().any(|it| it.level == Level::Verify) => roots_of_machine()?,
-            None => RootCertStore::empty(),
+            None if is_verified => roots_of_machine()?,
+            // Mail under REQUIRETLS fails where the machine has none.
+            None => roots_of_machine().unwrap_or_else(|_| RootCertStore::empty()),
         };
         let identity = tls.certificate.as_ref().map(|it| load_identity(it, "delivery.tls"));
-        tls.contexts = Contexts::new(roots, identity.transpose()?, demands);
+        tls.contexts = Contexts::new(roots, identity.transpose()?, &demands);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::delivery::lease::cell::LimitUse;
 use crate::delivery::view::{
     DnsView, RuleSuspension, SiteState, SiteView, WayView, rules_file, sites_of,
 };
-use crate::mail::{Class, QueueId, Stream};
+use crate::mail::{Class, QueueId, Stream, TlsTag};
 use crate::queue::{StandingOrder, StandingOrders};
 use crate::routing::{Hop, Matched, Place, Routes};
 use crate::runtime::clock;
@@ -367,6 +367,7 @@ fn way_of(task: &QueuedTask, control: &Control) -> Result<Way, Stop> {
         tenant: task.tenant.as_str().into(),
         campaign: task.campaign.as_str().into(),
         class: Class::parse(&task.class).unwrap_or_default(),
+        tls: TlsTag::parse(&task.tls).unwrap_or_default(),
     };
     let next_hop = task.rerouted_to.as_deref().and_then(parse_next_hop);
     let subject = Subject { domain: &task.destination, stream: &stream, next_hop };

@@ -71,6 +71,16 @@ pub(super) async fn run(
             drop(place);
             inner.metrics.delivery.connect_failures.add(1);
         }
+        Err(NotOpened::Unfit(reply)) => {
+            drop(permits);
+            drop(place);
+            inner.metrics.delivery.connect_failures.add(1);
+            // The site is well; this mail is not for it.
+            for _ in 0..UNFIT_TASKS_MAX {
+                let Some(task) = site.take(&inner.queue) else { break };
+                fail_attempt(&inner, &site, task, &reply).await;
+            }
+        }
         Err(NotOpened::Site(reply)) => {
             // The leases count as used: something of it may have reached the peer.
             drop(permits);
@@ -234,6 +244,8 @@ impl Inner {
     }
 }
 
+/// Tasks that end by what one connection told of all of them.
+const UNFIT_TASKS_MAX: usize = 100;
 /// Leases for messages that each connection of a site may have in hand.
 const MESSAGES_AHEAD: usize = 5;
 /// Longest wait for the peer's end of a connection that is limited.

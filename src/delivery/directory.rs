@@ -62,6 +62,8 @@ struct Entry {
 
 struct Found {
     result: Result<Place, Reply>,
+    /// The hosts are the domain's for certain.
+    is_vouched_for: bool,
     until_ms: u64,
 }
 
@@ -113,6 +115,13 @@ impl Question {
         }
     }
 
+    /// Whether a plan cannot have been made up by somebody between us and the DNS: it was
+    /// authenticated, or a certificate for the name in question is all that counts.
+    fn vouches_for(&self, plan: &Plan) -> bool {
+        let is_itself = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(self.name());
+        plan.authenticated || plan.hosts.iter().all(|host| is_itself(&host.name))
+    }
+
     /// A name in the configuration that leads nowhere is a mistake there: mail waits for its end,
     /// it does not fail (RFC 3463 X.3.5).
     fn refusal(&self, reply: Reply) -> Reply {
@@ -140,11 +149,11 @@ impl Directory {
             self.waiting.push_back(question.clone());
         }
         match &entry.found {
-            Some(Found { result: Ok(place), until_ms }) if now_ms < until_ms + GRACE_MS => {
+            Some(Found { result: Ok(place), until_ms, .. }) if now_ms < until_ms + GRACE_MS => {
                 let until_ms = (*until_ms).max(now_ms + AGAIN_MS);
                 Answer::To { place: place.clone(), until_ms }
             }
-            Some(Found { result: Err(reply), until_ms }) if now_ms < *until_ms => {
+            Some(Found { result: Err(reply), until_ms, .. }) if now_ms < *until_ms => {
                 Answer::Refused(reply.clone())
             }
             _ => {
@@ -157,6 +166,12 @@ impl Directory {
     /// The place that mail goes to, if that is known. Asks nobody.
     pub fn place(&self, question: &Question) -> Option<Place> {
         self.known(question)?.0.as_ref().ok().cloned()
+    }
+
+    /// Whether the place is the domain's for certain: no, where it is not known.
+    pub fn is_vouched_for(&self, question: &Question) -> bool {
+        let found = self.entries.get(question).and_then(|entry| entry.found.as_ref());
+        found.is_some_and(|found| found.is_vouched_for)
     }
 
     /// What is known of a question, and until when in monotonic milliseconds.
@@ -208,15 +223,18 @@ impl Directory {
         let result = discovery.result.map_err(|reply| question.refusal(reply));
         let found = match result {
             Ok(plan) => {
-                let place = question.place(&plan);
+                let (place, is_vouched_for) = (question.place(&plan), question.vouches_for(&plan));
                 let until_ms = now_ms + ttl_ms;
                 self.plans.insert(place.clone(), Known { plan: Rc::new(plan), until_ms });
-                Found { result: Ok(place), until_ms }
+                Found { result: Ok(place), is_vouched_for, until_ms }
             }
             Err(reply) if reply.is_permanent() => {
-                Found { result: Err(reply), until_ms: now_ms + ttl_ms }
+                Found { result: Err(reply), is_vouched_for: false, until_ms: now_ms + ttl_ms }
             }
-            Err(reply) => Found { result: Err(reply), until_ms: now_ms + ms(retry_wait) },
+            Err(reply) => {
+                let until_ms = now_ms + ms(retry_wait);
+                Found { result: Err(reply), is_vouched_for: false, until_ms }
+            }
         };
         let holds = |before: &Found| before.result.is_ok() && now_ms < before.until_ms + GRACE_MS;
         if found.result.as_ref().is_err_and(Reply::is_transient)

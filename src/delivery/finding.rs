@@ -8,11 +8,12 @@ use super::directory::{Answer, Asking, Question};
 use super::discovery::{discover, discover_host};
 use super::held_up::HeldUp;
 use super::site::Site;
+use super::tls::NOT_VOUCHED_FOR;
 use super::{Delivery, Inner};
 use crate::config::{Config, NextHop};
 use crate::dns::{Resolver, Settings};
 use crate::limits::MESSAGE_HOSTS_MAX;
-use crate::mail::{Outcome, Reply, WaitCause, status};
+use crate::mail::{Outcome, Reply, TlsTag, WaitCause, status};
 use crate::metrics::Metrics;
 use crate::queue::ledger::Waiting;
 use crate::queue::{Flow, FlowId};
@@ -81,6 +82,12 @@ impl Inner {
         let now_ms = clock::coarse_ms();
         let answer = self.directory.borrow_mut().find(&question, Some(id), now_ms);
         match answer {
+            Answer::To { place: Place::Exchanges(_), .. }
+                if flow.stream.tls == TlsTag::Required
+                    && !self.directory.borrow().is_vouched_for(&question) =>
+            {
+                Way::Refused(NOT_VOUCHED_FOR)
+            }
             Answer::To { place, until_ms } => {
                 Way::To { hop: self.hop(place, flow, &finder), renew_ms: until_ms }
             }

@@ -18,15 +18,17 @@ use super::site::Site;
 use super::tls::{self, NoTls, Peer};
 use crate::config::{self, NextHopProtocol};
 use crate::limits::TLS_DOMAINS_COUNTED_MAX;
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Protection, Recipient, Reply, status};
-use crate::proto::smtp::client::{Begin, Client, Event, Transaction};
+use crate::mail::{
+    EnhancedStatusCode, EnvelopeFlags, Protection, Recipient, Reply, TlsTag, status,
+};
+use crate::proto::smtp::client::{Begin, Client, Event, NO_REQUIRE_TLS, Transaction};
 use crate::proto::smtp::server::Dialect;
 use crate::queue::{Attempt, Content, IN_DOUBT_WAIT, LoadError, Message, Queue, Remote, Task};
 use crate::routing::Place;
 use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream;
-use crate::tls::client::Level;
+use crate::tls::client::{Demand, Level};
 
 /// Whether the connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,8 @@ pub(super) enum NotOpened {
     Tls,
     /// The site does not take us for who we say.
     Login(Reply),
+    /// Mail under REQUIRETLS cannot have what it asks for from this host.
+    Unfit(Reply),
     /// The site cannot be used now.
     Site(Reply),
 }
@@ -145,6 +149,11 @@ impl Link {
             (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
         };
         let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
+        let mut targets = targets;
+        if site.demand.require_tls {
+            let (unfit, now_ms) = (inner.unfit.borrow(), clock::coarse_ms());
+            targets.sort_by_key(|target| unfit.is_broken(target.address, now_ms));
+        }
         let mut targets = targets.into_iter().peekable();
         let mut refusal = None;
         while let Some(target) = targets.next() {
@@ -179,6 +188,16 @@ impl Link {
                     let is_other_good =
                         targets.peek().is_some_and(|target| target.failed_until_ms.is_none());
                     Err(if is_other_good { NotOpened::Host } else { NotOpened::Site(reply) })
+                }
+                Err(NotOpened::Unfit(reply)) => {
+                    let (mut unfit, now_ms) = (inner.unfit.borrow_mut(), clock::coarse_ms());
+                    unfit.on_failed(target.address, now_ms);
+                    let is_good = |target: Target| {
+                        let failed = target.failed_until_ms.is_some();
+                        !failed && !unfit.is_broken(target.address, now_ms)
+                    };
+                    let is_other_good = targets.any(is_good);
+                    Err(if is_other_good { NotOpened::Host } else { NotOpened::Unfit(reply) })
                 }
                 Err(why) => Err(why),
             };
@@ -246,6 +265,14 @@ impl Link {
         loop {
             match link.event(link.timeouts.command_timeout).await? {
                 Event::Write => link.flush().await?,
+                Event::Ready
+                    if demand.require_tls
+                        && link.protection.is_some()
+                        && !link.client.capabilities().require_tls =>
+                {
+                    link.end(Last::Quit).await;
+                    return Err(NotOpened::Unfit(NO_REQUIRE_TLS));
+                }
                 Event::Ready if link.protection.is_some() || demand.level == Level::None => {
                     return Ok(link);
                 }
@@ -286,7 +313,7 @@ impl Link {
         inner.on_tls_failure(site, peer, &why);
         match peer.demand.allows_plain() {
             true => Ok(self),
-            false => Err(NotOpened::Site(tls::refusal(&why))),
+            false => Err(not_protected(peer.demand, &why)),
         }
     }
 
@@ -309,7 +336,7 @@ impl Link {
             inner.broken_tls.borrow_mut().on_failed(peer.address, clock::coarse_ms());
             return Err(NotOpened::Tls);
         }
-        Err(NotOpened::Site(tls::refusal(&error)))
+        Err(not_protected(peer.demand, &error))
     }
 
     /// Counts the session, protected as it is, for the domains whose mail it carries.
@@ -465,7 +492,7 @@ impl Link {
                         return under_way;
                     }
                     let start = self.out.len();
-                    let begin = self.begin_one(&message);
+                    let begin = self.begin_one(site, &message);
                     content_bytes += message.envelope.content_bytes;
                     let commands = start..self.out.len();
                     let queue = inner.queue.clone();
@@ -495,7 +522,7 @@ impl Link {
         under_way
     }
 
-    fn begin_one(&mut self, message: &Message) -> Begin {
+    fn begin_one(&mut self, site: &Site, message: &Message) -> Begin {
         let envelope = &message.envelope;
         let recipients: Vec<&Recipient> = message
             .recipient_indexes
@@ -506,6 +533,10 @@ impl Link {
             reverse_path: &envelope.reverse_path,
             recipients: &recipients,
             flags: envelope.flags,
+            tls: match envelope.stream.tls {
+                TlsTag::Required if !site.demand.require_tls => TlsTag::RequiredWhereOffered,
+                tls => tls,
+            },
             envelope_id: envelope.envelope_id.as_deref(),
             message_bytes: envelope.header_prefix.len() as u64 + envelope.content_bytes,
         };
@@ -729,6 +760,13 @@ impl Link {
         self.stream.set_deadline(Some(self.timeouts.command_timeout));
         // The peer may be gone already.
         let _ = self.stream.write_last(&self.out).await;
+    }
+}
+
+fn not_protected(demand: &Demand, why: &NoTls) -> NotOpened {
+    match demand.require_tls {
+        true => NotOpened::Unfit(tls::unfit(why)),
+        false => NotOpened::Site(tls::refusal(why)),
     }
 }
 

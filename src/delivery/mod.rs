@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::limits::LINE_HISTORIES_MAX;
-use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, WaitCause};
+use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, TlsTag, WaitCause};
 use crate::metrics::Metrics;
 use crate::queue::ledger::{CauseTimes, Waiting};
 use crate::queue::{
@@ -124,6 +124,8 @@ struct Inner {
     sources: RefCell<Sources>,
     broken_tls: RefCell<BrokenTls>,
     salted_passwords: RefCell<SaltedPasswords>,
+    /// Hosts that cannot give mail under REQUIRETLS what it asks for.
+    unfit: RefCell<BrokenTls>,
     suspensions: RefCell<Suspensions>,
     /// What a full inbox refused of suspensions: about as much as stands in the table, for each
     /// shard.
@@ -170,6 +172,7 @@ impl Delivery {
                 sources: RefCell::default(),
                 broken_tls: RefCell::default(),
                 salted_passwords: RefCell::default(),
+                unfit: RefCell::default(),
                 suspensions: RefCell::default(),
                 outbox: RefCell::default(),
                 draining: Cell::new(false),
@@ -190,6 +193,7 @@ impl Delivery {
         inner.sources.borrow_mut().forget();
         inner.hosts.borrow_mut().forget();
         inner.broken_tls.borrow_mut().forget();
+        inner.unfit.borrow_mut().forget();
         // The flows are announced anew, and go where they belong from now on.
         let lines: Vec<Rc<Line>> = inner.lines.borrow().values().cloned().collect();
         lines.iter().for_each(|line| inner.close_line(line));
@@ -233,6 +237,7 @@ impl Delivery {
         self.inner.hosts.borrow_mut().forget();
         self.inner.directory.borrow_mut().forget_refusals();
         self.inner.broken_tls.borrow_mut().forget();
+        self.inner.unfit.borrow_mut().forget();
         for site in self.inner.sites.borrow().values().flatten() {
             site.forget_failures();
         }
@@ -378,12 +383,22 @@ impl Inner {
     }
 
     fn line_key(&self, hop: Hop, domain: &str, stream: &Stream) -> LineKey {
+        let demand = self.demand_of(&hop, domain, stream);
         let config = self.config.borrow();
         let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
         let suspensions = self.suspensions.borrow();
         let is_apart = !suspensions.is_empty() && suspensions.is_by_tenant(&hop, &stream.tenant);
-        let demand = config.demand_to(hop.place.next_hop().as_ref(), domain);
         LineKey { hop, demand, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
+    }
+
+    /// What is asked of the servers that mail in a stream to a domain goes to.
+    fn demand_of(&self, hop: &Hop, domain: &str, stream: &Stream) -> Arc<Demand> {
+        let demand = self.config.borrow().demand_to(hop.place.next_hop().as_ref(), domain);
+        match stream.tls {
+            // What goes into a mailbox of this host does not leave it.
+            TlsTag::Required if !hop.ends_here() => demand.with_require_tls().into(),
+            _ => demand,
+        }
     }
 
     fn line(&self, key: LineKey) -> Rc<Line> {

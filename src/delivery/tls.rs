@@ -107,6 +107,24 @@ pub(super) fn refusal(why: &NoTls) -> Reply {
     }
 }
 
+/// What becomes of mail under REQUIRETLS where this host cannot have it: it Fails, unless the host
+/// says that it is for now, or nobody knows (RFC 8689 §4.2.1).
+pub(super) fn unfit(why: &NoTls) -> Reply {
+    match why {
+        NoTls::NotOffered => NO_ENCRYPTION,
+        NoTls::Refused(reply) if reply.is_transient() => refusal(why),
+        NoTls::Refused(reply) => {
+            let text = format!("The message requires TLS, and STARTTLS was answered with: {reply}");
+            Reply::with_text(550, status::ENCRYPTION_NEEDED, text)
+        }
+        NoTls::Failed(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let text = format!("The message requires TLS, and the handshake failed: {error}");
+            Reply::with_text(550, status::ENCRYPTION_NEEDED, text)
+        }
+        NoTls::Failed(_) => refusal(why),
+    }
+}
+
 /// Why there is no TLS.
 pub(super) enum NoTls {
     NotOffered,
@@ -205,6 +223,17 @@ fn outcome(
 
 /// How long a next hop with which TLS failed gets mail without it.
 const BROKEN_MS: u64 = 3_600_000;
+const NO_ENCRYPTION: Reply = Reply::new(
+    550,
+    status::ENCRYPTION_NEEDED,
+    "The message requires TLS, and the next hop does not offer it",
+);
+/// The hosts were found by records that anybody may have made up.
+pub(super) const NOT_VOUCHED_FOR: Reply = Reply::new(
+    550,
+    status::ENCRYPTION_NEEDED,
+    "The message requires TLS, and nothing vouches for the MX records of the domain",
+);
 const NOT_OFFERED: Reply =
     Reply::new(451, status::TLS_REQUIRED, "TLS is demanded, and the next hop does not offer it");
 

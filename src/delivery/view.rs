@@ -263,8 +263,7 @@ impl Inner {
             verdict: SiteVerdict::Working,
             asked_in_ms: 0,
         };
-        let next_hop = key.hop.place.next_hop();
-        let demand = config.demand_to(next_hop.as_ref(), &flow.domain);
+        let demand = self.demand_of(&key.hop, &flow.domain, &flow.stream);
         let site = self.sites_of(&key).into_iter().find(|site| site.demand == demand);
         SiteView {
             weight,

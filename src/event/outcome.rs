@@ -121,7 +121,7 @@ struct PartOf<'a>(&'a Stream, Format);
 
 impl std::fmt::Display for PartOf<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Stream { tenant, campaign, class } = self.0;
+        let Stream { tenant, campaign, class, .. } = self.0;
         let class = match class {
             mail::Class::Transactional => class.as_str(),
             mail::Class::Bulk => "",
@@ -188,6 +188,7 @@ mod tests {
             tenant: "acme".into(),
             campaign: "of \"spring\"".into(),
             class: mail::Class::Transactional,
+            ..Stream::default()
         };
         let record = OutcomeRecord {
             stream: &stream,

@@ -67,6 +67,9 @@ impl Envelope {
                         chunks.push(Place::read(&mut value)?);
                     }
                 }
+                11 => {
+                    (value.int(1)? <= TLS_TAG_MAX).then_some(())?;
+                }
                 _ => {}
             }
         }
@@ -143,7 +146,8 @@ pub(super) fn read_items(payload: &[u8]) -> Option<Vec<Item>> {
         for _ in 0..3 {
             (bytes.int(2)? < texts).then_some(())?;
         }
-        bytes.take(2)?;
+        // The class, and above it the TLS that the message asks for.
+        (bytes.int(2)? >> 1 <= TLS_TAG_MAX).then_some(())?;
     }
     for _ in 0..places {
         bytes.take(8)?;
@@ -182,6 +186,8 @@ pub(super) fn read_items(payload: &[u8]) -> Option<Vec<Item>> {
     bytes.0.is_empty().then_some(items)
 }
 
+/// 1 required, 2 required where offered, 3 optional.
+const TLS_TAG_MAX: u64 = 3;
 const HAS_DUE: u64 = 8;
 const HAS_STATE: u64 = 16;
 const HAS_CHANGE: u64 = 32;

@@ -20,7 +20,7 @@ pub mod tls_outcome;
 pub mod wait_cause;
 
 pub use address::{AddressError, AddressRef, Utf8};
-pub use class::{Class, Stream};
+pub use class::{Class, Stream, TlsTag};
 pub use envelope::{Envelope, EnvelopeFlags, Recipient};
 pub use outcome::{Outcome, RecipientOutcome};
 pub use protection::Protection;

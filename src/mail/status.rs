@@ -110,6 +110,10 @@ codes! {
     /// The message's lifetime in the queue is over.
     DELIVERY_TIME_EXPIRED = 4 . 4 . 7;
     TOO_MANY_CONNECTIONS = 4 . 7 . 0;
+    /// The message requires TLS, which cannot be had (RFC 8689 §4.2.1).
+    ENCRYPTION_NEEDED = 5 . 7 . 10;
+    /// The message requires a next hop that offers REQUIRETLS (RFC 8689 §4.2.1).
+    REQUIRETLS_NEEDED = 5 . 7 . 30;
     BAD_COMMAND_SEQUENCE = 5 . 5 . 1;
     SYNTAX_ERROR = 5 . 5 . 2;
     TOO_MANY_RECIPIENTS = 4 . 5 . 3;

@@ -13,7 +13,7 @@ pub use crate::journal::payload::Malformed;
 use crate::journal::payload::{Reader, text};
 use crate::limits::{CHUNK_BYTES_MAX, RECIPIENTS_MAX};
 use crate::mail::envelope::Notify;
-use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream};
+use crate::mail::{Class, Envelope, EnvelopeFlags, Recipient, Stream, TlsTag};
 
 /// Appends the payload of an ENVELOPE. `chunks` says where the content stands, and is empty for
 /// content beside the envelope.
@@ -46,6 +46,9 @@ pub fn write_envelope(envelope: &Envelope, chunks: &[Location], out: &mut Vec<u8
     }
     if stream.class == Class::Transactional {
         field(out, tag::TRANSACTIONAL, &[]);
+    }
+    if stream.tls != TlsTag::None {
+        field(out, tag::TLS, &[stream.tls.number()]);
     }
     field(out, tag::HEADER_PREFIX, &envelope.header_prefix);
     if !chunks.is_empty() {
@@ -101,6 +104,11 @@ pub fn read_envelope(payload: &[u8]) -> Result<(Envelope, Vec<Location>), Malfor
             tag::TENANT => envelope.stream.tenant = text(value)?,
             tag::CAMPAIGN => envelope.stream.campaign = text(value)?,
             tag::TRANSACTIONAL => envelope.stream.class = Class::Transactional,
+            // A demand that is not understood is not ignored.
+            tag::TLS => {
+                let number = Reader::new(value).u8()?;
+                envelope.stream.tls = TlsTag::of_number(number).ok_or(Malformed)?;
+            }
             tag::HEADER_PREFIX => envelope.header_prefix = value.to_vec(),
             tag::CHUNKS => {
                 let mut value = Reader::new(value);
@@ -396,6 +404,7 @@ mod tag {
     pub const CAMPAIGN: u8 = 8;
     pub const TRANSACTIONAL: u8 = 9;
     pub const CHUNKS: u8 = 10;
+    pub const TLS: u8 = 11;
 }
 
 /// Fields of a STATE.
@@ -428,6 +437,7 @@ mod tests {
                 tenant: "acme".into(),
                 campaign: "spring".into(),
                 class: Class::Transactional,
+                tls: TlsTag::Required,
             },
             envelope_id: Some("QQ314159".into()),
             client: Some("2001:db8::1".parse().expect("an address")),

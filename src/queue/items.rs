@@ -13,7 +13,7 @@ use crate::config::parse_next_hop;
 use crate::journal::Location;
 use crate::journal::payload::Reader;
 use crate::limits::{FRAME_BYTES_MAX, RECIPIENTS_MAX};
-use crate::mail::{Class, Stream};
+use crate::mail::{Class, Stream, TlsTag};
 
 /// Gathers messages into one payload.
 pub(super) struct Items<'a> {
@@ -140,7 +140,7 @@ impl<'a> Items<'a> {
             self.text(&stream.tenant),
             self.text(&stream.campaign),
             self.text(sender),
-            u16::from(stream.class == Class::Transactional),
+            u16::from(stream.class == Class::Transactional) | u16::from(stream.tls.number()) << 1,
         ];
         let next = self.stream_numbers.len() as u16;
         *self.stream_numbers.entry(parts).or_insert_with(|| {
@@ -220,8 +220,10 @@ impl<'a> Read<'a> {
                 texts.get(usize::from(reader.u16()?)).copied().ok_or(Malformed)
             };
             let (tenant, campaign, sender) = (text()?, text()?, text()?);
-            let class = if reader.u16()? == 1 { Class::Transactional } else { Class::Bulk };
-            let stream = Stream { tenant: tenant.into(), campaign: campaign.into(), class };
+            let word = reader.u16()?;
+            let class = if word & 1 == 1 { Class::Transactional } else { Class::Bulk };
+            let tls = u8::try_from(word >> 1).ok().and_then(TlsTag::of_number).ok_or(Malformed)?;
+            let stream = Stream { tenant: tenant.into(), campaign: campaign.into(), class, tls };
             streams.push((stream, sender));
         }
         let mut places = Vec::new();
@@ -381,6 +383,7 @@ mod tests {
             tenant: tenant.into(),
             campaign: "spring".into(),
             class,
+            tls: TlsTag::Optional,
         };
         let fresh = Outline {
             id: 5,

@@ -9,7 +9,7 @@ use super::retry::DelayNotice;
 use super::store::{Content, Kept, Message, Octets};
 use crate::config::Config;
 use crate::mail::envelope::Notify;
-use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome, Stream};
+use crate::mail::{Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome, Stream, TlsTag};
 use crate::proto::dsn::{self, Reader};
 
 /// A message made here, before it has a place in the journal.
@@ -169,7 +169,7 @@ pub(super) fn compose(
         header_prefix: &envelope.header_prefix,
         content: occasion.content,
         content_is_whole: matches!(message.content, Content::Whole(_)),
-        flags: envelope.flags,
+        flags: returned(envelope),
     };
     let mut content = Vec::new();
     let mut flags = dsn::compose(&report, &mut content);
@@ -189,7 +189,7 @@ pub(super) fn compose(
             flags,
             accepted_ms: now_ms,
             release_ms: if release_ms > now_ms { release_ms } else { 0 },
-            stream: Stream::default(),
+            stream: Stream { tls: envelope.stream.tls.of_report(), ..Stream::default() },
             envelope_id: None,
             client: None,
             header_prefix: Vec::new(),
@@ -198,6 +198,17 @@ pub(super) fn compose(
         },
         content,
     }
+}
+
+/// The flags of a message for a report on it: of one under REQUIRETLS only the header section is
+/// returned, because the report may have to go without (RFC 8689 §5).
+fn returned(envelope: &Envelope) -> EnvelopeFlags {
+    let mut flags = envelope.flags;
+    if matches!(envelope.stream.tls, TlsTag::Required | TlsTag::RequiredWhereOffered) {
+        flags.clear(EnvelopeFlags::RETURN_FULL);
+        flags.set(EnvelopeFlags::RETURN_HEADERS);
+    }
+    flags
 }
 
 #[cfg(test)]

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     fn stream(tenant: &str, campaign: &str, class: Class) -> Stream {
-        Stream { tenant: tenant.into(), campaign: campaign.into(), class }
+        Stream { tenant: tenant.into(), campaign: campaign.into(), class, ..Stream::default() }
     }
 
     #[test]

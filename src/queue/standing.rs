@@ -195,7 +195,6 @@ const NOTE_BYTES_MAX: usize = 500;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::Class;
 
     fn suspension(tenant: Option<&str>, until_ms: Option<u64>) -> StandingOrder {
         StandingOrder {
@@ -255,8 +254,7 @@ mod tests {
     fn a_suspension_stands_until_its_end_for_what_it_takes() {
         let suspensions = example();
         let find = |tenant: &str, now_ms| {
-            let stream =
-                Stream { tenant: tenant.into(), campaign: Box::default(), class: Class::Bulk };
+            let stream = Stream { tenant: tenant.into(), ..Stream::default() };
             suspensions.find("a.test", &stream, None, now_ms).map(|it| it.number)
         };
         assert_eq!((find("acme", 1_500), find("c", 1_500)), (Some(1), Some(3)));

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::policy;
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
 use crate::config::ListenerTls;
-use crate::mail::{Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, status};
+use crate::mail::{
+    self, Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, TlsTag, status,
+};
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
@@ -83,6 +85,7 @@ struct Transaction {
     reverse_path: Box<str>,
     recipients: Vec<Recipient>,
     flags: EnvelopeFlags,
+    tls: TlsTag,
     envelope_id: Option<Box<str>>,
     hold: Option<Hold>,
     content: Intake,
@@ -270,6 +273,10 @@ impl Session<'_> {
                 if seen.eight_bit {
                     transaction.flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
                 }
+                // REQUIRETLS goes before what the header section says (RFC 8689 §4.1).
+                if seen.tls_optional && transaction.tls == TlsTag::None {
+                    transaction.tls = TlsTag::Optional;
+                }
                 self.take_in(transaction, draft, removal).await
             }
             Intake::Refused(refusal) => Err(refusal.reply()),
@@ -315,7 +322,8 @@ impl Session<'_> {
     }
 
     fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
-        let Transaction { reverse_path, recipients, flags, envelope_id, hold, .. } = transaction;
+        let Transaction { reverse_path, recipients, flags, tls, envelope_id, hold, .. } =
+            transaction;
         let config = &self.terms.config;
         let now_ms = clock::unix_ms();
         let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
@@ -345,7 +353,7 @@ impl Session<'_> {
             flags,
             accepted_ms: now_ms,
             release_ms: hold.map_or(0, |hold| hold.release_ms(now_ms)),
-            stream: self.entrance.stream.clone(),
+            stream: mail::Stream { tls, ..self.entrance.stream.clone() },
             envelope_id,
             client: Some(self.client),
             header_prefix,
@@ -433,6 +441,11 @@ impl Machine<'_> {
                         reverse_path,
                         recipients: Vec::with_capacity(1),
                         flags: mail.flags,
+                        tls: match (mail.require_tls, mail.reverse_path) {
+                            (false, _) => TlsTag::None,
+                            (true, Some(_)) => TlsTag::Required,
+                            (true, None) => TlsTag::RequiredWhereOffered,
+                        },
                         envelope_id: mail.envelope_id.map(Box::from),
                         hold: mail.hold,
                         content: Intake::None,

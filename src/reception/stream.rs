@@ -120,7 +120,7 @@ mod tests {
 
     fn apply(values: [Found; 3]) -> Result<(Stream, u64), String> {
         let campaign = "of the listener".into();
-        let mut stream = Stream { tenant: "a".into(), campaign, class: Class::Bulk };
+        let mut stream = Stream { tenant: "a".into(), campaign, ..Stream::default() };
         let mut release_ms = 7;
         let applied = fields().apply(values.into(), &mut stream, &mut release_ms, NOW_MS);
         applied.map(|()| (stream, release_ms)).map_err(|reply| reply.to_string())
@@ -136,6 +136,7 @@ mod tests {
             tenant: tenant.into(),
             campaign: "of the listener".into(),
             class,
+            ..Stream::default()
         };
         let nothing = [Found::Nothing, Found::Nothing, Found::Nothing];
         assert_eq!(apply(nothing), Ok((stream("a", Class::Bulk), 7)));

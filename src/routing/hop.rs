@@ -53,6 +53,16 @@ impl Hop {
         }
     }
 
+    /// Whether mail that goes there has arrived without having left this host.
+    pub fn ends_here(&self) -> bool {
+        match &self.place {
+            Place::Address { protocol: NextHopProtocol::Lmtp, address } => {
+                address.ip().is_loopback()
+            }
+            _ => false,
+        }
+    }
+
     /// Reads what `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
         let (place, domain) = match text.split_once('#') {

@@ -154,6 +154,10 @@ pub struct QueuedTask {
     pub tenant: String,
     pub campaign: String,
     pub class: String,
+    /// The TLS that the message asks for: empty, `required`, `required-where-offered` or
+    /// `optional`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tls: String,
     /// Where the time from acceptance to `as_of_ms` went: these add up to it.
     pub waited: Vec<Waited>,
     /// Unix milliseconds.
@@ -212,6 +216,7 @@ fn readable(id: String, view: &MessageView) -> QueuedMessage {
         tenant: task.flow.stream.tenant.to_string(),
         campaign: task.flow.stream.campaign.to_string(),
         class: task.flow.stream.class.as_str().to_owned(),
+        tls: task.flow.stream.tls.as_str().to_owned(),
         waited: task
             .ledger
             .spent()

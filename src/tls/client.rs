@@ -50,12 +50,19 @@ pub struct Demand {
     pub version_min: Version,
     /// Names of which the certificate has to be for one; the name of the host where empty.
     pub names: Vec<ServerName<'static>>,
+    /// The server has to offer REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
 }
 
 impl Demand {
     /// Whether mail may go without TLS.
     pub fn allows_plain(&self) -> bool {
         self.level <= Level::Opportunistic
+    }
+
+    /// The same for mail under REQUIRETLS: a verified certificate in any case.
+    pub fn with_require_tls(&self) -> Demand {
+        Demand { level: Level::Verify, require_tls: true, ..self.clone() }
     }
 }
 

@@ -24,6 +24,7 @@ mod proxy;
 mod relay;
 mod replies;
 mod reports;
+mod requiretls;
 mod shards;
 mod start;
 mod steer;

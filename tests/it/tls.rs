@@ -75,7 +75,7 @@ impl Authority {
         builder.with_single_cert(vec![self.chain(name)], key).expect("a pair").into()
     }
 
-    fn client_config(&self) -> Arc<ClientConfig> {
+    pub fn client_config(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(self.ca()).expect("a CA");
         roots.add(ca).expect("usable");
@@ -87,7 +87,7 @@ impl Authority {
 }
 
 /// A client that speaks line by line under TLS.
-struct TlsClient {
+pub struct TlsClient {
     stream: BufReader<StreamOwned<ClientConnection, TcpStream>>,
 }
 
@@ -102,7 +102,7 @@ impl TlsClient {
     }
 
     /// By STARTTLS.
-    fn connect(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
+    pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
         let mut client = Client::connect(address);
         client.expect("EHLO client.test", "250");
         client.expect("STARTTLS", "220 2.0.0");
@@ -116,12 +116,12 @@ impl TlsClient {
         connection.peer_certificates().expect("a certificate")[0].clone()
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("sent");
     }
 
     /// The next reply, its lines joined; empty at the end of the stream.
-    fn reply(&mut self) -> String {
+    pub fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
             let mut line = String::new();
@@ -135,7 +135,7 @@ impl TlsClient {
         }
     }
 
-    fn expect(&mut self, line: &str, start: &str) -> String {
+    pub fn expect(&mut self, line: &str, start: &str) -> String {
         self.send(format!("{line}\r\n").as_bytes());
         let reply = self.reply();
         assert!(reply.starts_with(start), "{line}: {reply}");

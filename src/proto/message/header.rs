@@ -1,82 +1,183 @@
 //! Looking at a header section while it passes.
 
-/// Counts Received fields in content that comes in pieces of any size.
+/// Counts Received fields, and notes `TLS-Required: No` (RFC 8689 §3), in content that comes in
+/// pieces of any size.
 #[derive(Clone, Debug)]
-pub struct ReceivedCounter {
+pub struct HeaderWatch {
     state: State,
-    count: u32,
+    received_count: u32,
+    /// TLS-Required fields that have ended, and whether the last of them said No.
+    tls_required: (u32, bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// At the start of a line, `matched` octets of the field name seen.
-    Name { matched: usize },
+    /// At the start of a line.
+    Start,
+    /// `matched` octets of the name of a field seen.
+    Name { field: &'static Field, matched: usize },
     /// In the rest of a line.
     Line,
+    /// In the value of TLS-Required.
+    Value(Value),
+    /// At the start of the line behind it, which may be more of it.
+    ValueLineEnd(Value),
     /// Past the header section.
     Body,
 }
 
-impl Default for ReceivedCounter {
+#[derive(Debug, PartialEq, Eq)]
+struct Field {
+    /// In lower case, with the colon.
+    name: &'static [u8],
+    means: Meaning,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Received,
+    TlsRequired,
+}
+
+/// How far the value of TLS-Required is the word No.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    Nothing,
+    N,
+    No,
+    /// It is something else.
+    Other,
+}
+
+impl Default for HeaderWatch {
     fn default() -> Self {
-        Self { state: State::Name { matched: 0 }, count: 0 }
+        Self { state: State::Start, received_count: 0, tls_required: (0, false) }
     }
 }
 
-impl ReceivedCounter {
-    pub fn count(&self) -> u32 {
-        self.count
+impl HeaderWatch {
+    pub fn received_count(&self) -> u32 {
+        self.received_count
+    }
+
+    /// Whether the message says that it may go without TLS. Not if it says so twice, which it must
+    /// not.
+    pub fn says_tls_optional(&self) -> bool {
+        let mut ended = self.clone();
+        if let State::Value(value) | State::ValueLineEnd(value) = self.state {
+            ended.end_value(value);
+        }
+        ended.tls_required == (1, true)
     }
 
     /// Looks at the next piece of CRLF-canonical content.
     pub fn feed(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() {
+        while let Some(octet) = piece.first().copied() {
             match self.state {
                 State::Body => return,
                 State::Line => match memchr::memchr(b'\n', piece) {
                     Some(end) => {
                         piece = &piece[end + 1..];
-                        self.state = State::Name { matched: 0 };
+                        self.state = State::Start;
                     }
                     None => return,
                 },
-                State::Name { matched } => {
-                    let octet = piece[0];
-                    if matched == 0 && octet == b'\r' {
-                        // An empty line ends the header section.
-                        self.state = State::Body;
-                    } else if octet.eq_ignore_ascii_case(&NAME[matched]) {
-                        piece = &piece[1..];
-                        if matched + 1 == NAME.len() {
-                            self.count += 1;
-                            self.state = State::Line;
-                        } else {
-                            self.state = State::Name { matched: matched + 1 };
+                // An empty line ends the header section.
+                State::Start if octet == b'\r' => self.state = State::Body,
+                State::Start => {
+                    let begins = |field: &&Field| field.name[0] == octet.to_ascii_lowercase();
+                    self.state = match FIELDS.iter().find(begins) {
+                        Some(field) => State::Name { field, matched: 0 },
+                        None => State::Line,
+                    };
+                }
+                State::Name { field, matched }
+                    if octet.to_ascii_lowercase() == field.name[matched] =>
+                {
+                    piece = &piece[1..];
+                    self.state = match (matched + 1 == field.name.len(), field.means) {
+                        (false, _) => State::Name { field, matched: matched + 1 },
+                        (true, Meaning::Received) => {
+                            self.received_count += 1;
+                            State::Line
                         }
-                    } else {
-                        self.state = State::Line;
-                    }
+                        (true, Meaning::TlsRequired) => State::Value(Value::Nothing),
+                    };
+                }
+                State::Name { .. } => self.state = State::Line,
+                State::Value(value) => {
+                    piece = &piece[1..];
+                    self.state = match octet {
+                        b'\n' => State::ValueLineEnd(value),
+                        octet => State::Value(value.with(octet)),
+                    };
+                }
+                State::ValueLineEnd(value) if matches!(octet, b' ' | b'\t') => {
+                    self.state = State::Value(value);
+                }
+                State::ValueLineEnd(value) => {
+                    self.end_value(value);
+                    self.state = State::Start;
                 }
             }
         }
     }
+
+    fn end_value(&mut self, value: Value) {
+        let (count, _) = self.tls_required;
+        self.tls_required = (count.saturating_add(1), value == Value::No);
+    }
 }
 
-const NAME: &[u8] = b"received:";
+impl Value {
+    fn with(self, octet: u8) -> Value {
+        match (self, octet.to_ascii_lowercase()) {
+            (Value::Nothing | Value::No, b' ' | b'\t' | b'\r') => self,
+            (Value::Nothing, b'n') => Value::N,
+            (Value::N, b'o') => Value::No,
+            _ => Value::Other,
+        }
+    }
+}
+
+const FIELDS: &[Field] = &[
+    Field { name: b"received:", means: Meaning::Received },
+    Field { name: b"tls-required:", means: Meaning::TlsRequired },
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn check(content: &[u8], received_count: u32, tls_optional: bool) {
+        for cut in 0..=content.len() {
+            let mut watch = HeaderWatch::default();
+            watch.feed(&content[..cut]);
+            watch.feed(&content[cut..]);
+            assert_eq!(watch.received_count(), received_count, "cut at {cut}");
+            let shown = String::from_utf8_lossy(content);
+            assert_eq!(watch.says_tls_optional(), tls_optional, "cut at {cut}: {shown}");
+        }
+    }
+
     #[test]
     fn received_fields_count_in_the_header_section_only() {
         let content = b"Received: one\r\n by x\r\nX-Received: no\r\nRECEIVED:two\r\n\
             Subject: Received: no\r\nRece\r\n\r\nReceived: body\r\n";
-        for cut in 0..content.len() {
-            let mut counter = ReceivedCounter::default();
-            counter.feed(&content[..cut]);
-            counter.feed(&content[cut..]);
-            assert_eq!(counter.count(), 2, "cut at {cut}");
+        check(content, 2, false);
+    }
+
+    #[test]
+    fn tls_is_optional_where_one_field_says_no() {
+        check(b"TLS-Required: No\r\n\r\n", 0, true);
+        check(b"Received: x\r\ntls-required:\r\n \tnO \r\nSubject: x\r\n\r\nbody\r\n", 1, true);
+        check(b"TLS-Required:no", 0, true);
+        for other in ["", "N", "Yes", "Now", "No No", "N o", "No (comment)"] {
+            check(format!("TLS-Required: {other}\r\n\r\n").as_bytes(), 0, false);
         }
+        check(b"TLS-Required: No\r\nTLS-Required: No\r\n\r\n", 0, false);
+        check(b"TLS-Required: No\r\n also\r\n\r\n", 0, false);
+        check(b"X: y\r\n TLS-Required: No\r\n\r\nTLS-Required: No\r\n", 0, false);
+        check(b"TLS-Requirements: No\r\n\r\n", 0, false);
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::reply_reader::{ReplyReader, Taken};
 use super::server::Dialect;
 use crate::mail::envelope::Notify;
-use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, status};
+use crate::mail::{EnhancedStatusCode, EnvelopeFlags, Recipient, Reply, TlsTag, status};
 use crate::proto::sasl::client::{Beginning, Exchange, Offer, Step as Said};
 use crate::proto::sasl::digest::{Digest, Hashes};
 use crate::proto::sasl::scram::client::Recipe;
@@ -29,6 +29,8 @@ pub struct Capabilities {
     pub dsn: bool,
     /// RFC 3207.
     pub start_tls: bool,
+    /// RFC 8689; under TLS only.
+    pub require_tls: bool,
     /// SIZE was offered; 0 for no fixed limit.
     pub size: Option<u64>,
     /// AUTH (RFC 4954).
@@ -41,6 +43,8 @@ pub struct Transaction<'a> {
     pub reverse_path: &'a str,
     pub recipients: &'a [&'a Recipient],
     pub flags: EnvelopeFlags,
+    /// What of RFC 8689 is asked of this server.
+    pub tls: TlsTag,
     /// ENVID, in xtext.
     pub envelope_id: Option<&'a str>,
     /// Header prefix and content together.
@@ -130,6 +134,7 @@ pub struct Client {
     ehlo_name: Box<str>,
     phase: Phase,
     capabilities: Capabilities,
+    is_protected: bool,
     reader: ReplyReader,
     /// While we say who we are.
     exchange: Option<Box<Exchange>>,
@@ -177,6 +182,7 @@ impl Client {
             ehlo_name: ehlo_name.into(),
             phase: Phase::Greeting,
             capabilities: Capabilities::default(),
+            is_protected: false,
             reader: ReplyReader::default(),
             exchange: None,
             awaited: VecDeque::new(),
@@ -256,6 +262,7 @@ impl Client {
     pub fn on_tls(&mut self, out: &mut Vec<u8>) {
         assert_eq!(self.phase, Phase::Handshake);
         self.capabilities = Capabilities::default();
+        self.is_protected = true;
         self.greet(out);
     }
 
@@ -363,6 +370,9 @@ impl Client {
         if eight_bit && !self.capabilities.eight_bit_mime {
             return Some(NO_EIGHT_BIT);
         }
+        if transaction.tls == TlsTag::Required && !self.capabilities.require_tls {
+            return Some(NO_REQUIRE_TLS);
+        }
         match self.capabilities.size {
             Some(size) if size > 0 && transaction.message_bytes > size => Some(TOO_BIG),
             _ => None,
@@ -383,13 +393,15 @@ impl Client {
         let flags = transaction.flags;
         let declared = flags.has(EnvelopeFlags::EIGHT_BIT_MIME | EnvelopeFlags::EIGHT_BIT_CONTENT);
         let body = if declared && self.capabilities.eight_bit_mime { " BODY=8BITMIME" } else { "" };
+        let asks = matches!(transaction.tls, TlsTag::Required | TlsTag::RequiredWhereOffered);
+        let tls = if asks && self.capabilities.require_tls { " REQUIRETLS" } else { "" };
         let utf8 = if flags.has(EnvelopeFlags::SMTPUTF8) { " SMTPUTF8" } else { "" };
         let reverse_path = transaction.reverse_path;
         let dsn = self.capabilities.dsn;
         let returned = if dsn { returned(transaction) } else { String::new() };
         self.command(
             Step::Mail,
-            format_args!("MAIL FROM:<{reverse_path}>{size}{body}{utf8}{returned}\r\n"),
+            format_args!("MAIL FROM:<{reverse_path}>{size}{body}{utf8}{tls}{returned}\r\n"),
         );
         for (index, recipient) in transaction.recipients.iter().enumerate() {
             let reports = if dsn { reports(recipient) } else { String::new() };
@@ -447,6 +459,7 @@ impl Client {
             Phase::Auth => Some(self.on_auth_reply(reply, out)),
             Phase::Ehlo if reply.is_positive() => {
                 self.capabilities = read_capabilities(&reply.text);
+                self.capabilities.require_tls &= self.is_protected;
                 self.phase = Phase::Idle;
                 Some(Event::Ready)
             }
@@ -660,6 +673,8 @@ fn read_capabilities(text: &str) -> Capabilities {
             // As servers said it before there was a standard.
             capabilities.mechanisms.add(&keyword[name.len()..]);
             words.by_ref().for_each(|name| capabilities.mechanisms.add(name));
+        } else if is("REQUIRETLS") {
+            capabilities.require_tls = true;
         } else if is("SIZE") {
             capabilities.size = Some(words.next().and_then(|it| it.parse().ok()).unwrap_or(0));
         }
@@ -687,6 +702,9 @@ const NO_EIGHT_BIT: Reply = Reply::new(
     EnhancedStatusCode::new(5, 6, 3),
     "The message has 8-bit content and the next hop does not offer 8BITMIME",
 );
+/// The next hop does not promise to keep a message under TLS (RFC 8689 §4.2.1).
+pub const NO_REQUIRE_TLS: Reply =
+    Reply::new(550, status::REQUIRETLS_NEEDED, "The next hop does not offer REQUIRETLS");
 const TOO_BIG: Reply =
     Reply::new(552, status::MESSAGE_TOO_BIG, "The message exceeds the next hop's size limit");
 

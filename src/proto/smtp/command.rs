@@ -43,6 +43,8 @@ pub struct Mail<'l> {
     pub envelope_id: Option<&'l str>,
     /// HOLDFOR or HOLDUNTIL (RFC 4865).
     pub hold: Option<Hold>,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
 }
 
 /// Until when a message is not to be sent on (RFC 4865 §4).
@@ -136,6 +138,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     let mut utf8 = Utf8::Refused;
     let mut envelope_id = None;
     let mut hold = None;
+    let mut require_tls = false;
     for parameter in words(parameters) {
         let (keyword, value) = split_parameter(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") {
@@ -150,6 +153,8 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
         } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") && value.is_none() {
             flags.set(EnvelopeFlags::SMTPUTF8);
             utf8 = Utf8::Allowed;
+        } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") && value.is_none() {
+            require_tls = true;
         } else if keyword.eq_ignore_ascii_case(b"RET") {
             if flags.has(EnvelopeFlags::RETURN_FULL | EnvelopeFlags::RETURN_HEADERS) {
                 return Err(BAD_PARAMETER);
@@ -182,7 +187,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     if reverse_path.is_some_and(|path| path.domain().is_empty()) {
         return Err(BAD_REVERSE_PATH);
     }
-    Ok(Mail { reverse_path, size, flags, envelope_id, hold })
+    Ok(Mail { reverse_path, size, flags, envelope_id, hold, require_tls })
 }
 
 /// HOLDFOR or HOLDUNTIL; `None` for another keyword.

@@ -12,7 +12,7 @@ use super::data::{BareNewline, ContentDecoder, Framing, Step};
 use crate::limits::COMMAND_LINE_BYTES_MAX;
 use crate::mail::{EnvelopeFlags, Reply, Utf8, status};
 use crate::proto::message::date::write_internet_date;
-use crate::proto::message::header::ReceivedCounter;
+use crate::proto::message::header::HeaderWatch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -91,6 +91,8 @@ pub struct ContentSeen {
     /// Some octet is above 127.
     pub eight_bit: bool,
     pub received_fields: u32,
+    /// `TLS-Required: No` (RFC 8689 §3).
+    pub tls_optional: bool,
 }
 
 /// One session.
@@ -152,7 +154,7 @@ struct Transaction {
 
 struct Content {
     decoder: ContentDecoder,
-    received: ReceivedCounter,
+    header: HeaderWatch,
     bytes: u64,
     /// What will be answered instead of asking the driver; its octets are passed over.
     refusal: Option<Reply>,
@@ -442,8 +444,11 @@ impl Server {
                 write_internet_date(self.now_ms + hold_max.as_millis() as u64, out);
                 out.extend_from_slice(b"\r\n");
             }
-            if self.channel == Channel::PlainWithStartTls {
-                out.extend_from_slice(b"250-STARTTLS\r\n");
+            match self.channel {
+                Channel::Plain => {}
+                Channel::PlainWithStartTls => out.extend_from_slice(b"250-STARTTLS\r\n"),
+                // Under TLS only (RFC 8689 §2).
+                Channel::Tls => out.extend_from_slice(b"250-REQUIRETLS\r\n"),
             }
             out.extend_from_slice(b"250 CHUNKING\r\n");
         }
@@ -479,6 +484,9 @@ impl Server {
         let declared_bytes = mail.size.unwrap_or(0);
         if declared_bytes > self.config.message_bytes_max {
             return self.refuse(&TOO_BIG, out);
+        }
+        if mail.require_tls && self.channel != Channel::Tls {
+            return self.refuse(&UNKNOWN_PARAMETER, out);
         }
         match (mail.hold, self.config.hold_max) {
             (Some(_), None) => return self.refuse(&UNKNOWN_PARAMETER, out),
@@ -531,7 +539,7 @@ impl Server {
     fn begin_content(&mut self, framing: Framing, refusal: Option<Reply>) {
         self.content = Some(Box::new(Content {
             decoder: ContentDecoder::new(framing, self.config.bare_newline),
-            received: ReceivedCounter::default(),
+            header: HeaderWatch::default(),
             bytes: 0,
             refusal,
         }));
@@ -592,7 +600,7 @@ impl Server {
         let content = self.content.take().expect("content is under way");
         let decoder = &content.decoder;
         let mut refusal = content.refusal;
-        if refusal.is_none() && content.received.count() > self.config.received_fields_max {
+        if refusal.is_none() && content.header.received_count() > self.config.received_fields_max {
             refusal = Some(LOOP);
         }
         let bare = decoder.has_bare_newline && self.config.bare_newline == BareNewline::Refuse;
@@ -620,7 +628,8 @@ impl Server {
                     bytes: content.bytes,
                     leading_dot: decoder.leading_dot,
                     eight_bit: decoder.eight_bit,
-                    received_fields: content.received.count(),
+                    received_fields: content.header.received_count(),
+                    tls_optional: content.header.says_tls_optional(),
                 }))
             }
         }
@@ -669,7 +678,7 @@ impl Content {
         if self.refusal.is_some() {
             return None;
         }
-        self.received.feed(piece);
+        self.header.feed(piece);
         Some(Event::Content(piece))
     }
 }

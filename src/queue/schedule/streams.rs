@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn stream(tenant: &str, campaign: &str) -> Stream {
-        Stream { tenant: tenant.into(), campaign: campaign.into(), class: Class::Bulk }
+        Stream { tenant: tenant.into(), campaign: campaign.into(), ..Stream::default() }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::mail::Class;
+use crate::mail::{Class, TlsTag};
 
 /// Tasks without messages.
 #[derive(Default)]
@@ -89,7 +89,7 @@ impl Bench {
 }
 
 fn stream(tenant: &str, campaign: &str, class: Class) -> Stream {
-    Stream { tenant: tenant.into(), campaign: campaign.into(), class }
+    Stream { tenant: tenant.into(), campaign: campaign.into(), class, tls: TlsTag::None }
 }
 
 fn bulk(tenant: &str, campaign: &str) -> Stream {

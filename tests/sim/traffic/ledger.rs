@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use ringpost_sim::journal::kind;
 use ringpost_sim::journal::tap::Tap;
 use ringpost_sim::mail::envelope::Notify;
-use ringpost_sim::mail::{Class, Envelope, EnvelopeFlags, QueueId, Recipient, Stream};
+use ringpost_sim::mail::{Class, Envelope, EnvelopeFlags, QueueId, Recipient, Stream, TlsTag};
 use ringpost_sim::queue::codec;
 use ringpost_sim::rng::Rng;
 
@@ -109,6 +109,7 @@ impl Ledger {
                 tenant: ["", "acme", "b"][rng.below(3)].into(),
                 campaign: ["", "spring"][rng.below(2)].into(),
                 class,
+                tls: TlsTag::ALL[mark % TlsTag::ALL.len()],
             },
             envelope_id: None,
             client: None,

@@ -265,7 +265,8 @@ fn several_messages_share_a_round_trip_and_end_each_in_its_own_way() {
 fn transaction<'a>(recipients: &'a [&'a Recipient]) -> Transaction<'a> {
     let flags = EnvelopeFlags::default();
     let reverse_path = "a@b.test";
-    Transaction { reverse_path, recipients, flags, envelope_id: None, message_bytes: 10 }
+    let tls = TlsTag::None;
+    Transaction { reverse_path, recipients, flags, tls, envelope_id: None, message_bytes: 10 }
 }
 
 #[test]
@@ -470,4 +471,40 @@ fn a_refused_name_is_told_and_an_end_ends_the_session() {
     let credentials = Credentials { authorization_id: String::new(), name, password };
     let said = client.authenticate(&credentials.into(), NONCE, HASHES, &mut out);
     assert!(said.is_err_and(|reply| reply.code == 504) && out.is_empty());
+}
+
+#[test]
+fn requiretls_is_asked_for_where_it_is_offered_under_tls() {
+    let begun = |under_tls: bool, offer: &str, tls: TlsTag| {
+        let mut client = Client::new(Dialect::Smtp, "client.test");
+        let mut out = Vec::new();
+        let hello = format!("220 mx\r\n250-mx\r\n250-STARTTLS\r\n250 {offer}\r\n");
+        let (first, _) = client.next(hello.as_bytes(), &mut out);
+        assert_eq!(client.next(&hello.as_bytes()[first..], &mut out).1, Event::Ready);
+        if under_tls {
+            client.start_tls(&mut out);
+            assert_eq!(client.next(b"220 go\r\n", &mut out).1, Event::StartTls);
+            client.on_tls(&mut out);
+            let hello = format!("250-mx\r\n250 {offer}\r\n");
+            assert_eq!(client.next(hello.as_bytes(), &mut out).1, Event::Ready);
+        }
+        out.clear();
+        let recipient = Recipient::new("c@d.test");
+        let recipients = [&recipient];
+        let transaction = Transaction { tls, ..transaction(&recipients) };
+        match client.begin(&transaction, &mut out) {
+            Begin::Refused(reply) => reply.to_string(),
+            _ => String::from_utf8(out).expect("ASCII"),
+        }
+    };
+    let (asks, plain) = ("MAIL FROM:<a@b.test> REQUIRETLS\r\n", "MAIL FROM:<a@b.test>\r\n");
+    let refused = "550 5.7.30 The next hop does not offer REQUIRETLS";
+    assert_eq!(begun(true, "requiretls", TlsTag::Required), asks);
+    assert_eq!(begun(true, "requiretls", TlsTag::RequiredWhereOffered), asks);
+    assert_eq!(begun(true, "requiretls", TlsTag::Optional), plain);
+    assert_eq!(begun(true, "SIZE", TlsTag::Required), refused);
+    assert_eq!(begun(true, "HELP", TlsTag::RequiredWhereOffered), plain);
+    // An offer in the clear is none.
+    assert_eq!(begun(false, "REQUIRETLS", TlsTag::Required), refused);
+    assert_eq!(begun(false, "REQUIRETLS", TlsTag::RequiredWhereOffered), plain);
 }

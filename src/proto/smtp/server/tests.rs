@@ -124,7 +124,9 @@ fn drive(
                     let hold = mail.hold.map(|hold| format!(" {}", hold.release_ms(NOW_MS)));
                     let hold = hold.unwrap_or_default();
                     let Mail { flags, size, .. } = mail;
-                    seen.push(format!("mail {path} {} {size:?}{envelope_id}{hold}", flags.0));
+                    let tls = if mail.require_tls { " requiretls" } else { "" };
+                    let parameters = format!("{size:?}{envelope_id}{hold}{tls}");
+                    seen.push(format!("mail {path} {} {parameters}", flags.0));
                     server.answer(&ok, out);
                 }
                 Event::Rcpt(rcpt) => {
