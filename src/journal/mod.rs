@@ -21,6 +21,6 @@ pub mod space;
 pub use core::{Append, AppendError, Appended, Counters, Location, Ticket};
 pub use format::{Record, flag, kind};
 pub use log::{Journal, ReadError, RecordBuffer};
-pub use open::{JournalConfig, OpenError, shards_from};
+pub use open::{JournalConfig, OpenError, Owner, shards_from};
 pub use recovery::{Recovery, Replay, Replayed};
 pub use space::{Level, Space};

@@ -24,7 +24,7 @@ use crate::runtime::{clock, thread};
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
     pub data_dir: PathBuf,
-    pub shard: u16,
+    pub owner: Owner,
     pub segment_bytes: u64,
     /// Most disk this journal takes.
     pub bytes_max: u64,
@@ -33,6 +33,50 @@ pub struct JournalConfig {
     pub durability: Durability,
     /// Core of the log thread; not pinned where `None`.
     pub log_core: Option<usize>,
+}
+
+/// Whose journal it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The queue of a shard.
+    Shard(u16),
+    /// A partition of mailboxes.
+    Partition(u16),
+}
+
+impl Owner {
+    fn number(self) -> u16 {
+        match self {
+            Owner::Shard(number) | Owner::Partition(number) => number,
+        }
+    }
+
+    /// As its LOCK has it.
+    fn kind(self) -> &'static str {
+        match self {
+            Owner::Shard(_) => "shard",
+            Owner::Partition(_) => "partition",
+        }
+    }
+
+    /// What a thread of its journal is called.
+    fn thread(self, what: &str) -> String {
+        match self {
+            Owner::Shard(number) => format!("{what}-{number}"),
+            Owner::Partition(number) => format!("mail-{what}-{number}"),
+        }
+    }
+
+    /// Its directory in the data directory, and the one around it.
+    fn directory(self, data_dir: &Path) -> (PathBuf, PathBuf) {
+        match self {
+            Owner::Shard(number) => (data_dir.join(directory_name(number)), data_dir.to_owned()),
+            Owner::Partition(number) => {
+                let mail = data_dir.join("mail");
+                (mail.join(format!("p{number:02}")), mail)
+            }
+        }
+    }
 }
 
 /// Why a journal was not opened. Nothing was changed.
@@ -128,11 +172,13 @@ impl Journal {
         config: &JournalConfig,
         replay: &mut dyn Replay,
     ) -> Result<(Journal, Recovery), OpenError> {
-        let directory = config.data_dir.join(directory_name(config.shard));
+        let owner = config.owner;
+        let (directory, around) = owner.directory(&config.data_dir);
         let io_error = |error| OpenError::Io { path: directory.clone(), error };
         std::fs::create_dir_all(&directory).map_err(io_error)?;
+        segment_file::sync_directory(&around).map_err(io_error)?;
         segment_file::sync_directory(&config.data_dir).map_err(io_error)?;
-        let (lock, store) = lock(&directory, config.shard)?;
+        let (lock, store) = lock(&directory, owner)?;
         remove_unfinished(&directory).map_err(io_error)?;
         let mut names = segment_names(&directory).map_err(io_error)?;
         while names.len() < FIRST_SEGMENTS {
@@ -177,9 +223,9 @@ impl Journal {
         let capacities: Vec<u64> = segments.files.iter().map(|(_, capacity)| *capacity).collect();
         let maker = Maker::start(config, directory.clone(), &capacities, lock).map_err(io_error)?;
         let core =
-            Core::new(Start { store, shard: config.shard, ground, slots_max: maker.slots_max });
+            Core::new(Start { store, shard: owner.number(), ground, slots_max: maker.slots_max });
         let (completion_sender, completions) = inbox(ORDERS_MAX);
-        let name = format!("log-{}", config.shard);
+        let name = owner.thread("log");
         let ring = LogRing::start(&name, config.log_core, config.durability, completion_sender)
             .map_err(io_error)?;
         for (index, (file, _)) in segments.files.into_iter().enumerate() {
@@ -195,7 +241,7 @@ impl Journal {
 }
 
 /// Locks the directory and reads, or at the first start gives, the store its identity.
-fn lock(directory: &Path, shard: u16) -> Result<(File, StoreId), OpenError> {
+fn lock(directory: &Path, owner: Owner) -> Result<(File, StoreId), OpenError> {
     let path = directory.join("LOCK");
     let io_error = |error| OpenError::Io { path: path.clone(), error };
     let mut options = OpenOptions::new();
@@ -224,19 +270,22 @@ fn lock(directory: &Path, shard: u16) -> Result<(File, StoreId), OpenError> {
         clock::fill_random(&mut id);
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         file.seek(io::SeekFrom::Start(0)).map_err(io_error)?;
-        file.write_all(format!("ringpost store {hex} shard {shard}\n").as_bytes())
+        let (kind, number) = (owner.kind(), owner.number());
+        file.write_all(format!("ringpost store {hex} {kind} {number}\n").as_bytes())
             .map_err(io_error)?;
         file.sync_all().map_err(io_error)?;
         segment_file::sync_directory(directory).map_err(io_error)?;
         return Ok((file, StoreId(id)));
     }
-    parse_lock(&text, shard).map(|store| (file, store)).ok_or(OpenError::Foreign { path })
+    parse_lock(&text, owner).map(|store| (file, store)).ok_or(OpenError::Foreign { path })
 }
 
-fn parse_lock(text: &str, shard: u16) -> Option<StoreId> {
+fn parse_lock(text: &str, owner: Owner) -> Option<StoreId> {
     let rest = text.strip_prefix("ringpost store ")?.strip_suffix('\n')?;
-    let (hex, number) = rest.split_once(" shard ")?;
-    if hex.len() != 32 || number.parse::<u16>().ok()? != shard {
+    let (hex, of) = rest.split_once(' ')?;
+    let (kind, number) = of.split_once(' ')?;
+    let is_ours = kind == owner.kind() && number.parse::<u16>().ok()? == owner.number();
+    if hex.len() != 32 || !is_ours {
         return None;
     }
     let mut id = [0; 16];
@@ -346,7 +395,7 @@ impl Maker {
         let min_free_bytes = config.min_free_bytes;
         let thread_directory = directory.clone();
         let mut next_slot = capacities.len();
-        thread::spawn(&format!("segments-{}", config.shard), None, move || {
+        thread::spawn(&config.owner.thread("segments"), None, move || {
             // The lock is held for as long as anybody may make a segment here.
             let _lock = lock;
             while let Ok(bytes) = orders_received.recv() {

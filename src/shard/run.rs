@@ -11,7 +11,7 @@ use crate::config::{Config, Durability};
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
-use crate::journal::{Journal, JournalConfig, OpenError, Recovery};
+use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
 use crate::metrics::Metrics;
 use crate::queue::{Flow, Mode, Obstacles, Order, Queue, Recovered, StandingOrders, Steered};
 use crate::reception::Reception;
@@ -294,7 +294,7 @@ impl Shard {
 fn journal_config(config: &Config, shard: usize) -> JournalConfig {
     JournalConfig {
         data_dir: config.data_dir.clone(),
-        shard: shard as u16,
+        owner: Owner::Shard(shard as u16),
         segment_bytes: config.journal.segment_bytes,
         bytes_max: config.journal.bytes_max,
         min_free_bytes: config.journal.min_free_bytes,
