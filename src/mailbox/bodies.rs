@@ -116,6 +116,11 @@ impl Bodies {
         Body { id: BodyId(id), place, bytes, chunks }
     }
 
+    /// The body, if the handle is still that of this one.
+    pub fn body_if(&self, handle: BodyHandle, id: BodyId) -> Option<Body> {
+        (self.id(handle) == id).then(|| self.body(handle))
+    }
+
     pub fn count(&self) -> usize {
         self.by_id.len()
     }

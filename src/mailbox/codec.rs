@@ -581,7 +581,7 @@ mod mailbox {
 /// Of every payload.
 const VERSION: u8 = 1;
 /// Mod-sequences have 63 bits (RFC 7162 §7).
-const MODSEQ_MAX: u64 = i64::MAX as u64;
+pub(super) const MODSEQ_MAX: u64 = i64::MAX as u64;
 
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,30 @@
 //!
 //! **Owns** what the records ACCOUNT, MAILBOX, BODY, APPEND, FLAGS, EXPUNGE, COPY and KEYWORD mean
 //! (docs/MAILBOX.md), and the index over the messages of a partition.
-//! **Uses** `journal`, and of `proto` the words of IMAP. Never `queue`.
-//! **Holds** that UIDs of a mailbox increase and are never used again, and that state moves by
-//! `Partition::apply` alone, in operation and in replay.
-//! **Start reading** at `codec::Operation`, then `partition`.
+//! **Uses** `journal`, `runtime`, and of `proto` the words of IMAP. Never `queue`.
+//! **Holds** that UIDs of a mailbox increase and are never used again, that state moves by
+//! `Partition::apply` alone, in operation and in replay, and that nothing is told of before it is
+//! durable.
+//! **Start reading** at `codec::Operation`, then `partition`; at `store::Store` for what sessions
+//! and deliveries call.
 
 mod bodies;
+mod checkpoint;
 pub mod codec;
+mod compaction;
+mod content;
+mod draft;
 mod index;
 pub mod items;
 pub mod partition;
 pub mod plan;
+mod recovery;
+mod store;
 
+pub use content::{Content, ContentError, Piece};
+pub use draft::Draft;
 pub use index::{Entry, Mailbox, Status};
 pub use partition::{Account, Change, Partition};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
+pub use recovery::Recovered;
+pub use store::{Copied, StartError, Store, Stored, Watch};

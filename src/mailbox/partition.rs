@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::bodies::{Bodies, BodyHandle};
-use super::codec::{AccountId, Body, Copy, DeliveryKey, MailboxId, Message, Operation};
+use super::codec::{AccountId, Body, Copy, DeliveryKey, MODSEQ_MAX, MailboxId, Message, Operation};
 use super::index::{Entry, Mailbox};
 use crate::limits::{DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
 
@@ -280,14 +280,25 @@ impl Partition {
         }
     }
 
-    /// Forgets expunged messages from `before_s` and earlier, and those that are too many; returns
-    /// the bodies that nobody has any more. What is not durable yet must not be let go on disk.
-    pub fn release_expunged(&mut self, before_s: u32) -> Vec<Body> {
+    /// Forgets `count` expunged messages at most, those from `before_s` and earlier and those that
+    /// are too many; returns the bodies that nobody has any more, and whether there may be more.
+    /// What is not durable yet must not be let go on disk.
+    pub fn release_expunged(&mut self, before_s: u32, count: usize) -> (Vec<Body>, bool) {
         let mut released = Vec::new();
-        while let Some(body) = self.expunged.pop(before_s) {
+        for _ in 0..count {
+            let Some(body) = self.expunged.pop(before_s) else { return (released, false) };
             released.extend(self.bodies.drop_use(body));
         }
-        released
+        (released, true)
+    }
+
+    /// Gives out none of the next `count` UIDs and mod-sequences: they may have been given out.
+    pub(super) fn pass_over(&mut self, count: u64) {
+        self.modseq = self.modseq.saturating_add(count).min(MODSEQ_MAX);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        for mailbox in self.mailboxes.values_mut() {
+            mailbox.uid_next = mailbox.uid_next.saturating_add(count);
+        }
     }
 
     /// What replay met and nothing told of in the end is forgotten.

@@ -15,6 +15,7 @@ mod hostile;
 mod interop;
 mod limits;
 mod login;
+mod mailbox;
 mod memory;
 mod mx;
 mod next_hops;

@@ -83,6 +83,31 @@ pub mod queue {
     pub use store::{Content, LoadError, Message, MessageView, Octets, Queue, Stats};
 }
 
+/// The room `mailbox` of the server.
+#[path = "../../src/mailbox"]
+pub mod mailbox {
+    mod bodies;
+    mod checkpoint;
+    pub mod codec;
+    mod compaction;
+    mod content;
+    mod draft;
+    mod index;
+    pub mod items;
+    pub mod partition;
+    pub mod plan;
+    mod recovery;
+    mod store;
+
+    pub use content::{Content, ContentError, Piece};
+    pub use draft::Draft;
+    pub use index::{Entry, Mailbox, Status};
+    pub use partition::{Account, Change, Partition};
+    pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
+    pub use recovery::Recovered;
+    pub use store::{Copied, StartError, Store, Stored, Watch};
+}
+
 /// Of the room `delivery` of the server what shares the limits of sites out.
 #[path = "../../src/delivery"]
 pub mod delivery {
@@ -113,4 +138,8 @@ pub enum Bug {
     ReturnsEarly,
     /// A task is taken before its time has come.
     HurriesClock,
+    /// What replay gives to a partition of mailboxes lacks what was expunged.
+    ForgetsExpunged,
+    /// What replay gives to a partition of mailboxes lacks changes of flags.
+    ForgetsFlags,
 }

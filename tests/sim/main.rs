@@ -5,6 +5,7 @@
 //! `RINGPOST_SIM_SEED` runs one seed, `RINGPOST_SIM_SEEDS` another number of them.
 
 mod leases;
+mod mailboxes;
 mod peers;
 mod process;
 mod rot;

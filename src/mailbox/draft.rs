@@ -1,0 +1,166 @@
+//! The only way in for octets: a draft takes a message as it comes, for one mailbox or several.
+
+use super::codec::BodyId;
+use super::plan::{Delivered, Delivery, Refusal};
+use super::store::{NewBody, Store, now_s};
+use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
+use crate::limits::CHUNK_BYTES_MAX;
+
+/// A message on its way in. Dropped, it leaves nothing behind but dead chunks.
+pub struct Draft {
+    store: Store,
+    /// Of its chunks.
+    id: u64,
+    /// Content not yet written; at most `CHUNK_BYTES_MAX`.
+    buffer: Vec<u8>,
+    chunks: Vec<Location>,
+    /// Octets in the chunks.
+    bytes: u64,
+    /// Frame of the last chunk.
+    last: Option<Ticket>,
+}
+
+impl Store {
+    /// Begins a message. `content_bytes_hint` is what was announced, 0 for nothing.
+    pub fn begin(&self, content_bytes_hint: u64) -> Result<Draft, Refusal> {
+        let journal = &self.inner.journal;
+        if journal.space().level >= Level::Refuse {
+            return Err(Refusal::NoSpace);
+        }
+        let capacity = content_bytes_hint.min(CHUNK_BYTES_MAX as u64) as usize;
+        Ok(Draft {
+            store: self.clone(),
+            id: journal.next_message_id(),
+            buffer: Vec::with_capacity(capacity),
+            chunks: Vec::new(),
+            bytes: 0,
+            last: None,
+        })
+    }
+}
+
+impl Draft {
+    /// Takes content from the front of `octets` and says how much; with less than all taken, await
+    /// `room` and come again. Never suspends.
+    pub fn append(&mut self, octets: &[u8]) -> usize {
+        let taken = octets.len().min(CHUNK_BYTES_MAX - self.buffer.len());
+        self.buffer.extend_from_slice(&octets[..taken]);
+        taken
+    }
+
+    /// Moves the full buffer into the journal. Suspends until the chunk before is durable.
+    pub async fn room(&mut self) -> Result<(), Refusal> {
+        if self.buffer.len() == CHUNK_BYTES_MAX {
+            self.spill().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the message into every mailbox, or into none; resolves when it is durable there. A
+    /// delivery that was made before is not made again.
+    ///
+    /// Do not drop the future midway: the message may then be there though nobody was answered.
+    pub async fn commit(mut self, deliveries: &[Delivery]) -> Result<Vec<Delivered>, Refusal> {
+        assert!(!deliveries.is_empty());
+        let is_shared = deliveries.len() > 1 || !self.chunks.is_empty();
+        if is_shared && !self.buffer.is_empty() {
+            self.spill().await?;
+        }
+        let content_bytes = self.bytes + self.buffer.len() as u64;
+        let longest = deliveries.iter().map(|delivery| delivery.prefix.len()).max().unwrap_or(0);
+        if content_bytes + longest as u64 > u32::MAX.into() {
+            return Err(Refusal::TooLarge);
+        }
+        let store = self.store.clone();
+        let inner = &store.inner;
+        let ids = deliveries.iter().map(|_| BodyId(inner.journal.next_message_id()));
+        let ids: Vec<BodyId> = ids.collect();
+        loop {
+            let planned = inner.partition.borrow().plan_deliveries(deliveries, &ids, now_s());
+            let planned = match planned {
+                Ok(planned) => planned,
+                Err(refusal) => {
+                    inner.newest_durable().await;
+                    return Err(refusal);
+                }
+            };
+            let made = deliveries.iter().zip(&ids).zip(&planned.told);
+            let made = made.filter(|(_, told)| **told != Delivered::Before);
+            let bodies = made.map(|((delivery, id), _)| NewBody {
+                id: *id,
+                prefix: &delivery.prefix,
+                content: &self.buffer,
+                chunks: &self.chunks,
+                bytes: content_bytes as u32 + delivery.prefix.len() as u32,
+            });
+            let bodies: Vec<NewBody<'_>> = bodies.collect();
+            match inner.append(&bodies, planned.operations, Append::Message) {
+                Ok(()) => {
+                    inner.newest_durable().await;
+                    return Ok(planned.told);
+                }
+                Err(AppendError::Later) => inner.journal.room().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn spill(&mut self) -> Result<(), Refusal> {
+        let inner = &self.store.inner;
+        if inner.drafts_pin_too_much() {
+            return Err(Refusal::TooManyDrafts);
+        }
+        // One chunk under way and one that fills: the memory of a message is bounded by two.
+        if let Some(last) = self.last {
+            inner.journal.durable(last).await;
+        }
+        let payload = [self.buffer.as_slice()];
+        let chunk = Record {
+            kind: kind::CONTENT,
+            flags: 0,
+            id: self.id,
+            aux: self.chunks.len() as u32,
+            payload: &payload,
+        };
+        let appended = inner.journal.append_when_possible(&[chunk], Append::Message).await?;
+        inner.journal.pin(appended.first, appended.first.record_bytes.into());
+        inner.count_draft_chunk(appended.first.slot, 1);
+        self.last = Some(appended.ticket);
+        self.chunks.push(appended.first);
+        self.bytes += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // What was committed has pins of its own.
+        for chunk in &self.chunks {
+            self.store.inner.journal.unpin(*chunk, chunk.record_bytes.into());
+            self.store.inner.count_draft_chunk(chunk.slot, -1);
+        }
+    }
+}
+
+impl super::store::Inner {
+    /// A chunk of an open draft stands in the slot, or no longer does.
+    fn count_draft_chunk(&self, slot: u16, change: i32) {
+        let mut chunks = self.draft_chunks.borrow_mut();
+        let count = chunks.entry(slot).or_default();
+        *count = count.saturating_add_signed(change);
+        if *count == 0 {
+            chunks.remove(&slot);
+        }
+    }
+
+    /// Whether open drafts hold all the segments they may: no compaction can free these.
+    fn drafts_pin_too_much(&self) -> bool {
+        let slots_max = self.journal.space().slots_max;
+        self.draft_chunks.borrow().len() > (slots_max / DRAFT_SLOTS_PART).max(DRAFT_SLOTS_MIN)
+    }
+}
+
+/// Open drafts may hold one in so many segments, and some in any case.
+const DRAFT_SLOTS_PART: usize = 8;
+const DRAFT_SLOTS_MIN: usize = 3;

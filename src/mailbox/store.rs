@@ -1,0 +1,557 @@
+//! A partition over its journal: what is asked for becomes records, and answers come when these are
+//! durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::codec::{AccountId, Body, BodyId, BodyPayload, MailboxId, Operation, SpecialUses};
+use super::index::Mailbox;
+use super::partition::{Change, Partition};
+use super::plan::{Expunging, Part, Planned, Refusal};
+use super::recovery::Recovered;
+use crate::journal::{
+    Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
+};
+use crate::proto::imap::flag::Flags;
+use crate::proto::imap::mailbox::MailboxName;
+use crate::proto::imap::set::NumberSet;
+use crate::proto::imap::store::FlagChange;
+use crate::runtime::sync::Notify;
+use crate::runtime::{clock, task, timer};
+
+/// A partition of mailboxes. Clones are the same partition.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) inner: Rc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub journal: Journal,
+    pub partition: RefCell<Partition>,
+    /// The frame of the last change, and of the last one to each mailbox that is not durable.
+    newest: Cell<Ticket>,
+    pending: RefCell<HashMap<MailboxId, Ticket>>,
+    /// Changes in the order of their frames, until those who watch have been told.
+    changes: RefCell<VecDeque<(Ticket, MailboxId)>>,
+    changed: Notify,
+    watches: RefCell<HashMap<MailboxId, Rc<Bell>>>,
+    /// Bodies that are no longer on disk whole.
+    lost: RefCell<HashSet<BodyId>>,
+    /// How long an expunged message is kept.
+    undelete: Duration,
+    /// Chunks of open drafts, by slot.
+    pub draft_chunks: RefCell<HashMap<u16, u32>>,
+    pub checkpointing: Cell<bool>,
+    is_stopping: Cell<bool>,
+}
+
+/// What became of STORE.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Messages whose flags are different now.
+    pub changed: NumberSet,
+    /// Messages that were left alone because they had changed since.
+    pub modified: NumberSet,
+}
+
+/// What became of COPY or MOVE: as many UIDs on either side, in the same order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    pub uid_validity: u32,
+    pub source_uids: NumberSet,
+    pub target_uids: NumberSet,
+}
+
+/// Why a partition does not start. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// No checkpoint is whole, and what stood in segments that were used again is not known:
+    /// mailboxes may be missing. The operator must bring the directory back from a copy.
+    Degraded,
+}
+
+impl Store {
+    /// The partition of an opened journal, and its tasks on the calling executor. An expunged
+    /// message is kept for `undelete`.
+    pub fn start(
+        journal: Journal,
+        recovered: Recovered,
+        recovery: &Recovery,
+        undelete: Duration,
+    ) -> Result<Store, StartError> {
+        if recovery.is_degraded {
+            return Err(StartError::Degraded);
+        }
+        for location in recovered.malformed() {
+            // What is not understood is kept.
+            journal.pin_recovered(*location, location.record_bytes.into());
+        }
+        let partition = recovered.end(recovery);
+        let lost = pin_bodies(&partition, &journal);
+        let store = Store {
+            inner: Rc::new(Inner {
+                journal,
+                partition: RefCell::new(partition),
+                newest: Cell::new(Ticket(0)),
+                pending: RefCell::default(),
+                changes: RefCell::default(),
+                changed: Notify::default(),
+                watches: RefCell::default(),
+                lost: RefCell::new(lost),
+                undelete,
+                draft_chunks: RefCell::default(),
+                checkpointing: Cell::new(false),
+                is_stopping: Cell::new(false),
+            }),
+        };
+        store.inner.journal.begin();
+        task::spawn_vital(store.clone().run_changes());
+        task::spawn_vital(store.clone().run_release());
+        task::spawn_vital(store.clone().run_checkpoints());
+        task::spawn_vital(store.clone().run_compaction());
+        Ok(store)
+    }
+
+    /// Bodies that are no longer on disk whole: their messages are listed and cannot be read.
+    pub fn lost_count(&self) -> usize {
+        self.inner.lost.borrow().len()
+    }
+
+    /// What `read` finds, given out once all of it is durable.
+    pub async fn read<T>(&self, read: impl FnOnce(&Partition) -> T) -> T {
+        let value = read(&self.inner.partition.borrow());
+        self.inner.newest_durable().await;
+        value
+    }
+
+    /// What `read` finds in a mailbox, given out once all of it is durable; `None` where there is
+    /// no such mailbox. Suspends only after a change to this mailbox.
+    pub async fn read_mailbox<T>(
+        &self,
+        mailbox: MailboxId,
+        read: impl FnOnce(&Mailbox) -> T,
+    ) -> Option<T> {
+        let value = self.inner.partition.borrow().mailbox(mailbox).map(read);
+        let pending = match value {
+            Some(_) => self.inner.pending.borrow().get(&mailbox).copied(),
+            None => Some(self.inner.newest.get()),
+        };
+        if let Some(ticket) = pending {
+            self.inner.journal.durable(ticket).await;
+        }
+        value
+    }
+
+    /// Tells of changes to the mailbox from now on.
+    pub fn watch(&self, mailbox: MailboxId) -> Watch {
+        let mut watches = self.inner.watches.borrow_mut();
+        let bell = watches.entry(mailbox).or_default().clone();
+        Watch { store: self.clone(), mailbox, seen: Cell::new(bell.count.get()), bell }
+    }
+
+    /// Begins an account with its INBOX; both are there when this returns.
+    pub async fn add_account(&self, name: &str) -> Result<AccountId, Refusal> {
+        let journal = &self.inner.journal;
+        let account = AccountId(journal.next_message_id());
+        let inbox = MailboxId(journal.next_message_id());
+        let plan = |partition: &Partition| {
+            partition.plan_account((account, inbox), name, now_s()).map(of(account))
+        };
+        self.run(plan).await
+    }
+
+    /// Ends an account. Its messages are kept for a while, as expunged ones are.
+    pub async fn remove_account(&self, account: AccountId) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_account_removal(account, now_s()).map(of(()))).await
+    }
+
+    pub async fn create_mailbox(
+        &self,
+        account: AccountId,
+        name: &MailboxName,
+        special_uses: SpecialUses,
+    ) -> Result<MailboxId, Refusal> {
+        let id = MailboxId(self.inner.journal.next_message_id());
+        let plan = |partition: &Partition| {
+            partition.plan_mailbox(id, account, name, special_uses, now_s()).map(of(id))
+        };
+        self.run(plan).await
+    }
+
+    /// Renames a mailbox and its inferiors.
+    pub async fn rename_mailbox(
+        &self,
+        account: AccountId,
+        from: &MailboxName,
+        to: &MailboxName,
+    ) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_rename(account, from, to).map(of(()))).await
+    }
+
+    pub async fn delete_mailbox(&self, mailbox: MailboxId) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_deletion(mailbox, now_s()).map(of(()))).await
+    }
+
+    pub async fn set_special_uses(
+        &self,
+        mailbox: MailboxId,
+        special_uses: SpecialUses,
+    ) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_special_use(mailbox, special_uses).map(of(()))).await
+    }
+
+    pub async fn subscribe(
+        &self,
+        account: AccountId,
+        name: &MailboxName,
+        is_subscribed: bool,
+    ) -> Result<(), Refusal> {
+        let plan = |partition: &Partition| {
+            partition.plan_subscription(account, name, is_subscribed).map(of(()))
+        };
+        self.run(plan).await
+    }
+
+    /// STORE. A command over many messages may be done in parts, each durable as a whole.
+    pub async fn store_flags(
+        &self,
+        mailbox: MailboxId,
+        uids: &NumberSet,
+        change: FlagChange,
+        flags: &Flags,
+        unchanged_since: Option<u64>,
+    ) -> Result<Stored, Refusal> {
+        let mut stored = Stored::default();
+        let mut left = uids.clone();
+        loop {
+            let plan = |partition: &Partition| {
+                partition.plan_flags(mailbox, &left, (change, flags), unchanged_since)
+            };
+            let part = self.run(plan).await?;
+            stored.changed = stored.changed.union(&part.uids);
+            stored.modified = stored.modified.union(&part.modified);
+            if part.left.is_empty() {
+                return Ok(stored);
+            }
+            left = part.left;
+        }
+    }
+
+    /// Expunges messages and returns their UIDs. In parts where they are very many.
+    pub async fn expunge(
+        &self,
+        mailbox: MailboxId,
+        which: Expunging<'_>,
+    ) -> Result<NumberSet, Refusal> {
+        let mut expunged = NumberSet::default();
+        loop {
+            let part =
+                self.run(|partition| partition.plan_expunge(mailbox, which, now_s())).await?;
+            expunged = expunged.union(&part.uids);
+            if part.left.is_empty() {
+                return Ok(expunged);
+            }
+        }
+    }
+
+    /// COPY, or MOVE where the messages leave `source`. A message is in either or both, whatever
+    /// happens; very many go in parts.
+    pub async fn copy(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        uids: &NumberSet,
+        is_move: bool,
+    ) -> Result<Copied, Refusal> {
+        let mut copied = Copied::default();
+        let mut left = uids.clone();
+        loop {
+            let plan = |partition: &Partition| {
+                let planned = partition.plan_copy(source, target, &left, is_move, now_s())?;
+                let uid_validity = partition.mailbox(target).map_or(0, |it| it.uid_validity);
+                let told = (planned.told, uid_validity);
+                Ok(Planned { operations: planned.operations, told })
+            };
+            let (part, uid_validity): (Part, u32) = self.run(plan).await?;
+            copied.uid_validity = uid_validity;
+            copied.source_uids = copied.source_uids.union(&part.uids);
+            copied.target_uids = copied.target_uids.union(&part.target_uids);
+            if part.left.is_empty() {
+                return Ok(copied);
+            }
+            left = part.left;
+        }
+    }
+
+    /// Does what `plan` says of the newest state, and returns when that is durable.
+    async fn run<T>(
+        &self,
+        mut plan: impl FnMut(&Partition) -> Result<Planned<T>, Refusal>,
+    ) -> Result<T, Refusal> {
+        let inner = &self.inner;
+        loop {
+            let planned = plan(&inner.partition.borrow());
+            let planned = match planned {
+                Ok(planned) => planned,
+                Err(refusal) => {
+                    // What it was refused for may not be durable yet.
+                    inner.newest_durable().await;
+                    return Err(refusal);
+                }
+            };
+            match inner.append(&[], planned.operations, Append::Settle) {
+                Ok(()) => {
+                    inner.newest_durable().await;
+                    return Ok(planned.told);
+                }
+                Err(AppendError::Later) => inner.journal.room().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tells those who watch, in the order of frames.
+    async fn run_changes(self) {
+        let inner = &self.inner;
+        loop {
+            let next = inner.changes.borrow_mut().pop_front();
+            let Some((ticket, mailbox)) = next else {
+                inner.changed.notified().await;
+                continue;
+            };
+            inner.journal.durable(ticket).await;
+            inner.pending.borrow_mut().retain(|_, pending| *pending > ticket);
+            if let Some(bell) = inner.watches.borrow().get(&mailbox) {
+                bell.count.set(bell.count.get() + 1);
+                bell.rung.notify_all();
+            }
+        }
+    }
+
+    /// Lets bodies go whose time is over, or all expunged ones when mail finds no room.
+    async fn run_release(self) {
+        let inner = &self.inner;
+        loop {
+            timer::sleep(RELEASE_PERIOD).await;
+            let kept_s = match inner.journal.space().level {
+                Level::Refuse => 0,
+                Level::Normal | Level::Slow => inner.undelete.as_secs() as u32,
+            };
+            let before_s = now_s().saturating_sub(kept_s);
+            let mut is_more = true;
+            while is_more {
+                let released;
+                (released, is_more) =
+                    inner.partition.borrow_mut().release_expunged(before_s, RELEASED_AT_ONCE);
+                // The record that expunged the last of them may not be durable yet.
+                inner.newest_durable().await;
+                released.iter().for_each(|body| inner.unpin(body));
+                task::yield_now().await;
+            }
+        }
+    }
+
+    /// No checkpoint and no copy is begun from now on; ends when everything is durable.
+    pub async fn close(&self) {
+        self.checkpoint_at_stop().await;
+        self.inner.is_stopping.set(true);
+        self.inner.journal.close().await;
+    }
+}
+
+impl Inner {
+    /// Appends `bodies` and `operations` as one frame's worth of records, and applies them. Never
+    /// suspends. Nothing is to be told of it before `newest` is durable.
+    pub fn append(
+        &self,
+        bodies: &[NewBody<'_>],
+        operations: Vec<Operation>,
+        class: Append,
+    ) -> Result<(), AppendError> {
+        if operations.is_empty() && bodies.is_empty() {
+            return Ok(());
+        }
+        let fronts: Vec<Vec<u8>> = bodies.iter().map(NewBody::front).collect();
+        let octets = bodies.iter().zip(&fronts);
+        let octets = octets.map(|(body, front)| [front.as_slice(), body.prefix, body.content]);
+        let octets: Vec<[&[u8]; 3]> = octets.collect();
+        let payloads = operations.iter().map(|operation| {
+            let mut payload = Vec::new();
+            operation.write(&mut payload);
+            payload
+        });
+        let payloads: Vec<Vec<u8>> = payloads.collect();
+        let payloads: Vec<[&[u8]; 1]> = payloads.iter().map(|it| [it.as_slice()]).collect();
+        let body_records = bodies.iter().zip(&octets).map(|(body, octets)| Record {
+            kind: kind::BODY,
+            flags: 0,
+            id: body.id.0,
+            aux: 0,
+            payload: octets,
+        });
+        let others = operations.iter().zip(&payloads).map(|(operation, payload)| {
+            let (kind, id) = operation.kind_and_id();
+            Record { kind, flags: 0, id, aux: 0, payload }
+        });
+        let records: Vec<Record<'_>> = body_records.chain(others).collect();
+        let appended = self.journal.append(&records, class)?;
+        let mut place = appended.first;
+        for (index, (body, record)) in bodies.iter().zip(&records).enumerate() {
+            if index > 0 {
+                place = place.following(record.payload_bytes());
+            }
+            let body = body.placed(place);
+            self.pin(&body);
+            self.partition.borrow_mut().apply(&Operation::BodyPlaced(body));
+        }
+        for operation in &operations {
+            let change = self.partition.borrow_mut().apply(operation);
+            self.note(change, appended.ticket);
+        }
+        self.newest.set(self.newest.get().max(appended.ticket));
+        Ok(())
+    }
+
+    fn note(&self, change: Change, ticket: Ticket) {
+        let mailboxes = match change {
+            Change::None | Change::Names(_) => [None, None],
+            Change::Messages(mailbox) => [Some(mailbox), None],
+            Change::Moved(source, target) => [Some(source), Some(target)],
+        };
+        for mailbox in mailboxes.into_iter().flatten() {
+            self.pending.borrow_mut().insert(mailbox, ticket);
+            self.changes.borrow_mut().push_back((ticket, mailbox));
+        }
+        self.changed.notify_one();
+    }
+
+    /// Suspends until everything that was appended is durable.
+    pub async fn newest_durable(&self) {
+        self.journal.durable(self.newest.get()).await;
+    }
+
+    pub fn pin(&self, body: &Body) {
+        body.pins().for_each(|(place, bytes)| self.journal.pin(place, bytes));
+    }
+
+    /// The body is forgotten; what it held is let go.
+    pub fn unpin(&self, body: &Body) {
+        if !self.lost.borrow_mut().remove(&body.id) {
+            body.pins().for_each(|(place, bytes)| self.journal.unpin(place, bytes));
+        }
+    }
+
+    pub fn is_lost(&self, body: BodyId) -> bool {
+        self.lost.borrow().contains(&body)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+}
+
+/// A body that is about to be written.
+pub(super) struct NewBody<'a> {
+    pub id: BodyId,
+    pub prefix: &'a [u8],
+    /// Empty where it stands in `chunks`.
+    pub content: &'a [u8],
+    pub chunks: &'a [Location],
+    /// Octets of prefix and content.
+    pub bytes: u32,
+}
+
+impl NewBody<'_> {
+    fn front(&self) -> Vec<u8> {
+        let mut front = Vec::new();
+        let (bytes, chunks) = (self.bytes, self.chunks.to_vec());
+        BodyPayload { octets: &[], bytes, chunks }.write_front(&mut front);
+        front
+    }
+
+    fn placed(&self, place: Location) -> Body {
+        Body { id: self.id, place, bytes: self.bytes, chunks: self.chunks.to_vec() }
+    }
+}
+
+/// Rung for each durable change to a mailbox.
+#[derive(Default)]
+struct Bell {
+    count: Cell<u64>,
+    rung: Notify,
+}
+
+/// Who is told of changes to a mailbox.
+pub struct Watch {
+    store: Store,
+    mailbox: MailboxId,
+    bell: Rc<Bell>,
+    /// Changes told of so far.
+    seen: Cell<u64>,
+}
+
+impl Watch {
+    /// Suspends until a change has become durable that this was not told of.
+    pub async fn changed(&self) {
+        while self.seen.replace(self.bell.count.get()) == self.bell.count.get() {
+            self.bell.rung.notified().await;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watches = self.store.inner.watches.borrow_mut();
+        // The map has one, this has the other.
+        if Rc::strong_count(&self.bell) == 2 {
+            watches.remove(&self.mailbox);
+        }
+    }
+}
+
+/// Pins what bodies have on disk; returns those that are not there whole.
+fn pin_bodies(partition: &Partition, journal: &Journal) -> HashSet<BodyId> {
+    let mut lost = HashSet::new();
+    partition.bodies().visit(0, u32::MAX, |handle| {
+        let body = partition.bodies().body(handle);
+        let mut pinned = Vec::new();
+        for (place, bytes) in body.pins() {
+            if !journal.pin_recovered(place, bytes) {
+                lost.insert(body.id);
+                break;
+            }
+            pinned.push((place, bytes));
+        }
+        if lost.contains(&body.id) {
+            pinned.into_iter().for_each(|(place, bytes)| journal.unpin(place, bytes));
+        }
+    });
+    lost
+}
+
+/// Operations of which something is told that is known before.
+fn of<T: std::marker::Copy>(told: T) -> impl Fn(Vec<Operation>) -> Planned<T> {
+    move |operations| Planned { operations, told }
+}
+
+/// The wall clock in Unix seconds.
+pub(super) fn now_s() -> u32 {
+    (clock::unix_ms() / 1000) as u32
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            // Waited for by the caller; what remains is that there is no room.
+            AppendError::NoSpace | AppendError::Later => Refusal::NoSpace,
+            AppendError::TooLarge => Refusal::TooLarge,
+        }
+    }
+}
+
+/// How often it is looked for expunged messages whose time is over.
+const RELEASE_PERIOD: Duration = Duration::from_secs(10);
+/// Messages let go before others get a turn.
+const RELEASED_AT_ONCE: usize = 4096;
