@@ -29,6 +29,10 @@ impl Config {
     /// What is asked of a server before mail to `domain` goes to `next_hop`: what the domain wants,
     /// and what the password wants. `None` for MX hosts.
     pub fn demand_to(&self, next_hop: Option<&NextHop>, domain: &str) -> Arc<Demand> {
+        if let Some(NextHop::Socket(_)) = next_hop {
+            // It does not leave the machine.
+            return Arc::new(Demand { level: Level::None, ..Demand::default() });
+        }
         let demand = self.demand_of(domain);
         let credentials = next_hop.and_then(|next_hop| self.credentials_of(next_hop));
         match credentials {
@@ -70,7 +74,8 @@ fn read_one(table: &Table<'_, '_>) -> Checked<Credentials> {
     let mut next_hop = None;
     table.parsed("next_hop", "\"smtp://HOST:PORT\" or \"smtp://ADDRESS:PORT\"", |text| {
         let hop = values::parse_next_hop(text)?;
-        (!matches!(hop, NextHop::Mx(_))).then(|| next_hop = Some(hop))
+        let is_server = matches!(hop, NextHop::Address { .. } | NextHop::Host { .. });
+        is_server.then(|| next_hop = Some(hop))
     })?;
     let next_hop = next_hop.ok_or_else(|| table.missing("next_hop"))?;
     let login = LOGIN.read(table)?.ok_or_else(|| table.missing(LOGIN.username))?;

@@ -296,6 +296,8 @@ pub enum NextHop {
     /// `smtp://HOST:PORT`, `lmtp://HOST:PORT`: the addresses of a host, whatever MX records it
     /// has. Lower case.
     Host { protocol: NextHopProtocol, host: Arc<str>, port: u16 },
+    /// `lmtp+unix://PATH`: a socket of this machine. Absolute, of printable ASCII.
+    Socket(Arc<str>),
     /// `mx`: the MX hosts of the recipient's domain. `mx://DOMAIN`: those of this one; lower case.
     Mx(Option<Arc<str>>),
 }

@@ -129,7 +129,7 @@ impl std::fmt::Display for Network {
 }
 
 /// `smtp://127.0.0.1:25`, `lmtp://[::1]:24`, `smtp://mail.example:587`, `mx`, `mx://example.net`.
-/// `localhost` is 127.0.0.1 without a question.
+/// `localhost` is 127.0.0.1 without a question. `lmtp+unix:///run/lmtp` is a socket.
 pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     if text == "mx" {
         return Some(NextHop::Mx(None));
@@ -138,6 +138,7 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     let protocol = match scheme {
         "smtp" => NextHopProtocol::Smtp,
         "lmtp" => NextHopProtocol::Lmtp,
+        "lmtp+unix" => return is_socket(rest).then(|| NextHop::Socket(rest.into())),
         "mx" => return parse_host(rest).map(|domain| NextHop::Mx(Some(domain))),
         _ => return None,
     };
@@ -151,6 +152,13 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     let (host, port) = rest.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
     parse_host(host).map(|host| NextHop::Host { protocol, host, port })
+}
+
+/// A path that a socket can have (`sun_path`), and that is told from what stands behind it in the
+/// name of a site.
+fn is_socket(path: &str) -> bool {
+    let is_plain = |octet: u8| octet.is_ascii_graphic() && !b"#,*".contains(&octet);
+    path.starts_with('/') && path.len() <= SOCKET_PATH_BYTES_MAX && path.bytes().all(is_plain)
 }
 
 /// A name that the DNS may be asked for, as it compares: no address, no U-labels.
@@ -168,7 +176,7 @@ impl NextHop {
 
     /// Whether the DNS has to be asked where it is.
     pub fn needs_dns(&self) -> bool {
-        !matches!(self, NextHop::Address { .. })
+        matches!(self, NextHop::Host { .. } | NextHop::Mx(_))
     }
 }
 
@@ -177,6 +185,7 @@ impl std::fmt::Display for NextHop {
         match self {
             NextHop::Address { protocol, address } => write!(f, "{protocol}://{address}"),
             NextHop::Host { protocol, host, port } => write!(f, "{protocol}://{host}:{port}"),
+            NextHop::Socket(path) => write!(f, "lmtp+unix://{path}"),
             NextHop::Mx(None) => f.write_str("mx"),
             NextHop::Mx(Some(domain)) => write!(f, "mx://{domain}"),
         }
@@ -193,8 +202,12 @@ impl std::fmt::Display for NextHopProtocol {
 }
 
 /// What an operator may write for a next hop.
-pub(super) const NEXT_HOP_FORMS: &str =
-    "\"smtp://ADDRESS:PORT\", \"smtp://HOST:PORT\", \"lmtp://...\", \"mx\" or \"mx://DOMAIN\"";
+pub(super) const NEXT_HOP_FORMS: &str = concat!(
+    "\"smtp://ADDRESS:PORT\", \"smtp://HOST:PORT\", \"lmtp://...\", \"lmtp+unix:///PATH\", ",
+    "\"mx\" or \"mx://DOMAIN\"",
+);
+/// Longest path of a socket: `sun_path` with its NUL has 108 octets.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Highest core number that can be pinned to.
 const CORE_MAX: usize = 1023;
 
@@ -253,6 +266,7 @@ mod tests {
             "lmtp://[::1]:24",
             "smtp://mail.example:587",
             "lmtp://h:24",
+            "lmtp+unix:///run/dovecot/lmtp",
             "mx",
             "mx://a.test",
         ] {
@@ -272,6 +286,11 @@ mod tests {
             "smtp://h:0",
             "smtp://127.0.0.1.5:25",
             "smtp://[h]:25",
+            "lmtp+unix://run/lmtp",
+            "lmtp+unix://",
+            "lmtp+unix:///a b",
+            "lmtp+unix:///a#b",
+            "smtp+unix:///run/smtp",
             "mx://",
             "mx://a.test:25",
             "mx://127.0.0.1",

@@ -155,15 +155,14 @@ pub fn way(subject: &Subject<'_>, config: &Config, orders: &StandingOrders, now_
         (None, Err(reply)) => (reply.to_string(), None),
     };
     let pool = config.pool_of(subject.domain, stream);
-    let sites = match &next_hop {
-        Some(NextHop::Address { protocol, address }) => {
-            let place = Place::Address { protocol: *protocol, address: *address };
+    let sites = match next_hop.as_ref().and_then(Place::known) {
+        Some(place) => {
             let is_apart = !subject.domain.is_empty() && config.is_apart(subject.domain);
             let hop = Hop::new(place, is_apart.then_some(subject.domain));
             sites_of(config, &hop, pool)
         }
         // The DNS is asked by who has mail.
-        Some(_) | None => Vec::new(),
+        None => Vec::new(),
     };
     let tls = tls_way(subject.domain, next_hop.as_ref(), config);
     let login = next_hop.as_ref().and_then(|next_hop| login_way(next_hop, config));
@@ -248,6 +247,7 @@ fn tls_way(domain: &str, next_hop: Option<&NextHop>, config: &Config) -> TlsWay 
     let demand = config.demand_to(next_hop, domain);
     let credentials = next_hop.and_then(|next_hop| config.credentials_of(next_hop));
     let said_by = match credentials {
+        _ if matches!(next_hop, Some(NextHop::Socket(_))) => "a socket of this machine".to_owned(),
         Some((index, it)) if demand.level > config.demand_of(domain).level => {
             format!("[[credentials]] {}: {}", index + 1, it.next_hop)
         }
@@ -468,6 +468,8 @@ mod tests {
         let (level, of_domain, of_user) = of("strict.test", None);
         assert_eq!((level.as_str(), of_user), ("verify", login));
         assert_eq!(of_domain, "[[tls_policy]] 1: strict.test");
+        let (level, by_socket, _) = of("strict.test", Some("lmtp+unix:///run/lmtp"));
+        assert_eq!((&*level, &*by_socket), ("none", "a socket of this machine"));
         let elsewhere = of("a.test", Some("smtp://other.test:587"));
         assert_eq!(elsewhere, ("opportunistic".to_owned(), "[delivery.tls]".to_owned(), None));
     }

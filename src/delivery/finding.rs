@@ -73,10 +73,8 @@ impl Inner {
             Err(reply) => return Way::Refused(reply),
         };
         let Some(question) = self.question_of(&next_hop, flow) else {
-            let NextHop::Address { protocol, address } = next_hop else {
-                unreachable!("everything else is a question")
-            };
-            let hop = self.hop(Place::Address { protocol, address }, flow, &finder);
+            let place = Place::known(&next_hop).expect("everything else is a question");
+            let hop = self.hop(place, flow, &finder);
             return Way::To { hop, renew_ms: u64::MAX };
         };
         let now_ms = clock::coarse_ms();
@@ -100,10 +98,9 @@ impl Inner {
     pub(super) fn hop_of(&self, flow: &Flow) -> Option<Hop> {
         let finder = self.finder.borrow().clone();
         let next_hop = self.next_hop_of(flow).ok()?;
-        let place = match (self.question_of(&next_hop, flow), next_hop) {
-            (None, NextHop::Address { protocol, address }) => Place::Address { protocol, address },
-            (Some(question), _) => self.directory.borrow().place(&question)?,
-            (None, _) => unreachable!("everything else is a question"),
+        let place = match self.question_of(&next_hop, flow) {
+            Some(question) => self.directory.borrow().place(&question)?,
+            None => Place::known(&next_hop).expect("everything else is a question"),
         };
         Some(self.hop(place, flow, &finder))
     }
@@ -142,8 +139,8 @@ impl Inner {
         Hop::new(place, is_apart.then_some(&*flow.domain))
     }
 
-    /// The addresses of a place in the order in which to try them from a source, those that failed
-    /// lately last; or why there are none.
+    /// The addresses of a place other than a socket in the order in which to try them from a
+    /// source, those that failed lately last; or why there are none.
     pub(super) fn targets(
         &self,
         place: &Place,

@@ -148,6 +148,14 @@ impl Link {
             let ehlo_name = of_source.or(config.delivery.ehlo_name.as_ref());
             (config.delivery.clone(), ehlo_name.unwrap_or(&config.hostname).clone())
         };
+        if let Place::Socket(path) = &site.key.hop.place {
+            let stream = TcpStream::connect_socket(path, timeouts.connect_timeout).await;
+            let stream = stream.map_err(|error| NotOpened::Site(no_answer(&error)))?;
+            // Without TLS nobody asks where that would be.
+            let address = SocketAddr::from(([127, 0, 0, 1], 0));
+            let peer = Peer { demand: &site.demand, address, host: None };
+            return Link::establish(inner, stream, site, &peer, timeouts, &ehlo_name).await;
+        }
         let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
         let mut targets = targets;
         if site.demand.require_tls {
@@ -441,7 +449,7 @@ impl Link {
                 if !lost.iter().all(|it| it.untried && self.done_count > 0) {
                     site.on_failure(&inner.config.borrow().delivery);
                 }
-                if self.done_count == 0 && !matches!(site.key.hop.place, Place::Address { .. }) {
+                if self.done_count == 0 && self.host.is_some() {
                     let mut hosts = inner.hosts.borrow_mut();
                     let (source, now_ms) = (site.key.source, clock::coarse_ms());
                     hosts.on_failed(self.address, source, &reply, now_ms);
@@ -546,7 +554,7 @@ impl Link {
     /// An attempt in this session.
     fn attempt(&self, site: &Site) -> Attempt {
         let remote = Remote {
-            address: self.address.ip(),
+            address: (!matches!(site.key.hop.place, Place::Socket(_))).then(|| self.address.ip()),
             host: self.host.clone(),
             delivers: site.key.hop.protocol() == NextHopProtocol::Lmtp,
             offers_dsn: self.client.capabilities().dsn,

@@ -183,6 +183,7 @@ impl Asking {
                 let place = Place::Address { protocol: *protocol, address: *address };
                 return Ok((place, candidates));
             }
+            NextHop::Socket(_) => return Err(Judged::new(Verdict::Unknown, 0, "local-socket")),
             NextHop::Mx(None) => discover(resolver, domain, policy).await,
             NextHop::Mx(Some(other)) => discover(resolver, other, policy).await,
             NextHop::Host { host, port, .. } => {

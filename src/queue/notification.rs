@@ -164,7 +164,8 @@ pub(super) fn compose(
             .attempt
             .remote
             .as_ref()
-            .map(|remote| dsn::RemoteMta { host: remote.host.as_deref(), address: remote.address }),
+            .and_then(|remote| Some((remote, remote.address?)))
+            .map(|(remote, address)| dsn::RemoteMta { host: remote.host.as_deref(), address }),
         recipients: &recipients,
         header_prefix: &envelope.header_prefix,
         content: occasion.content,
@@ -230,7 +231,7 @@ mod tests {
     }
 
     fn remote(offers_dsn: bool) -> Option<Remote> {
-        let address = [192, 0, 2, 1].into();
+        let address = Some([192, 0, 2, 1].into());
         Some(Remote { address, host: None, delivers: false, offers_dsn })
     }
 

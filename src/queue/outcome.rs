@@ -40,7 +40,8 @@ pub struct Attempt {
 /// The server at the other end of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
-    pub address: IpAddr,
+    /// None of a socket of this machine.
+    pub address: Option<IpAddr>,
     /// The name by which it was found, where it was found by one.
     pub host: Option<Rc<str>>,
     /// It delivers finally, and answers for each recipient (LMTP, RFC 2033).

@@ -26,16 +26,28 @@ pub enum Place {
         host: Arc<str>,
         port: u16,
     },
+    /// A socket of this machine, by its path.
+    Socket(Arc<str>),
     /// MX hosts, as `Plan::roll_up_key` says them.
     Exchanges(Arc<str>),
 }
 
 impl Place {
+    /// Where a next hop is about which nobody has to be asked.
+    pub fn known(next_hop: &NextHop) -> Option<Place> {
+        match next_hop.clone() {
+            NextHop::Address { protocol, address } => Some(Place::Address { protocol, address }),
+            NextHop::Socket(path) => Some(Place::Socket(path)),
+            NextHop::Host { .. } | NextHop::Mx(_) => None,
+        }
+    }
+
     /// What leads here by one name; `None` for MX hosts, to which many domains lead.
     pub fn next_hop(&self) -> Option<NextHop> {
         Some(match self.clone() {
             Place::Address { protocol, address } => NextHop::Address { protocol, address },
             Place::Host { protocol, host, port } => NextHop::Host { protocol, host, port },
+            Place::Socket(path) => NextHop::Socket(path),
             Place::Exchanges(_) => return None,
         })
     }
@@ -49,6 +61,7 @@ impl Hop {
     pub fn protocol(&self) -> NextHopProtocol {
         match &self.place {
             Place::Address { protocol, .. } | Place::Host { protocol, .. } => *protocol,
+            Place::Socket(_) => NextHopProtocol::Lmtp,
             Place::Exchanges(_) => NextHopProtocol::Smtp,
         }
     }
@@ -59,6 +72,7 @@ impl Hop {
             Place::Address { protocol: NextHopProtocol::Lmtp, address } => {
                 address.ip().is_loopback()
             }
+            Place::Socket(_) => true,
             _ => false,
         }
     }
@@ -73,9 +87,8 @@ impl Hop {
             Some(hosts) if !hosts.is_empty() => Place::Exchanges(hosts.into()),
             Some(_) => return None,
             None => match NextHop::parse(place)? {
-                NextHop::Address { protocol, address } => Place::Address { protocol, address },
                 NextHop::Host { protocol, host, port } => Place::Host { protocol, host, port },
-                NextHop::Mx(_) => return None,
+                next_hop => Place::known(&next_hop)?,
             },
         };
         Some(Self::new(place, domain.filter(|domain| !domain.is_empty())))
@@ -89,6 +102,7 @@ impl fmt::Display for Hop {
         match &self.place {
             Place::Address { protocol, address } => write!(f, "{protocol}://{address}")?,
             Place::Host { protocol, host, port } => write!(f, "{protocol}://{host}:{port}")?,
+            Place::Socket(path) => write!(f, "lmtp+unix://{path}")?,
             Place::Exchanges(hosts) => write!(f, "mx://{hosts}")?,
         }
         self.domain.as_ref().map_or(Ok(()), |domain| write!(f, "#{domain}"))
@@ -105,6 +119,8 @@ mod tests {
             "smtp://192.0.2.1:25",
             "lmtp://[::1]:24",
             "smtp://mail.example:587",
+            "lmtp+unix:///run/lmtp",
+            "lmtp+unix:///run/lmtp#b.test",
             "mx://mx1.a.test,mx2.a.test",
             "mx://[192.0.2.1]",
             "mx://mx1.a.test#b.test",

@@ -1,4 +1,4 @@
-//! TCP over the executor's ring.
+//! TCP, and sockets of this machine, over the executor's ring.
 //!
 //! Reads and writes are tried at once and wait for readiness only when the socket is empty or
 //! full. So no buffer is lent to the kernel: idle sessions share one scratch buffer an executor,
@@ -142,6 +142,32 @@ impl TcpStream {
         // A write of nothing is refused until the handshake has ended.
         poll_fn(|context| stream.poll_write(context, &[])).await?;
         Ok(stream)
+    }
+
+    /// Connects to a stream socket of this machine within `timeout`. It reads and writes as one of
+    /// TCP does; its peer knows at once when it is closed.
+    pub async fn connect_socket(path: &str, timeout: Duration) -> io::Result<Self> {
+        let end = clock::now() + timeout;
+        let socket = stream_socket(libc::AF_UNIX)?;
+        set_nonblocking(&socket)?;
+        let address = to_sockaddr_un(path)?;
+        let bytes = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        // SAFETY: `address` is a valid socket address of `bytes` bytes.
+        while let Err(error) =
+            check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), bytes) })
+        {
+            // Its queue is full: nobody says when there is room.
+            if error.raw_os_error() != Some(libc::EAGAIN) {
+                return Err(error);
+            }
+            if clock::now() >= end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            timer::sleep(CONNECT_POLL).await;
+        }
+        // SAFETY: `into_raw_fd` gave up the only owner.
+        let stream = unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) };
+        Ok(Self { stream, deadline: Deadline::default() })
     }
 
     /// Bounds every wait from now on: past it reads and writes give `ErrorKind::TimedOut`.
@@ -353,7 +379,10 @@ fn tcp_state(fd: RawFd) -> u8 {
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    stream_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })
+}
+
+fn stream_socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was made here and has no other owner.
@@ -464,6 +493,19 @@ fn send_vectored<'s>(fd: RawFd, slices: impl Iterator<Item = &'s [u8]>) -> io::R
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
+/// `ErrorKind::InvalidInput` where the path is too long.
+fn to_sockaddr_un(path: &str) -> io::Result<libc::sockaddr_un> {
+    // SAFETY: all zeroes is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    // One octet is left for the NUL.
+    if path.len() >= address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    address.sun_path.iter_mut().zip(path.bytes()).for_each(|(to, octet)| *to = octet as _);
+    Ok(address)
+}
+
 pub(super) fn to_sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all zeroes is a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
@@ -501,6 +543,8 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// `TCP_CLOSE` of the kernel: both ends have closed and know it.
 const TCP_CLOSE: u8 = 7;
+/// How often a socket with a full queue is tried again.
+const CONNECT_POLL: Duration = Duration::from_millis(10);
 /// How often a closing connection is looked at.
 const CLOSE_POLL: Duration = Duration::from_millis(10);
 /// Connections the kernel keeps for us until they are accepted.

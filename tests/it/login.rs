@@ -29,7 +29,7 @@ fn send(server: &Server, count: usize) {
 
 /// A server of Dovecot for submission: it knows `user` by the password `secret`, offers these
 /// mechanisms, and passes mail on to `relay`.
-struct Dovecot {
+pub struct Dovecot {
     master: Child,
     address: SocketAddr,
 }
@@ -63,16 +63,38 @@ impl Dovecot {
             users = path("users"),
             relay = relay.port(),
         );
-        std::fs::write(path("dovecot.conf"), config).expect("written");
-        let master = Command::new("dovecot")
-            .args(["-F", "-c", &path("dovecot.conf")])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("dovecot runs");
+        let master = run(Path::new(&path("dovecot.conf")), &config);
         let dovecot = Dovecot { master, address };
         wait_until("Dovecot listens", || std::net::TcpStream::connect(address).is_ok());
         dovecot
     }
+
+    /// One that delivers what comes by LMTP over `socket`, below `directory`.
+    pub fn start_lmtp(directory: &Path, socket: &Path) -> Dovecot {
+        let of_all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(directory, of_all).expect("open to Dovecot's users");
+        let (all, socket) = (directory.display(), socket.display());
+        let config = format!(
+            "base_dir = {all}/run\nlog_path = {all}/dovecot.log\nprotocols = lmtp\nssl = no\n\
+             first_valid_uid = 1\nmail_location = maildir:{all}/mail/%u\n\
+             service lmtp {{\n unix_listener {socket} {{\n  mode = 0666\n }}\n}}\n\
+             passdb {{\n driver = static\n args = nopassword=y\n}}\n\
+             userdb {{\n driver = static\n args = uid=nobody gid=nogroup home={all}/mail/%u\n}}\n"
+        );
+        let master = run(&directory.join("dovecot.conf"), &config);
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let dovecot = Dovecot { master, address };
+        let is_there = || std::os::unix::net::UnixStream::connect(socket.to_string()).is_ok();
+        wait_until("Dovecot listens", is_there);
+        dovecot
+    }
+}
+
+fn run(path: &Path, config: &str) -> Child {
+    std::fs::write(path, config).expect("written");
+    let mut command = Command::new("dovecot");
+    command.arg("-F").arg("-c").arg(path).stdin(Stdio::null());
+    command.spawn().expect("dovecot runs")
 }
 
 impl Drop for Dovecot {

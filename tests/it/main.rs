@@ -27,6 +27,7 @@ mod replies;
 mod reports;
 mod requiretls;
 mod shards;
+mod sockets;
 mod start;
 mod steer;
 mod streams;

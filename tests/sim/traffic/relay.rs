@@ -321,7 +321,7 @@ impl Relay {
             drop(lease);
         }
         let remote = Remote {
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: Some(Ipv4Addr::LOCALHOST.into()),
             host: None,
             delivers: false,
             offers_dsn: false,
