@@ -156,6 +156,12 @@ pub const TLS_DOMAINS_COUNTED_MAX: usize = 16;
 pub const MESSAGE_HOSTS_MAX: usize = 5;
 /// Hosts that a shard remembers as failing; more are all forgotten.
 pub const HOST_FAILURES_MAX: usize = 10_000;
+/// MTA-STS policies that are remembered; more replace the one that ends first.
+pub const STS_POLICIES_MAX: usize = 20_000;
+/// Octets of a policy (RFC 8461 §3.2 suggests this).
+pub const STS_POLICY_BYTES_MAX: usize = 64 * 1024;
+/// Policies that could not be had, as far as that is remembered; more are all forgotten.
+pub const STS_FAILURES_MAX: usize = 20_000;
 /// Next hops that are remembered for broken TLS; more replace the one that ends first.
 pub const TLS_BROKEN_HOSTS_MAX: usize = 4096;
 /// Salted passwords for next hops that a shard remembers; more are all forgotten.

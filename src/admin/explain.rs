@@ -13,7 +13,7 @@ use super::queue::show_page;
 use crate::config::write_duration;
 use crate::control::explain::{LoginWay, OnShard, SiteWay, Subject, TlsWay, Way, way};
 use crate::control::wire::{Line, Request};
-use crate::delivery::view::{AddressView, DnsView, HostView, SiteState};
+use crate::delivery::view::{AddressView, DnsView, HostView, SiteState, StsView};
 use crate::mail::{QueueId, Stream};
 use crate::queue::StandingOrders;
 use crate::shard::ask::{QueuedMessage, QueuedTask};
@@ -142,12 +142,22 @@ fn way_page(way: &Way, now_ms: u64) -> String {
 
 fn dns_part(dns: &DnsView) -> String {
     let mut text = String::new();
-    for HostView { name, preference, canonical, addresses } in &dns.hosts {
+    if let Some(StsView { id, mode, mx }) = &dns.mta_sts {
+        let _ = writeln!(text, "mta-sts       {mode}, hosts {}, id {id}", mx.join(" or "));
+    }
+    if let Some(failure) = &dns.mta_sts_failure {
+        let failure = printable(failure);
+        let _ = writeln!(text, "mta-sts       the policy announced cannot be had: {failure}");
+    }
+    for HostView { name, preference, canonical, dane, addresses } in &dns.hosts {
         let _ = write!(text, "host          {preference} {name}");
         if let Some(canonical) = canonical {
             let _ = write!(text, ", an alias for {canonical}");
         }
         text.push('\n');
+        if let Some(dane) = dane {
+            let _ = writeln!(text, "  dane: {dane}");
+        }
         for AddressView { address, failed_ms, failure } in addresses {
             let _ = write!(text, "  {address}");
             if let Some((count, reply)) = failure {

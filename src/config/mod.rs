@@ -38,7 +38,7 @@ pub use login::Login;
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
-pub use tls::{Certificate, DeliveryTls, Tls, TlsPolicy};
+pub use tls::{Certificate, DeliveryTls, PublishedCounts, Tls, TlsPolicy};
 pub use values::{parse_duration, parse_next_hop, write_conditions, write_duration};
 pub use verify::Verify;
 

@@ -523,7 +523,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/mx.toml");
         let config = Config::load(Path::new(path)).expect("valid");
         assert_eq!(config.smarthost, Some(crate::config::NextHop::Mx(None)));
-        assert_eq!(config.warnings(), Vec::<String>::new());
+        // A machine may be without the CAs by which web servers are known.
+        assert!(config.warnings().iter().all(|it| it.contains("no CA certificates")));
         check_reads_back(config);
     }
 

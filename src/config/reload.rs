@@ -54,6 +54,12 @@ impl Config {
             "journal.durability is \"none\": 250 is NOT durable, mail can be lost; benchmarks only",
         );
         warn(
+            self.asks_web() && !self.delivery.tls.contexts.knows_a_ca(),
+            "this machine has no CA certificates, so no MTA-STS policy can be had; install them \
+             (ca-certificates), name a file in delivery.tls.ca, or say delivery.tls.mta_sts = \
+             false",
+        );
+        warn(
             self.delivery.end_of_data_timeout < Duration::from_secs(600),
             "delivery.end_of_data_timeout is below ten minutes: a slow next hop gets duplicates \
              (RFC 5321 section 4.5.3.2.6)",

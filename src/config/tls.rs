@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use super::explain::Out;
 use super::parse::ConfigError;
 use super::table::{Checked, Table};
-use super::{Config, ListenerTls};
+use super::{Config, ListenerTls, NextHop};
 use crate::limits::CERTIFICATES_MAX;
 use crate::proto::classify::NamePattern;
 use crate::tls::client::{Contexts, Demand, Level};
@@ -37,10 +37,16 @@ pub struct Tls {
 }
 
 /// `[delivery.tls]`: how our clients speak TLS.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeliveryTls {
     /// `level` and `version_min`: what is asked of a server where no `[[tls_policy]]` says.
     pub demand: Arc<Demand>,
+    /// Whether TLSA records of hosts are gone by, where `[dns]` says that a validator is there.
+    pub dane: bool,
+    /// Whether MTA-STS policies of domains are gone by, where mail goes to their MX hosts.
+    pub mta_sts: bool,
+    /// Where the web servers with these policies listen; 443 but in tests.
+    pub mta_sts_port: u16,
     /// CAs that may vouch for servers, in PEM; those of this machine by default.
     pub ca: Option<PathBuf>,
     /// What is shown to servers that ask for a certificate.
@@ -49,12 +55,35 @@ pub struct DeliveryTls {
     pub contexts: Contexts,
 }
 
+impl Default for DeliveryTls {
+    fn default() -> Self {
+        Self {
+            demand: Arc::default(),
+            dane: true,
+            mta_sts: true,
+            mta_sts_port: HTTPS_PORT,
+            ca: None,
+            certificate: None,
+            contexts: Contexts::default(),
+        }
+    }
+}
+
 /// `[[tls_policy]]`: what is asked of the servers of some domains; the first that matches counts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsPolicy {
     /// Of the recipient.
     pub domain: NamePattern,
     pub demand: Arc<Demand>,
+    pub dane: bool,
+    pub mta_sts: bool,
+}
+
+/// Whether what a domain and its hosts publish may ask for more than is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedCounts {
+    pub dane: bool,
+    pub mta_sts: bool,
 }
 
 impl Config {
@@ -64,6 +93,18 @@ impl Config {
             Some((_, policy)) => &policy.demand,
             None => &self.delivery.tls.demand,
         }
+    }
+
+    /// Whether what `domain` publishes counts: not where TLS is not used, nor where it is said for
+    /// whom certificates have to be.
+    pub fn published_of(&self, domain: &str) -> PublishedCounts {
+        let demand = self.demand_of(domain);
+        let is_open = demand.level != Level::None && demand.names.is_empty();
+        let (dane, mta_sts) = match self.tls_policy_of(domain) {
+            Some((_, policy)) => (policy.dane, policy.mta_sts),
+            None => (self.delivery.tls.dane, self.delivery.tls.mta_sts),
+        };
+        PublishedCounts { dane: dane && is_open, mta_sts: mta_sts && is_open }
     }
 
     /// The `[[tls_policy]]` that says so, and its position.
@@ -94,19 +135,37 @@ impl Config {
             of_domains.iter().map(|demand| credentials.raise(demand)).collect::<Vec<_>>()
         });
         let of_passwords: Vec<Arc<Demand>> = of_passwords.collect();
-        let demands = of_domains.into_iter().chain(&of_passwords);
-        let is_verified = demands.clone().any(|it| it.level == Level::Verify);
-        let demands = demands.flat_map(|it| [Demand::clone(it), it.with_require_tls()]);
+        let said = of_domains.into_iter().chain(&of_passwords);
+        let is_verified = said.clone().any(|it| it.level == Level::Verify);
+        // What the domains publish may ask for more, and so may a message.
+        let demands = said.flat_map(|it| {
+            let more = [it.raised(Level::Required), it.raised(Level::Verify)];
+            more.into_iter().chain([Demand::clone(it), it.with_require_tls()])
+        });
         let demands: Vec<Demand> = demands.collect();
         let roots = match &tls.ca {
             Some(path) => load_roots(path, "delivery.tls.ca")?,
             None if is_verified => roots_of_machine()?,
-            // Mail under REQUIRETLS fails where the machine has none.
+            // Without any there is a warning where MTA-STS is gone by: no policy can be had. Mail
+            // under REQUIRETLS fails.
             None => roots_of_machine().unwrap_or_else(|_| RootCertStore::empty()),
         };
         let identity = tls.certificate.as_ref().map(|it| load_identity(it, "delivery.tls"));
         tls.contexts = Contexts::new(roots, identity.transpose()?, &demands);
         Ok(())
+    }
+
+    /// Whether TLSA records count for the mail of any domain.
+    pub fn goes_by_tlsa(&self) -> bool {
+        self.delivery.tls.dane || self.tls_policies.iter().any(|policy| policy.dane)
+    }
+
+    /// Whether web servers are asked for MTA-STS policies.
+    pub fn asks_web(&self) -> bool {
+        let mut hops = self.routes.iter().map(|route| &route.next_hop).chain(&self.smarthost);
+        let policies = self.tls_policies.iter().map(|policy| policy.mta_sts);
+        let is_wanted = policies.chain([self.delivery.tls.mta_sts]).any(|it| it);
+        is_wanted && hops.any(|hop| *hop == NextHop::Mx(None))
     }
 }
 
@@ -165,7 +224,7 @@ pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
         it.choice("version_min", &mut config.tls.version_min, VERSIONS)?;
         it.optional_path("client_ca", &mut config.tls.client_ca)
     })?;
-    let default = (*config.delivery.tls.demand).clone();
+    let default = config.delivery.tls.clone();
     config.tls_policies = root.tables("tls_policy", |table| read_policy(table, &default))?;
     let is_implicit = |tls| tls == ListenerTls::Implicit;
     let listener = config.listeners.iter().position(|listener| is_implicit(listener.tls));
@@ -182,6 +241,9 @@ pub(super) fn read_delivery(table: &Table<'_, '_>, tls: &mut DeliveryTls) -> Che
     table.choice("level", &mut demand.level, LEVELS)?;
     table.choice("version_min", &mut demand.version_min, VERSIONS)?;
     tls.demand = Arc::new(demand);
+    table.boolean("dane", &mut tls.dane)?;
+    table.boolean("mta_sts", &mut tls.mta_sts)?;
+    table.number("mta_sts_port", &mut tls.mta_sts_port, 1, u16::MAX)?;
     table.optional_path("ca", &mut tls.ca)?;
     tls.certificate = read_certificate(table)?;
     Ok(())
@@ -200,14 +262,17 @@ fn read_certificate(table: &Table<'_, '_>) -> Checked<Option<Certificate>> {
     }
 }
 
-fn read_policy(table: &Table<'_, '_>, default: &Demand) -> Checked<TlsPolicy> {
+fn read_policy(table: &Table<'_, '_>, default: &DeliveryTls) -> Checked<TlsPolicy> {
     let mut domain = None;
     table.parsed("domain", "a domain with at most one *, such as *.example.test", |text| {
         domain = Some(NamePattern::parse(text)?);
         Some(())
     })?;
     let domain = domain.ok_or_else(|| table.missing("domain"))?;
-    let mut demand = default.clone();
+    let (mut dane, mut mta_sts) = (default.dane, default.mta_sts);
+    table.boolean("dane", &mut dane)?;
+    table.boolean("mta_sts", &mut mta_sts)?;
+    let mut demand = (*default.demand).clone();
     table.choice("level", &mut demand.level, LEVELS)?;
     table.choice("version_min", &mut demand.version_min, VERSIONS)?;
     table.list("names", &mut demand.names, "\"mx.example.test\"", |text| {
@@ -217,7 +282,7 @@ fn read_policy(table: &Table<'_, '_>, default: &Demand) -> Checked<TlsPolicy> {
         let message = "tls_policy.names: looked at by level \"verify\" only".to_owned();
         return Err(table.wrong_at(&[&["names"]], message));
     }
-    Ok(TlsPolicy { domain, demand: Arc::new(demand) })
+    Ok(TlsPolicy { domain, demand: Arc::new(demand), dane, mta_sts })
 }
 
 pub(super) fn explain_certificates(config: &Config, out: &mut Out) {
@@ -235,6 +300,9 @@ pub(super) fn explain_delivery(config: &Config, out: &mut Out) {
     out.table("[delivery.tls]");
     out.choice("level", tls.demand.level, LEVELS);
     out.choice("version_min", tls.demand.version_min, VERSIONS);
+    out.plain("dane", tls.dane);
+    out.plain("mta_sts", tls.mta_sts);
+    out.plain("mta_sts_port", tls.mta_sts_port);
     out.path("ca", tls.ca.as_deref());
     if let Some(certificate) = &tls.certificate {
         explain_certificate(certificate, out);
@@ -244,6 +312,8 @@ pub(super) fn explain_delivery(config: &Config, out: &mut Out) {
         out.text("domain", Some(&policy.domain.to_string()));
         out.choice("level", policy.demand.level, LEVELS);
         out.choice("version_min", policy.demand.version_min, VERSIONS);
+        out.plain("dane", policy.dane);
+        out.plain("mta_sts", policy.mta_sts);
         let names: Vec<_> = policy.demand.names.iter().map(|name| name.to_str()).collect();
         if !names.is_empty() {
             out.plain("names", format_args!("{names:?}"));
@@ -256,6 +326,7 @@ fn explain_certificate(certificate: &Certificate, out: &mut Out) {
     out.path("key", Some(&certificate.key));
 }
 
+const HTTPS_PORT: u16 = 443;
 const VERSIONS: &[(&str, Version)] = &[by_version(Version::Tls12), by_version(Version::Tls13)];
 pub(super) const LEVELS: &[(&str, Level)] = &[
     by_level(Level::None),
@@ -306,9 +377,11 @@ mod tests {
         let text = format!(
             "[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n[tls]\nversion_min = \"1.3\"\n\
              client_ca = \"clients.pem\"\n[delivery.tls]\nlevel = \"required\"\nca = \"ca.pem\"\n\
+             mta_sts = false\nmta_sts_port = 8443\n\
              chain = \"b.pem\"\nkey = \"b.key\"\n[[tls_policy]]\ndomain = \"*.A.test\"\n\
              level = \"verify\"\nnames = [\"MX.a.test\", \"192.0.2.1\"]\n\
              [[tls_policy]]\ndomain = \"old.test\"\nlevel = \"none\"\n\
+             [[tls_policy]]\ndomain = \"new.test\"\nmta_sts = true\ndane = false\n\
              [[listener]]\naddress = \"127.0.0.1:465\"\ntls = \"implicit\"\n{LISTENER}"
         );
         let config = Config::parse(&text, "f").expect("valid");
@@ -318,6 +391,17 @@ mod tests {
         assert_eq!(level("OLD.test"), Level::None);
         assert_eq!(level("else.test"), Level::Required);
         assert_eq!(config.demand_of("x.a.test").names.len(), 2);
+        let published = |domain: &str| {
+            let counts = config.published_of(domain);
+            (counts.dane, counts.mta_sts)
+        };
+        assert_eq!(published("else.test"), (true, false));
+        assert_eq!(published("new.test"), (false, true));
+        assert_eq!(published("old.test"), (false, false), "TLS is not used");
+        assert_eq!(published("x.a.test"), (false, false), "it is said whom to trust");
+        assert!(!config.asks_web(), "no mail goes by MX");
+        let by_mx = text.replace("[[certificate]]", "smarthost = \"mx\"\n[[certificate]]");
+        assert!(Config::parse(&by_mx, "f").expect("valid").asks_web());
     }
 
     #[test]

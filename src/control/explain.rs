@@ -585,10 +585,11 @@ mod tests {
                 name: "m.test".into(),
                 preference: 5,
                 canonical: None,
+                dane: None,
                 addresses: vec![address],
             };
             let hosts = vec![host];
-            let dns = Some(DnsView { hosts, refusal: None, believed_ms: 10 });
+            let dns = Some(DnsView { hosts, believed_ms: 10, ..DnsView::default() });
             let suspensions = vec![by_rule(until_ms)];
             let view = WayView { sites: vec![a, b], suspensions, dns };
             way.add(connections, view, &example());

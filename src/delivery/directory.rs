@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::discovery::Discovery;
+use super::wanted::Published;
 use crate::config::{NextHop, NextHopProtocol};
 use crate::limits::{DISCOVERIES_MAX, DOMAINS_KNOWN_MAX};
 use crate::mail::Reply;
@@ -29,7 +30,7 @@ pub(super) enum Question {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     /// To this place. To be looked at anew at a moment, in monotonic milliseconds.
-    To { place: Place, until_ms: u64 },
+    To { place: Place, published: Published, until_ms: u64 },
     /// Nowhere: for good or for now, as the reply says.
     Refused(Reply),
     /// Somebody asks the DNS.
@@ -64,6 +65,7 @@ struct Found {
     result: Result<Place, Reply>,
     /// The hosts are the domain's for certain.
     is_vouched_for: bool,
+    published: Published,
     until_ms: u64,
 }
 
@@ -149,9 +151,11 @@ impl Directory {
             self.waiting.push_back(question.clone());
         }
         match &entry.found {
-            Some(Found { result: Ok(place), until_ms, .. }) if now_ms < until_ms + GRACE_MS => {
+            Some(Found { result: Ok(place), published, until_ms, .. })
+                if now_ms < until_ms + GRACE_MS =>
+            {
                 let until_ms = (*until_ms).max(now_ms + AGAIN_MS);
-                Answer::To { place: place.clone(), until_ms }
+                Answer::To { place: place.clone(), published: published.clone(), until_ms }
             }
             Some(Found { result: Err(reply), until_ms, .. }) if now_ms < *until_ms => {
                 Answer::Refused(reply.clone())
@@ -163,9 +167,10 @@ impl Directory {
         }
     }
 
-    /// The place that mail goes to, if that is known. Asks nobody.
-    pub fn place(&self, question: &Question) -> Option<Place> {
-        self.known(question)?.0.as_ref().ok().cloned()
+    /// The place that mail goes to and what was found beside it, if that is known. Asks nobody.
+    pub fn place(&self, question: &Question) -> Option<(Place, Published)> {
+        let found = self.entries.get(question)?.found.as_ref()?;
+        Some((found.result.as_ref().ok()?.clone(), found.published.clone()))
     }
 
     /// Whether the place is the domain's for certain: no, where it is not known.
@@ -175,9 +180,9 @@ impl Directory {
     }
 
     /// What is known of a question, and until when in monotonic milliseconds.
-    pub fn known(&self, question: &Question) -> Option<(&Result<Place, Reply>, u64)> {
+    pub fn known(&self, question: &Question) -> Option<(&Result<Place, Reply>, &Published, u64)> {
         let found = self.entries.get(question)?.found.as_ref()?;
-        Some((&found.result, found.until_ms))
+        Some((&found.result, &found.published, found.until_ms))
     }
 
     /// When flows waited for answers to a question, monotonic milliseconds.
@@ -220,20 +225,20 @@ impl Directory {
         let Some(entry) = self.entries.get_mut(question) else { return Vec::new() };
         let ms = |length: Duration| length.as_millis().min(u128::from(u64::MAX / 4)) as u64;
         let ttl_ms = ms(discovery.ttl).clamp(TTL_MS_MIN, TTL_MS_MAX);
+        let published = discovery.published;
         let result = discovery.result.map_err(|reply| question.refusal(reply));
         let found = match result {
             Ok(plan) => {
                 let (place, is_vouched_for) = (question.place(&plan), question.vouches_for(&plan));
                 let until_ms = now_ms + ttl_ms;
                 self.plans.insert(place.clone(), Known { plan: Rc::new(plan), until_ms });
-                Found { result: Ok(place), is_vouched_for, until_ms }
-            }
-            Err(reply) if reply.is_permanent() => {
-                Found { result: Err(reply), is_vouched_for: false, until_ms: now_ms + ttl_ms }
+                let is_vouched_for = is_vouched_for || published.is_enforced();
+                Found { result: Ok(place), is_vouched_for, published, until_ms }
             }
             Err(reply) => {
-                let until_ms = now_ms + ms(retry_wait);
-                Found { result: Err(reply), is_vouched_for: false, until_ms }
+                let ms = if reply.is_permanent() { ttl_ms } else { ms(retry_wait) };
+                let (is_vouched_for, until_ms) = (false, now_ms + ms);
+                Found { result: Err(reply), is_vouched_for, published, until_ms }
             }
         };
         let holds = |before: &Found| before.result.is_ok() && now_ms < before.until_ms + GRACE_MS;

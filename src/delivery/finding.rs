@@ -5,20 +5,24 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::directory::{Answer, Asking, Question};
-use super::discovery::{discover, discover_host};
+use super::discovery::{Discovery, discover, discover_host};
 use super::held_up::HeldUp;
 use super::site::Site;
+use super::sts::{Silent, StsFound};
 use super::tls::NOT_VOUCHED_FOR;
+use super::wanted::Published;
 use super::{Delivery, Inner};
-use crate::config::{Config, NextHop};
+use crate::config::{Config, NextHop, NextHopProtocol};
 use crate::dns::{Resolver, Settings};
 use crate::limits::MESSAGE_HOSTS_MAX;
 use crate::mail::{Outcome, Reply, TlsTag, WaitCause, status};
 use crate::metrics::Metrics;
 use crate::queue::ledger::Waiting;
 use crate::queue::{Flow, FlowId};
-use crate::routing::mx::Policy;
+use crate::routing::dane::Dane;
+use crate::routing::mx::{Destination, Policy};
 use crate::routing::{Hop, Place, Routes};
+use crate::runtime::sync::zip;
 use crate::runtime::{clock, net, task};
 
 /// How the way of mail is found under one configuration.
@@ -48,7 +52,7 @@ impl Wayfinder {
 /// Where a flow goes.
 pub(super) enum Way {
     /// To this place; to be asked again at a moment, in monotonic milliseconds.
-    To { hop: Hop, renew_ms: u64 },
+    To { hop: Hop, published: Published, renew_ms: u64 },
     /// Nowhere: for good or for now, as the reply says.
     Refused(Reply),
     /// That is being found out.
@@ -59,8 +63,17 @@ pub(super) enum Way {
 pub(super) struct Target {
     pub address: SocketAddr,
     pub host: Option<Box<str>>,
+    /// What the TLSA records of the host say.
+    pub dane: Dane,
     /// Monotonic milliseconds until which it counts as failing, if it does.
     pub failed_until_ms: Option<u64>,
+}
+
+impl Target {
+    /// Whether the mail of a site may go there.
+    pub fn is_wanted(&self, site: &Site) -> bool {
+        self.host.as_deref().is_none_or(|host| site.wanted.check(host, &self.dane).is_ok())
+    }
 }
 
 impl Inner {
@@ -75,7 +88,7 @@ impl Inner {
         let Some(question) = self.question_of(&next_hop, flow) else {
             let place = Place::known(&next_hop).expect("everything else is a question");
             let hop = self.hop(place, flow, &finder);
-            return Way::To { hop, renew_ms: u64::MAX };
+            return Way::To { hop, published: Published::default(), renew_ms: u64::MAX };
         };
         let now_ms = clock::coarse_ms();
         let answer = self.directory.borrow_mut().find(&question, Some(id), now_ms);
@@ -86,8 +99,9 @@ impl Inner {
             {
                 Way::Refused(NOT_VOUCHED_FOR)
             }
-            Answer::To { place, until_ms } => {
-                Way::To { hop: self.hop(place, flow, &finder), renew_ms: until_ms }
+            Answer::To { place, published, until_ms } => {
+                let hop = self.hop(place, flow, &finder);
+                Way::To { hop, published, renew_ms: until_ms }
             }
             Answer::Refused(reply) => Way::Refused(reply),
             Answer::Asked => Way::Asked,
@@ -96,13 +110,21 @@ impl Inner {
 
     /// Where a flow goes, if that is known.
     pub(super) fn hop_of(&self, flow: &Flow) -> Option<Hop> {
+        self.known_way(flow).map(|(hop, _)| hop)
+    }
+
+    /// Where a flow goes and what was found beside it, if that is known.
+    pub(super) fn known_way(&self, flow: &Flow) -> Option<(Hop, Published)> {
         let finder = self.finder.borrow().clone();
         let next_hop = self.next_hop_of(flow).ok()?;
-        let place = match self.question_of(&next_hop, flow) {
+        let (place, published) = match self.question_of(&next_hop, flow) {
             Some(question) => self.directory.borrow().place(&question)?,
-            None => Place::known(&next_hop).expect("everything else is a question"),
+            None => {
+                let place = Place::known(&next_hop).expect("everything else is a question");
+                (place, Published::default())
+            }
         };
-        Some(self.hop(place, flow, &finder))
+        Some((self.hop(place, flow, &finder), published))
     }
 
     /// The place in words, or what leads there while that is not known.
@@ -147,7 +169,8 @@ impl Inner {
         source: Option<IpAddr>,
     ) -> Result<Vec<Target>, Reply> {
         if let Place::Address { address, .. } = place {
-            return Ok(vec![Target { address: *address, host: None, failed_until_ms: None }]);
+            let (host, dane, failed_until_ms) = (None, Dane::None, None);
+            return Ok(vec![Target { address: *address, host, dane, failed_until_ms }]);
         }
         let directory = self.directory.borrow();
         let known = directory.plan(place).ok_or(FORGOTTEN)?;
@@ -161,6 +184,7 @@ impl Inner {
             .map(|(host, address)| Target {
                 address,
                 host: Some(host.name.as_str().into()),
+                dane: host.dane.clone(),
                 failed_until_ms: hosts.failed_until_ms(address, source, now_ms),
             })
             .collect();
@@ -173,7 +197,7 @@ impl Inner {
     /// one left that has not failed lately; where there is none, nothing is remembered.
     pub(super) fn leave_host(&self, host: SocketAddr, site: &Site, reply: &Reply) -> bool {
         let Ok(targets) = self.targets(&site.key.hop.place, site.key.source) else { return false };
-        let others = targets.iter().filter(|target| target.address != host);
+        let others = targets.iter().filter(|it| it.address != host && it.is_wanted(site));
         let (good, failed): (Vec<_>, Vec<_>) =
             others.partition(|target| target.failed_until_ms.is_none());
         if good.is_empty() || failed.len() + 1 >= MESSAGE_HOSTS_MAX {
@@ -225,10 +249,11 @@ impl Delivery {
         let finder = inner.finder.borrow().clone();
         let Wayfinder { resolver, policy, .. } = &*finder;
         let discovery = match &asking.question {
-            Question::Mx(domain) => discover(resolver, domain, policy).await,
+            Question::Mx(domain) => inner.discover_domain(&finder, domain).await,
             Question::MxOf(domain) => discover(resolver, domain, policy).await,
-            Question::Host { host, port, .. } => {
-                let policy = Policy { port: *port, ..policy.clone() };
+            Question::Host { protocol, host, port } => {
+                let asks_tlsa = policy.asks_tlsa && *protocol == NextHopProtocol::Smtp;
+                let policy = Policy { port: *port, asks_tlsa, ..policy.clone() };
                 discover_host(resolver, host, &policy).await
             }
         };
@@ -267,6 +292,35 @@ impl Delivery {
 }
 
 impl Inner {
+    /// The MX hosts of a domain, and its policy for those who send mail there.
+    pub(super) async fn discover_domain(&self, finder: &Wayfinder, domain: &str) -> Discovery {
+        let Wayfinder { resolver, policy, .. } = finder;
+        let (is_asked, port, tls) = {
+            let config = self.config.borrow();
+            let tls = &config.delivery.tls;
+            (config.published_of(domain).mta_sts, tls.mta_sts_port, tls.contexts.web())
+        };
+        let name = match Destination::parse(domain) {
+            Ok(Destination::Domain(name)) if is_asked => name,
+            _ => return discover(resolver, domain, policy).await,
+        };
+        let sts = self.policies.of_domain(&name, resolver, port, tls);
+        let (mut discovery, sts) = zip(discover(resolver, domain, policy), sts).await;
+        match sts {
+            Ok(StsFound { policy, failure, ttl }) => {
+                if let Some(failure) = &failure {
+                    self.on_sts_failure(name.as_str(), failure);
+                }
+                discovery.published.sts = policy;
+                discovery.published.sts_failure = failure.map(Rc::new);
+                discovery.ttl = discovery.ttl.min(ttl);
+            }
+            Err(Silent) if discovery.result.is_ok() => discovery.result = Err(NO_POLICY_YET),
+            Err(Silent) => {}
+        }
+        discovery
+    }
+
     /// How long a failure of the DNS is believed: mail does not wait longer than by its own clock.
     fn dns_wait(&self) -> Duration {
         DNS_WAIT.min(self.config.borrow().queue.retry_wait_min)
@@ -275,6 +329,8 @@ impl Inner {
 
 /// Wait before a domain is asked for again after the DNS failed.
 const DNS_WAIT: Duration = Duration::from_secs(30);
+const NO_POLICY_YET: Reply =
+    Reply::new(451, status::TLS_FAILED, "MTA-STS: the policy of the domain cannot be had now");
 const FORGOTTEN: Reply =
     Reply::new(451, status::DIRECTORY_FAILURE, "The hosts of this site are being found out anew");
 const NO_ADDRESS_OF_FAMILY: Reply = Reply::new(

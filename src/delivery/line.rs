@@ -2,23 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::history::History;
 use super::site::Site;
+use super::wanted::Wanted;
 use crate::mail::WaitCause;
 use crate::queue::ledger::CauseTimes;
 use crate::queue::{LineId, Queue, Task};
 use crate::routing::Hop;
 use crate::runtime::clock;
-use crate::tls::client::Demand;
 
 /// What the mail of a line has in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LineKey {
     pub hop: Hop,
-    /// What is asked of a server before this mail goes to it.
-    pub demand: Arc<Demand>,
+    /// What is asked of hosts before this mail goes to them.
+    pub wanted: Wanted,
     /// `None` where no `[[egress]]` says: the kernel chooses the address.
     pub pool: Option<Box<str>>,
     /// Only while the mail of this tenant is suspended by itself.

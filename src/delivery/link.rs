@@ -15,7 +15,8 @@ use super::finding::Target;
 use super::lease::Token;
 use super::login;
 use super::site::Site;
-use super::tls::{self, NoTls, Peer};
+use super::tls::{self, NoTls, Peer, Protected, Reported};
+use super::wanted::{Check, Excluded};
 use crate::config::{self, NextHopProtocol};
 use crate::limits::TLS_DOMAINS_COUNTED_MAX;
 use crate::mail::{
@@ -28,7 +29,6 @@ use crate::routing::Place;
 use crate::runtime::clock;
 use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream;
-use crate::tls::client::{Demand, Level};
 
 /// Whether the connection can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,10 @@ pub(super) struct Link {
     done_count: u32,
     /// The host cannot do its work, and another one may.
     is_unfit: bool,
+    /// What was asked of the host.
+    check: Check,
+    /// A policy that is only tested would not have let it pass.
+    is_amiss: bool,
     /// Domains whose mail the session was counted for.
     counted_for: Vec<Box<str>>,
     timeouts: config::Delivery,
@@ -153,22 +157,35 @@ impl Link {
             let stream = stream.map_err(|error| NotOpened::Site(no_answer(&error)))?;
             // Without TLS nobody asks where that would be.
             let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            let peer = Peer { demand: &site.demand, address, host: None };
+            let check = Check::Configured(site.wanted.demand.clone());
+            let peer = Peer { wanted: &site.wanted, check, address, host: None };
             return Link::establish(inner, stream, site, &peer, timeouts, &ehlo_name).await;
         }
         let targets = inner.targets(&site.key.hop.place, source).map_err(NotOpened::Site)?;
         let mut targets = targets;
-        if site.demand.require_tls {
+        if site.wanted.demand.require_tls {
             let (unfit, now_ms) = (inner.unfit.borrow(), clock::coarse_ms());
             targets.sort_by_key(|target| unfit.is_broken(target.address, now_ms));
         }
-        let mut targets = targets.into_iter().peekable();
         let mut refusal = None;
-        while let Some(target) = targets.next() {
+        for (index, target) in targets.iter().enumerate() {
+            let mut rest = targets[index + 1..].iter().filter(|it| it.is_wanted(site));
+            let next = rest.next();
             // Where another address is left nobody waits long for this one.
-            let timeout = match targets.peek() {
+            let timeout = match next {
                 Some(_) => timeouts.connect_timeout.min(CONNECT_QUICKLY),
                 None => timeouts.connect_timeout,
+            };
+            let (address, host) = (target.address, target.host.as_deref());
+            let peer = match Peer::new(&site.wanted, address, host, &target.dane) {
+                Ok(peer) => peer,
+                Err(Excluded { reply, failure, kind }) => {
+                    let (address, host) = (address.ip(), host.unwrap_or_default());
+                    let reported = Reported { kind, associations: None, address, host };
+                    inner.on_tls_failure(site, &reported, failure, reply.text.to_string());
+                    refusal = Some(reply);
+                    continue;
+                }
             };
             let (stream, via) = match inner.connect(target.address, source, timeout).await {
                 Ok(connected) => connected,
@@ -176,13 +193,11 @@ impl Link {
                 Err(NotConnected::Proxy(error)) => return Err(NotOpened::Proxy(error)),
                 Err(NotConnected::Host(error)) => {
                     let reply = no_answer(&error);
-                    inner.on_host_failed(&target, source, &reply);
+                    inner.on_host_failed(target, source, &reply);
                     refusal = Some(reply);
                     continue;
                 }
             };
-            let (address, host) = (target.address, target.host.as_deref());
-            let peer = Peer { demand: &site.demand, address, host };
             let opened = Link::establish(inner, stream, site, &peer, timeouts, &ehlo_name).await;
             return match opened {
                 Ok(mut link) => {
@@ -191,20 +206,19 @@ impl Link {
                     Ok(link)
                 }
                 Err(NotOpened::Site(reply)) => {
-                    inner.on_host_failed(&target, source, &reply);
+                    inner.on_host_failed(target, source, &reply);
                     // The peer has seen a connection: another host is asked under other leases.
-                    let is_other_good =
-                        targets.peek().is_some_and(|target| target.failed_until_ms.is_none());
+                    let is_other_good = next.is_some_and(|it| it.failed_until_ms.is_none());
                     Err(if is_other_good { NotOpened::Host } else { NotOpened::Site(reply) })
                 }
                 Err(NotOpened::Unfit(reply)) => {
                     let (mut unfit, now_ms) = (inner.unfit.borrow_mut(), clock::coarse_ms());
                     unfit.on_failed(target.address, now_ms);
-                    let is_good = |target: Target| {
+                    let is_good = |target: &Target| {
                         let failed = target.failed_until_ms.is_some();
                         !failed && !unfit.is_broken(target.address, now_ms)
                     };
-                    let is_other_good = targets.any(is_good);
+                    let is_other_good = next.into_iter().chain(rest).any(is_good);
                     Err(if is_other_good { NotOpened::Host } else { NotOpened::Unfit(reply) })
                 }
                 Err(why) => Err(why),
@@ -244,7 +258,7 @@ impl Link {
         };
         let client = Client::new(dialect, ehlo_name);
         let (input, out) = (Vec::new(), Vec::new());
-        let Peer { demand, address, host } = *peer;
+        let Peer { address, host, .. } = *peer;
         let name = match host {
             Some(host) => format!("{protocol}://{host}:{}", address.port()).into(),
             None => site.name.clone(),
@@ -263,25 +277,27 @@ impl Link {
             out,
             done_count,
             is_unfit: false,
+            check: peer.check.clone(),
+            is_amiss: false,
             counted_for: Vec::new(),
             timeouts,
         };
         let is_broken = || {
             let broken = inner.broken_tls.borrow();
-            demand.allows_plain() && broken.is_broken(address, clock::coarse_ms())
+            peer.check.allows_plain() && broken.is_broken(address, clock::coarse_ms())
         };
         loop {
             match link.event(link.timeouts.command_timeout).await? {
                 Event::Write => link.flush().await?,
                 Event::Ready
-                    if demand.require_tls
+                    if peer.wanted.demand.require_tls
                         && link.protection.is_some()
                         && !link.client.capabilities().require_tls =>
                 {
                     link.end(Last::Quit).await;
                     return Err(NotOpened::Unfit(NO_REQUIRE_TLS));
                 }
-                Event::Ready if link.protection.is_some() || demand.level == Level::None => {
+                Event::Ready if link.protection.is_some() || peer.check.is_none() => {
                     return Ok(link);
                 }
                 Event::Ready if link.client.capabilities().start_tls && !is_broken() => {
@@ -318,10 +334,10 @@ impl Link {
         peer: &Peer<'_>,
         why: NoTls,
     ) -> Result<Link, NotOpened> {
-        inner.on_tls_failure(site, peer, &why);
-        match peer.demand.allows_plain() {
+        inner.on_no_tls(site, peer, &why);
+        match peer.check.allows_plain() {
             true => Ok(self),
-            false => Err(not_protected(peer.demand, &why)),
+            false => Err(not_protected(peer, &why)),
         }
     }
 
@@ -333,18 +349,22 @@ impl Link {
     ) -> Result<(), NotOpened> {
         self.stream.set_deadline(Some(self.timeouts.command_timeout));
         let error = match tls::start(inner, &mut self.stream, peer).await {
-            Ok(protection) => {
+            Ok(Protected { protection, amiss }) => {
                 self.protection = Some(protection);
+                if let Some(amiss) = amiss {
+                    self.is_amiss = true;
+                    inner.on_amiss(site, peer, amiss);
+                }
                 return Ok(());
             }
             Err(error) => NoTls::Failed(error),
         };
-        inner.on_tls_failure(site, peer, &error);
-        if peer.demand.allows_plain() {
+        inner.on_no_tls(site, peer, &error);
+        if peer.check.allows_plain() {
             inner.broken_tls.borrow_mut().on_failed(peer.address, clock::coarse_ms());
             return Err(NotOpened::Tls);
         }
-        Err(not_protected(peer.demand, &error))
+        Err(not_protected(peer, &error))
     }
 
     /// Counts the session, protected as it is, for the domains whose mail it carries.
@@ -353,9 +373,13 @@ impl Link {
             let recipient = usize::from(it.message.recipient_indexes[0]);
             let domain = it.message.envelope.recipients[recipient].domain();
             if !self.counted_for.iter().any(|it| it.eq_ignore_ascii_case(domain)) {
-                let (address, host) = (self.address, self.host.as_deref());
-                let peer = Peer { demand: &site.demand, address, host };
-                inner.on_tls_success(site, &peer, domain);
+                let reported = Reported {
+                    kind: self.check.kind(),
+                    associations: self.check.associations(),
+                    address: self.address.ip(),
+                    host: self.host.as_deref().unwrap_or_default(),
+                };
+                inner.on_tls_success(site, &reported, domain);
                 self.counted_for.push(domain.into());
             }
         }
@@ -426,7 +450,8 @@ impl Link {
         if count == 0 {
             return (1, After::Continue);
         }
-        if self.protection.is_some() && self.counted_for.len() < TLS_DOMAINS_COUNTED_MAX {
+        let does = self.protection.is_some() && !self.is_amiss;
+        if does && self.counted_for.len() < TLS_DOMAINS_COUNTED_MAX {
             self.count_protected(inner, site, &under_way);
         }
         let result = self.transact(inner, site, &mut under_way).await;
@@ -542,7 +567,7 @@ impl Link {
             recipients: &recipients,
             flags: envelope.flags,
             tls: match envelope.stream.tls {
-                TlsTag::Required if !site.demand.require_tls => TlsTag::RequiredWhereOffered,
+                TlsTag::Required if !site.wanted.demand.require_tls => TlsTag::RequiredWhereOffered,
                 tls => tls,
             },
             envelope_id: envelope.envelope_id.as_deref(),
@@ -771,10 +796,10 @@ impl Link {
     }
 }
 
-fn not_protected(demand: &Demand, why: &NoTls) -> NotOpened {
-    match demand.require_tls {
-        true => NotOpened::Unfit(tls::unfit(why)),
-        false => NotOpened::Site(tls::refusal(why)),
+fn not_protected(peer: &Peer<'_>, why: &NoTls) -> NotOpened {
+    match peer.wanted.demand.require_tls {
+        true => NotOpened::Unfit(tls::unfit(why, &peer.check)),
+        false => NotOpened::Site(tls::refusal(why, &peer.check)),
     }
 }
 

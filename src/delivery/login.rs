@@ -66,7 +66,7 @@ pub(super) fn may_be_told(level: Level, protection: Option<&Protection>) -> bool
     match level {
         Level::None | Level::Opportunistic => true,
         Level::Required => protection.is_some(),
-        Level::Verify => protection.is_some_and(|it| it.is_verified),
+        Level::Verify => protection.is_some_and(|it| it.verified_by.is_some()),
     }
 }
 
@@ -102,6 +102,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::mail::VerifiedBy;
 
     #[test]
     fn salted_passwords_are_remembered_each_for_its_recipe_and_have_a_bound() {
@@ -123,8 +124,9 @@ mod tests {
 
     #[test]
     fn a_password_is_told_only_where_its_level_is_kept() {
-        let verified = Protection { version: "TLSv1.3", cipher: "X", is_verified: true };
-        let unverified = Protection { is_verified: false, ..verified };
+        let verified =
+            Protection { version: "TLSv1.3", cipher: "X", verified_by: Some(VerifiedBy::Ca) };
+        let unverified = Protection { verified_by: None, ..verified };
         for (level, clear, tls, known) in [
             (Level::None, true, true, true),
             (Level::Opportunistic, true, true, true),

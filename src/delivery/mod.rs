@@ -1,10 +1,10 @@
 //! Delivery: ready tasks to their next hops.
 //!
-//! **Owns** what was found out of where domains send their mail, lines, the sites that pull from
-//! them, their connections and leases, the attempts, what rules for replies do to later mail, and
-//! questions for mailboxes without a message.
-//! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `proto::smtp::client`,
-//! `metrics`.
+//! **Owns** what was found out of where domains send their mail and how it is to be protected,
+//! lines, the sites that pull from them, their connections and leases, the attempts, what rules for
+//! replies do to later mail, and questions for mailboxes without a message.
+//! **Uses** `queue` (pulls tasks, settles them), `routing`, `dns`, `web`, `tls`,
+//! `proto::smtp::client`, `metrics`.
 //! **Holds** that end of data is sent only for content that passed its checksum, that a site never
 //! gets more than its limits allow from all shards together, and that every task taken is settled,
 //! put back or held.
@@ -33,10 +33,12 @@ mod parking;
 mod siblings;
 mod site;
 mod sources;
+pub mod sts;
 mod suspensions;
 mod tls;
 pub mod verify;
 pub mod view;
+mod wanted;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -55,7 +57,6 @@ use crate::queue::{
 };
 use crate::routing::{Hop, Place};
 use crate::runtime::{clock, task, timer};
-use crate::tls::client::Demand;
 use directory::Directory;
 use finding::{Way, Wayfinder};
 use history::History;
@@ -68,7 +69,9 @@ use login::SaltedPasswords;
 use parking::Parking;
 use site::Site;
 use sources::Sources;
+use sts::Policies;
 use tls::BrokenTls;
+use wanted::{Published, Wanted};
 
 pub use suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope, Suspensions};
 
@@ -92,6 +95,8 @@ pub struct Neighbourhood {
     pub send: SendMemo,
     /// Of the process.
     pub records: RecordStore,
+    /// Of the process.
+    pub policies: Policies,
 }
 
 /// Delivery of this shard. Clones are the same.
@@ -115,7 +120,7 @@ struct Inner {
     /// Nobody serves it: flows stand in it while the DNS is asked where they go.
     asking_line: Cell<LineId>,
     leases: Leases,
-    /// Of each key, one for every demand.
+    /// Of each key, one for all that is wanted of its hosts.
     sites: RefCell<HashMap<SiteKey, Vec<Rc<Site>>>>,
     lines: RefCell<HashMap<LineId, Rc<Line>>>,
     line_ids: RefCell<HashMap<LineKey, LineId>>,
@@ -126,6 +131,7 @@ struct Inner {
     salted_passwords: RefCell<SaltedPasswords>,
     /// Hosts that cannot give mail under REQUIRETLS what it asks for.
     unfit: RefCell<BrokenTls>,
+    policies: Policies,
     suspensions: RefCell<Suspensions>,
     /// What a full inbox refused of suspensions: about as much as stands in the table, for each
     /// shard.
@@ -143,7 +149,7 @@ impl Delivery {
         neighbourhood: Neighbourhood,
         orders: Arc<StandingOrders>,
     ) -> Delivery {
-        let Neighbourhood { shard, shard_count, send, records } = neighbourhood;
+        let Neighbourhood { shard, shard_count, send, records, policies } = neighbourhood;
         let of_leases = send.clone();
         let send_lease =
             Rc::new(move |to: usize, memo: LeaseMemo| of_leases(to, DeliveryMemo::Lease(memo)));
@@ -173,6 +179,7 @@ impl Delivery {
                 broken_tls: RefCell::default(),
                 salted_passwords: RefCell::default(),
                 unfit: RefCell::default(),
+                policies,
                 suspensions: RefCell::default(),
                 outbox: RefCell::default(),
                 draining: Cell::new(false),
@@ -290,8 +297,9 @@ impl Delivery {
             return;
         }
         match inner.find_way(id, &flow) {
-            Way::To { hop, renew_ms } => {
-                let line = inner.line(inner.line_key(hop, &flow.domain, &flow.stream));
+            Way::To { hop, published, renew_ms } => {
+                let key = inner.line_key(hop, &published, &flow.domain, &flow.stream);
+                let line = inner.line(key);
                 line.renew_ms.set(line.renew_ms.get().min(renew_ms));
                 inner.queue.assign(id, line.id);
             }
@@ -377,27 +385,34 @@ impl Sites for Delivery {
 impl Inner {
     /// The line that a flow stands in, if there is one.
     fn line_of(&self, flow: &Flow) -> Option<Rc<Line>> {
-        let key = self.line_key(self.hop_of(flow)?, &flow.domain, &flow.stream);
+        let (hop, published) = self.known_way(flow)?;
+        let key = self.line_key(hop, &published, &flow.domain, &flow.stream);
         let id = *self.line_ids.borrow().get(&key)?;
         self.lines.borrow().get(&id).cloned()
     }
 
-    fn line_key(&self, hop: Hop, domain: &str, stream: &Stream) -> LineKey {
-        let demand = self.demand_of(&hop, domain, stream);
+    fn line_key(&self, hop: Hop, published: &Published, domain: &str, stream: &Stream) -> LineKey {
+        let wanted = self.wanted(&hop, published, domain, stream);
         let config = self.config.borrow();
         let pool = config.pool_of(domain, stream).map(|pool| pool.name.as_str().into());
         let suspensions = self.suspensions.borrow();
         let is_apart = !suspensions.is_empty() && suspensions.is_by_tenant(&hop, &stream.tenant);
-        LineKey { hop, demand, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
+        LineKey { hop, wanted, pool, tenant: is_apart.then(|| stream.tenant.clone()) }
     }
 
-    /// What is asked of the servers that mail in a stream to a domain goes to.
-    fn demand_of(&self, hop: &Hop, domain: &str, stream: &Stream) -> Arc<Demand> {
-        let demand = self.config.borrow().demand_to(hop.place.next_hop().as_ref(), domain);
+    /// What is asked of the hosts that mail in a stream to a domain goes to.
+    fn wanted(&self, hop: &Hop, published: &Published, domain: &str, stream: &Stream) -> Wanted {
+        let config = self.config.borrow();
+        let demand = config.demand_to(hop.place.next_hop().as_ref(), domain);
         match stream.tls {
             // What goes into a mailbox of this host does not leave it.
-            TlsTag::Required if !hop.ends_here() => demand.with_require_tls().into(),
-            _ => demand,
+            TlsTag::Required if !hop.ends_here() => {
+                let demand = demand.with_require_tls().into();
+                Wanted::new(demand, config.published_of(domain), published)
+            }
+            // Better to arrive than to be protected, says the message (RFC 8689 §4.2.2).
+            TlsTag::Optional => Wanted { demand, ..Wanted::default() },
+            _ => Wanted::new(demand, config.published_of(domain), published),
         }
     }
 
@@ -410,7 +425,7 @@ impl Inner {
             let pool = key.pool.as_deref();
             let pool = pool.and_then(|name| config.pools.iter().find(|it| it.name == name));
             let sites = view::sites_of(&config, &key.hop, pool).into_iter();
-            let member = |(of, weight)| Member::new(self.site(of, &key.demand), weight);
+            let member = |(of, weight)| Member::new(self.site(of, &key.wanted), weight);
             sites.map(member).collect()
         };
         let id = self.queue.open_line();
@@ -459,15 +474,15 @@ impl Inner {
         self.leases.sweep();
     }
 
-    fn site(&self, key: SiteKey, demand: &Arc<Demand>) -> Rc<Site> {
+    fn site(&self, key: SiteKey, wanted: &Wanted) -> Rc<Site> {
         let mut sites = self.sites.borrow_mut();
         let sites = sites.entry(key.clone()).or_default();
-        if let Some(site) = sites.iter().find(|site| site.demand == *demand) {
+        if let Some(site) = sites.iter().find(|site| site.wanted == *wanted) {
             return site.clone();
         }
         let lease = self.leases.of_site(&key);
         let divisor = self.suspensions.borrow().divisor(&key);
-        let site = Site::new(key, demand.clone(), lease, &self.config.borrow().delivery);
+        let site = Site::new(key, wanted.clone(), lease, &self.config.borrow().delivery);
         site.set_divisor(divisor);
         let site = Rc::new(site);
         sites.push(site.clone());

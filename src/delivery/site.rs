@@ -3,24 +3,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::concurrency::{Concurrency, Verdict};
 use super::lease::{SiteKey, SiteLease};
 use super::line::Line;
 use super::view::{SiteState, SiteVerdict};
+use super::wanted::Wanted;
 use crate::config;
 use crate::mail::WaitCause;
 use crate::queue::{Queue, Task};
 use crate::runtime::clock;
 use crate::runtime::sync::Notify;
-use crate::tls::client::Demand;
 
 pub(super) struct Site {
     pub key: SiteKey,
-    /// What its servers must show: mail of different demands never shares a connection.
-    pub demand: Arc<Demand>,
+    /// What its hosts must show: mail that wants otherwise never shares a connection.
+    pub wanted: Wanted,
     /// The place in words, for logs.
     pub name: Rc<str>,
     /// Shared with the sites of the same key: limits are for all mail to a place.
@@ -63,14 +62,14 @@ struct State {
 impl Site {
     pub fn new(
         key: SiteKey,
-        demand: Arc<Demand>,
+        wanted: Wanted,
         lease: Rc<SiteLease>,
         config: &config::Delivery,
     ) -> Self {
         Self {
             name: key.hop.to_string().into(),
             key,
-            demand,
+            wanted,
             lease,
             work: Notify::default(),
             lines: RefCell::default(),

@@ -3,21 +3,23 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 
 use super::Inner;
 use super::site::Site;
+use super::sts::StsFailure;
+use super::wanted::{Check, Excluded, Wanted};
 use crate::limits::TLS_BROKEN_HOSTS_MAX;
-use crate::mail::{
-    Protection, Reply, TlsFailure, TlsOutcome, TlsPolicyFound, TlsPolicyKind, status,
-};
+use crate::mail::{Protection, Reply, TlsFailure, TlsOutcome, TlsPolicyKind, VerifiedBy, status};
 use crate::routing::Place;
+use crate::routing::dane::Dane;
 use crate::runtime::stream::Stream;
 use crate::tls;
-use crate::tls::client::{Demand, Level};
+use crate::tls::client::{Demand, Level, Seen};
+use crate::tls::dane::Associations;
 
 /// Next hops that offer TLS with which no session came about: where TLS is not demanded they get
 /// their mail without it for a while.
@@ -52,20 +54,62 @@ impl BrokenTls {
 
 /// What is asked of the server at the other end, and who that is.
 pub(super) struct Peer<'p> {
-    pub demand: &'p Demand,
+    pub wanted: &'p Wanted,
+    pub check: Check,
     pub address: SocketAddr,
     /// Its name, where it has one.
     pub host: Option<&'p str>,
 }
 
-impl Peer<'_> {
-    /// What the server is told, and its certificate has to be for, where the demand names nothing.
+impl<'p> Peer<'p> {
+    /// A host with what is asked of it, or why nothing is to go there.
+    pub fn new(
+        wanted: &'p Wanted,
+        address: SocketAddr,
+        host: Option<&'p str>,
+        dane: &Dane,
+    ) -> Result<Self, Excluded> {
+        let check = match host {
+            Some(host) => wanted.check(host, dane)?,
+            None => Check::Configured(wanted.demand.clone()),
+        };
+        Ok(Peer { wanted, check, address, host })
+    }
+
+    /// What the server is told, and its certificate has to be for, where nothing else is named.
     fn name(&self) -> ServerName<'static> {
+        if let Check::Dane(_, associations) = &self.check {
+            // Usable records come with a name: the TLSA base domain (RFC 7672 §2.2).
+            return associations.names[0].clone();
+        }
         let host = self.host.map(|host| host.trim_end_matches('.').to_owned());
         let host = host.and_then(|host| ServerName::try_from(host).ok());
-        let named = host.or_else(|| self.demand.names.first().cloned());
+        let named = host.or_else(|| self.wanted.demand.names.first().cloned());
         named.unwrap_or_else(|| ServerName::IpAddress(self.address.ip().into()))
     }
+
+    /// Whether a policy that is only tested does not name it.
+    fn is_amiss(&self) -> Option<String> {
+        match (&self.check, self.host) {
+            (Check::Testing(_, sts), Some(host)) if !sts.policy.allows(host) => {
+                Some(sts.exclusion(host))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What came of a handshake.
+pub(super) struct Protected {
+    pub protection: Protection,
+    /// What a policy that is only tested would not have let pass.
+    pub amiss: Option<Amiss>,
+}
+
+/// Why a session does not do under a policy that is only tested.
+pub(super) struct Amiss {
+    failure: TlsFailure,
+    reason: String,
 }
 
 /// Does the client's half of the handshake, within the deadline of the stream.
@@ -73,9 +117,28 @@ pub(super) async fn start(
     inner: &Inner,
     stream: &mut Stream,
     peer: &Peer<'_>,
-) -> io::Result<Protection> {
+) -> io::Result<Protected> {
     let numbers = &inner.metrics.delivery;
-    let context = inner.config.borrow().delivery.tls.contexts.context(peer.demand);
+    let seen = Seen::default();
+    let (context, verified_by) = {
+        let contexts = &inner.config.borrow().delivery.tls.contexts;
+        let configured = |demand: &Demand| {
+            let by = (demand.level == Level::Verify).then_some(VerifiedBy::Ca);
+            (contexts.context(demand), by)
+        };
+        match &peer.check {
+            Check::Configured(demand) => configured(demand),
+            Check::Encrypted(demand) => configured(&demand.raised(Level::Required)),
+            Check::Testing(demand, _) if demand.level == Level::Verify => configured(demand),
+            Check::Testing(demand, _) => (contexts.observing(&seen, demand.version_min), None),
+            Check::Sts(demand, _) => {
+                (contexts.context(&demand.raised(Level::Verify)), Some(VerifiedBy::MtaSts))
+            }
+            Check::Dane(demand, associations) => {
+                (contexts.dane(associations, demand.version_min), Some(VerifiedBy::Dane))
+            }
+        }
+    };
     let connection = rustls::ClientConnection::new(context, peer.name());
     let connection = connection.map_err(io::Error::other)?;
     if let Err(error) = stream.start_tls(connection).await {
@@ -83,25 +146,42 @@ pub(super) async fn start(
         return Err(error);
     }
     let session = stream.tls().expect("the handshake is done");
-    let protection = tls::protection(session, peer.demand.level == Level::Verify);
+    let protection = tls::protection(session, verified_by);
     match protection.version {
         tls::TLS13 => numbers.tls13_connections.add(1),
         _ => numbers.tls12_connections.add(1),
     }
     numbers.tls_resumed.add(u64::from(tls::is_resumed(session)));
-    Ok(protection)
+    let by_name = peer.is_amiss().map(|reason| {
+        let failure = TlsFailure::ValidationFailure;
+        Amiss { failure, reason }
+    });
+    let by_certificate = seen.error().map(|error| {
+        let failure = failure_of(&error);
+        Amiss { failure, reason: error.to_string() }
+    });
+    Ok(Protected { protection, amiss: by_name.or(by_certificate) })
 }
 
 /// What becomes of mail that must have TLS.
-pub(super) fn refusal(why: &NoTls) -> Reply {
+pub(super) fn refusal(why: &NoTls, check: &Check) -> Reply {
+    let by = check.demanded_by();
     match why {
-        NoTls::NotOffered => NOT_OFFERED,
+        NoTls::NotOffered => {
+            let text = format!("{by}, and the next hop does not offer it");
+            Reply::with_text(451, status::TLS_REQUIRED, text)
+        }
         NoTls::Refused(reply) => {
-            let text = format!("TLS is demanded, and STARTTLS was answered with: {reply}");
+            let text = format!("{by}, and STARTTLS was answered with: {reply}");
             Reply::with_text(451, status::TLS_REQUIRED, text)
         }
         NoTls::Failed(error) => {
-            let text = format!("The TLS handshake failed: {error}");
+            let text = match check {
+                Check::Configured(_) | Check::Testing(..) => {
+                    format!("The TLS handshake failed: {error}")
+                }
+                _ => format!("{by}, and the handshake failed: {}", in_words(error)),
+            };
             Reply::with_text(451, status::TLS_FAILED, text)
         }
     }
@@ -109,19 +189,34 @@ pub(super) fn refusal(why: &NoTls) -> Reply {
 
 /// What becomes of mail under REQUIRETLS where this host cannot have it: it Fails, unless the host
 /// says that it is for now, or nobody knows (RFC 8689 §4.2.1).
-pub(super) fn unfit(why: &NoTls) -> Reply {
+pub(super) fn unfit(why: &NoTls, check: &Check) -> Reply {
     match why {
         NoTls::NotOffered => NO_ENCRYPTION,
-        NoTls::Refused(reply) if reply.is_transient() => refusal(why),
+        NoTls::Refused(reply) if reply.is_transient() => refusal(why, check),
         NoTls::Refused(reply) => {
             let text = format!("The message requires TLS, and STARTTLS was answered with: {reply}");
             Reply::with_text(550, status::ENCRYPTION_NEEDED, text)
         }
         NoTls::Failed(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let error = in_words(error);
             let text = format!("The message requires TLS, and the handshake failed: {error}");
             Reply::with_text(550, status::ENCRYPTION_NEEDED, text)
         }
-        NoTls::Failed(_) => refusal(why),
+        NoTls::Failed(_) => refusal(why, check),
+    }
+}
+
+/// What the library has no words for is said by whoever found it.
+fn in_words(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(found))) => {
+            found.0.to_string()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)) => {
+            "the certificate is for another name".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -139,17 +234,17 @@ impl NoTls {
             NoTls::NotOffered | NoTls::Refused(_) => TlsFailure::StartTlsNotSupported,
             NoTls::Failed(error) => {
                 let cause = error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>());
-                match cause {
-                    Some(rustls::Error::InvalidCertificate(error)) => failure_of(error),
-                    _ => TlsFailure::ValidationFailure,
-                }
+                cause.map_or(TlsFailure::ValidationFailure, failure_of)
             }
         }
     }
 }
 
-/// What was wrong with a certificate.
-fn failure_of(error: &CertificateError) -> TlsFailure {
+/// As reports tell it.
+fn failure_of(error: &rustls::Error) -> TlsFailure {
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return TlsFailure::ValidationFailure;
+    };
     match error {
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }
@@ -173,14 +268,20 @@ impl Inner {
     }
 
     /// A session that was opened for the mail of `domain` is protected as is asked.
-    pub(super) fn on_tls_success(&self, site: &Site, peer: &Peer<'_>, domain: &str) {
+    pub(super) fn on_tls_success(&self, site: &Site, peer: &Reported<'_>, domain: &str) {
         if tells(site) {
-            self.on_tls_outcome(&outcome(site, peer, domain, Ok(()), String::new()));
+            self.on_tls_outcome(&peer.outcome(site, domain, Ok(()), String::new()));
         }
     }
 
-    /// A session is not protected, or there is none because it would not be.
-    pub(super) fn on_tls_failure(&self, site: &Site, peer: &Peer<'_>, why: &NoTls) {
+    /// A session is not protected as is asked, or there is none because it would not be.
+    pub(super) fn on_tls_failure(
+        &self,
+        site: &Site,
+        peer: &Reported<'_>,
+        failure: TlsFailure,
+        reason: String,
+    ) {
         if !tells(site) {
             return;
         }
@@ -188,37 +289,75 @@ impl Inner {
         let Some(task) = site.take(&self.queue) else { return };
         let domain = self.queue.flow_of(task).domain;
         self.queue.put_back(task);
-        let reason = refusal(why).text.to_string();
-        self.on_tls_outcome(&outcome(site, peer, &domain, Err(why.failure()), reason));
+        self.on_tls_outcome(&peer.outcome(site, &domain, Err(failure), reason));
+    }
+
+    /// There is no TLS with a host.
+    pub(super) fn on_no_tls(&self, site: &Site, peer: &Peer<'_>, why: &NoTls) {
+        let reason = refusal(why, &peer.check).text.into_owned();
+        self.on_tls_failure(site, &Reported::from(peer), why.failure(), reason);
+    }
+
+    /// A policy is only tested, and a session does not do under it.
+    pub(super) fn on_amiss(&self, site: &Site, peer: &Peer<'_>, amiss: Amiss) {
+        self.on_tls_failure(site, &Reported::from(peer), amiss.failure, amiss.reason);
+    }
+
+    /// The policy that a domain has announced could not be had.
+    pub(super) fn on_sts_failure(&self, domain: &str, why: &StsFailure) {
+        let policy = Wanted::default().policy_found(TlsPolicyKind::Sts, domain, None);
+        self.on_tls_outcome(&TlsOutcome {
+            policy: policy.into(),
+            host: Box::default(),
+            sending_address: None,
+            receiving_address: None,
+            result: Err(why.failure),
+            reason: why.reason.clone(),
+        });
+    }
+}
+
+/// Whom an outcome is told of.
+pub(super) struct Reported<'p> {
+    pub kind: TlsPolicyKind,
+    pub associations: Option<&'p Associations>,
+    pub address: IpAddr,
+    pub host: &'p str,
+}
+
+impl<'p> From<&'p Peer<'_>> for Reported<'p> {
+    fn from(peer: &'p Peer<'_>) -> Self {
+        Reported {
+            kind: peer.check.kind(),
+            associations: peer.check.associations(),
+            address: peer.address.ip(),
+            host: peer.host.unwrap_or_default(),
+        }
+    }
+}
+
+impl Reported<'_> {
+    fn outcome(
+        &self,
+        site: &Site,
+        domain: &str,
+        result: Result<(), TlsFailure>,
+        reason: String,
+    ) -> TlsOutcome {
+        TlsOutcome {
+            policy: site.wanted.policy_found(self.kind, domain, self.associations).into(),
+            host: self.host.trim_end_matches('.').into(),
+            sending_address: site.key.source,
+            receiving_address: Some(self.address),
+            result,
+            reason: reason.into(),
+        }
     }
 }
 
 /// Whether others are to know how the TLS of a site goes: those whose domains lead there.
 fn tells(site: &Site) -> bool {
-    site.demand.level != Level::None && matches!(site.key.hop.place, Place::Exchanges(_))
-}
-
-fn outcome(
-    site: &Site,
-    peer: &Peer<'_>,
-    domain: &str,
-    result: Result<(), TlsFailure>,
-    reason: String,
-) -> TlsOutcome {
-    let policy = TlsPolicyFound {
-        kind: TlsPolicyKind::NoPolicyFound,
-        domain: domain.to_ascii_lowercase().into(),
-        strings: Vec::new(),
-        mx_patterns: Vec::new(),
-    };
-    TlsOutcome {
-        policy: policy.into(),
-        host: peer.host.unwrap_or_default().trim_end_matches('.').into(),
-        sending_address: site.key.source,
-        receiving_address: Some(peer.address.ip()),
-        result,
-        reason: reason.into(),
-    }
+    site.wanted.demand.level != Level::None && matches!(site.key.hop.place, Place::Exchanges(_))
 }
 
 /// How long a next hop with which TLS failed gets mail without it.
@@ -234,8 +373,6 @@ pub(super) const NOT_VOUCHED_FOR: Reply = Reply::new(
     status::ENCRYPTION_NEEDED,
     "The message requires TLS, and nothing vouches for the MX records of the domain",
 );
-const NOT_OFFERED: Reply =
-    Reply::new(451, status::TLS_REQUIRED, "TLS is demanded, and the next hop does not offer it");
 
 #[cfg(test)]
 mod tests {
@@ -266,12 +403,20 @@ mod tests {
             names: vec![ServerName::try_from("mx.a.test").expect("a name")],
             ..Demand::default()
         };
-        let unnamed = Demand::default();
+        let named = Wanted { demand: named.into(), dane: true, sts: None };
+        let unnamed = Wanted { dane: true, ..Wanted::default() };
         let address = SocketAddr::from(([192, 0, 2, 1], 25));
-        let name = |demand, host| Peer { demand, address, host }.name().to_str().into_owned();
+        let name_under = |wanted: &Wanted, host, dane: &Dane| {
+            let peer = Peer::new(wanted, address, host, dane).expect("not excluded");
+            peer.name().to_str().into_owned()
+        };
+        let name = |wanted: &Wanted, host| name_under(wanted, host, &Dane::None);
         assert_eq!(name(&named, Some("mx.b.test")), "mx.b.test");
         assert_eq!(name(&named, None), "mx.a.test");
         assert_eq!(name(&unnamed, None), "192.0.2.1");
         assert_eq!(name(&unnamed, Some("not a name")), "192.0.2.1");
+        let names = vec![ServerName::try_from("base.test").expect("a name")];
+        let usable = Dane::Usable(Associations { records: Vec::new(), names }.into());
+        assert_eq!(name_under(&unnamed, Some("mx.b.test"), &usable), "base.test");
     }
 }

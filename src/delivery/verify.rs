@@ -19,20 +19,21 @@ use super::known::Known;
 use super::lease::Token;
 use super::lease::cell::Kind;
 use super::site::Site;
-use super::tls::{self, Peer};
+use super::tls::{self, Peer, Protected};
+use super::wanted::{Published, Wanted};
 use super::{Delivery, Inner, view};
 use crate::config::{NextHop, NextHopProtocol};
 use crate::mail::address::{AddressRef, Utf8};
-use crate::mail::{Protection, Reply, ReplyClass, Stream};
+use crate::mail::{Protection, Reply, ReplyClass, Stream, VerifiedBy};
 use crate::proto::classify::ReplyContext;
 use crate::proto::smtp::prober::{Event, Prober};
 use crate::proto::smtp::server::Dialect;
+use crate::routing::dane::Dane;
 use crate::routing::mx::Policy;
 use crate::routing::{Hop, Place};
 use crate::runtime::clock;
 use crate::runtime::stream::Stream as Connection;
 use crate::runtime::timer::{self, Deadline};
-use crate::tls::client::Level;
 use verdict::{Answer, Judged, Next};
 
 /// What is known of a mailbox, and what it rests on.
@@ -68,6 +69,8 @@ struct Candidate {
     name: String,
     /// The name by which it was found.
     host: Option<String>,
+    /// What its TLSA records say.
+    dane: Dane,
 }
 
 impl Delivery {
@@ -149,8 +152,8 @@ impl Asking {
         let (deadline, left) = (Deadline::default(), self.left());
         let way = timer::timeout(&deadline, left, self.way_to(&domain)).await;
         let too_slow = |_| Judged::new(Verdict::Unknown, 0, "dns-too-slow");
-        let (place, candidates) = way.map_err(too_slow)??;
-        let site = self.site(place, &domain);
+        let (place, published, candidates) = way.map_err(too_slow)??;
+        let site = self.site(place, &published, &domain);
         if site.is_blocked(clock::coarse_ms()) {
             return Err(Judged::new(Verdict::Unknown, 0, "suspended-here"));
         }
@@ -172,26 +175,28 @@ impl Asking {
     }
 
     /// Where mail for the domain goes.
-    async fn way_to(&mut self, domain: &str) -> Result<(Place, Vec<Candidate>), Judged> {
+    async fn way_to(&mut self, domain: &str) -> Result<(Place, Published, Vec<Candidate>), Judged> {
         let finder = self.inner.finder.borrow().clone();
         let next_hop = finder.routes.resolve(domain).map_err(|reply| self.no_way(&reply))?;
         let (resolver, policy) = (&finder.resolver, &finder.policy);
         let discovery = match &next_hop {
             NextHop::Address { protocol, address } => {
                 let name = address.to_string();
-                let candidates = vec![Candidate { address: *address, name, host: None }];
+                let (host, dane) = (None, Dane::None);
+                let candidates = vec![Candidate { address: *address, name, host, dane }];
                 let place = Place::Address { protocol: *protocol, address: *address };
-                return Ok((place, candidates));
+                return Ok((place, Published::default(), candidates));
             }
             NextHop::Socket(_) => return Err(Judged::new(Verdict::Unknown, 0, "local-socket")),
-            NextHop::Mx(None) => discover(resolver, domain, policy).await,
+            NextHop::Mx(None) => self.inner.discover_domain(&finder, domain).await,
             NextHop::Mx(Some(other)) => discover(resolver, other, policy).await,
-            NextHop::Host { host, port, .. } => {
-                let policy = Policy { port: *port, ..policy.clone() };
+            NextHop::Host { protocol, host, port } => {
+                let asks_tlsa = policy.asks_tlsa && *protocol == NextHopProtocol::Smtp;
+                let policy = Policy { port: *port, asks_tlsa, ..policy.clone() };
                 discover_host(resolver, host, &policy).await
             }
         };
-        let Discovery { result, .. } = discovery;
+        let Discovery { result, published, .. } = discovery;
         let plan = result.map_err(|reply| self.no_way(&reply))?;
         let place = match next_hop {
             NextHop::Host { protocol, host, port } => Place::Host { protocol, host, port },
@@ -200,9 +205,9 @@ impl Asking {
         let targets = plan.targets(&mut clock::random_u64).into_iter();
         let candidates = targets.map(|(host, address)| {
             let name = format!("{} ({address})", host.name);
-            Candidate { address, name, host: Some(host.name.clone()) }
+            Candidate { address, name, host: Some(host.name.clone()), dane: host.dane.clone() }
         });
-        Ok((place, candidates.take(CANDIDATES_MAX).collect()))
+        Ok((place, published, candidates.take(CANDIDATES_MAX).collect()))
     }
 
     fn no_way(&mut self, reply: &Reply) -> Judged {
@@ -211,13 +216,13 @@ impl Asking {
     }
 
     /// As the site of a message without tenant and campaign, from its first source.
-    fn site(&self, place: Place, domain: &str) -> Rc<Site> {
+    fn site(&self, place: Place, published: &Published, domain: &str) -> Rc<Site> {
         let config = self.inner.config.borrow().clone();
         let hop = Hop::new(place, config.is_apart(domain).then_some(domain));
         let pool = config.pool_of(domain, &Stream::default());
         let (key, _) = view::sites_of(&config, &hop, pool).swap_remove(0);
         let demand = config.demand_to(key.hop.place.next_hop().as_ref(), domain);
-        self.inner.site(key, &demand)
+        self.inner.site(key, &Wanted::new(demand, config.published_of(domain), published))
     }
 
     /// The leases of one connection with one mail transaction, which are waited for.
@@ -294,17 +299,23 @@ impl Asking {
         candidate: &Candidate,
         domain: &str,
     ) -> Result<(), Stopped> {
-        let demand = &*site.demand;
-        let peer = Peer { demand, address: candidate.address, host: candidate.host.as_deref() };
+        let Candidate { address, host, dane, .. } = candidate;
+        let peer = match Peer::new(&site.wanted, *address, host.as_deref(), dane) {
+            Ok(peer) => peer,
+            Err(excluded) => {
+                self.note("TLS", &excluded.reply);
+                return Err(Judged::new(Verdict::Unknown, 0, "tls-policy").into());
+            }
+        };
         let is_broken = {
             let broken = self.inner.broken_tls.borrow();
-            demand.allows_plain() && broken.is_broken(peer.address, clock::coarse_ms())
+            peer.check.allows_plain() && broken.is_broken(peer.address, clock::coarse_ms())
         };
         let mut protection: Option<Protection> = None;
         loop {
             match self.event(talk, site, domain).await? {
                 Event::Greeted if protection.is_some() => break,
-                Event::Greeted if demand.level == Level::None => {
+                Event::Greeted if peer.check.is_none() => {
                     self.note_text("TLS", "none: it is not to be used");
                     break;
                 }
@@ -326,8 +337,13 @@ impl Asking {
                 }
                 Event::StartTls => {
                     let found = self.start_tls(talk, &peer).await?;
-                    let verified = if found.is_verified { "verified" } else { "not verified" };
-                    let Protection { version, cipher, .. } = found;
+                    let Protection { version, cipher, verified_by } = found;
+                    let verified = match verified_by {
+                        Some(VerifiedBy::Ca) => "verified",
+                        Some(VerifiedBy::Dane) => "verified by DANE",
+                        Some(VerifiedBy::MtaSts) => "verified by MTA-STS",
+                        None => "not verified",
+                    };
                     let text = format!("{version}, {cipher}, certificate {verified}");
                     self.note_text("TLS", &text);
                     protection = Some(found);
@@ -345,7 +361,7 @@ impl Asking {
 
     /// Goes on in the clear, if mail may.
     fn without_tls(&self, peer: &Peer<'_>, reason: &'static str) -> Result<(), Judged> {
-        match peer.demand.allows_plain() {
+        match peer.check.allows_plain() {
             true => Ok(()),
             false => Err(Judged::new(Verdict::Unknown, 0, reason)),
         }
@@ -354,10 +370,10 @@ impl Asking {
     async fn start_tls(&mut self, talk: &mut Talk, peer: &Peer<'_>) -> Result<Protection, Stopped> {
         talk.stream.set_deadline(Some(self.left()));
         match tls::start(&self.inner, &mut talk.stream, peer).await {
-            Ok(protection) => Ok(protection),
+            Ok(Protected { protection, .. }) => Ok(protection),
             Err(error) => {
                 self.note_error("TLS", &error);
-                if !peer.demand.allows_plain() {
+                if !peer.check.allows_plain() {
                     return Err(Judged::new(Verdict::Unknown, 0, "tls-failed").into());
                 }
                 let mut broken = self.inner.broken_tls.borrow_mut();

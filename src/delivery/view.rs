@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::directory::{Answer, Question};
 use super::lease::SiteKey;
 use super::lease::cell::LimitUse;
+use super::sts::StsPolicy;
 use super::suspensions::{SuspendedBy, Suspension, SuspensionKind};
+use super::wanted::Published;
 use super::{Delivery, Inner};
 use crate::config::{Config, Pool};
 use crate::queue::Flow;
+use crate::routing::dane::Dane;
 use crate::routing::{Hop, Place};
 use crate::runtime::{clock, timer};
 
@@ -34,8 +37,31 @@ pub struct DnsView {
     /// Why there are none; absent while the DNS is being asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mta_sts: Option<StsView>,
+    /// Why the policy that the domain has announced could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mta_sts_failure: Option<String>,
     /// Milliseconds for which that is believed.
     pub believed_ms: u64,
+}
+
+/// The MTA-STS policy of a domain (RFC 8461).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StsView {
+    pub id: String,
+    /// `enforce` or `testing`.
+    pub mode: String,
+    /// Patterns of MX hosts.
+    pub mx: Vec<String>,
+}
+
+impl From<&StsPolicy> for StsView {
+    fn from(sts: &StsPolicy) -> Self {
+        let StsPolicy { id, policy, .. } = sts;
+        let mx = policy.mx.iter().map(|it| it.to_string()).collect();
+        StsView { id: id.to_string(), mode: policy.mode.as_str().to_owned(), mx }
+    }
 }
 
 /// A host that takes mail.
@@ -46,6 +72,9 @@ pub struct HostView {
     /// What the name is an alias for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canonical: Option<String>,
+    /// What its TLSA records say, where there are any that count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dane: Option<String>,
     pub addresses: Vec<AddressView>,
 }
 
@@ -177,10 +206,12 @@ impl Delivery {
     pub async fn way_of(&self, flow: &Flow) -> WayView {
         let inner = &self.inner;
         let dns = match inner.question(flow) {
-            Some(question) => Some(self.dns_view(&question).await),
+            Some(question) => Some(self.dns_view(&question, &flow.domain).await),
             None => None,
         };
-        let Some(hop) = inner.hop_of(flow) else { return WayView { dns, ..WayView::default() } };
+        let Some((hop, published)) = inner.known_way(flow) else {
+            return WayView { dns, ..WayView::default() };
+        };
         let config = inner.config.borrow().clone();
         let sites = sites_of(&config, &hop, config.pool_of(&flow.domain, &flow.stream));
         let tenant = &*flow.stream.tenant;
@@ -194,13 +225,16 @@ impl Delivery {
         });
         WayView {
             suspensions: of_flow.map(|it| shown(it, &config)).collect(),
-            sites: sites.into_iter().map(|it| inner.site_view(it, flow, &config)).collect(),
+            sites: sites
+                .into_iter()
+                .map(|it| inner.site_view(it, &published, flow, &config))
+                .collect(),
             dns,
         }
     }
 
     /// What the DNS says; asked for what is not known.
-    async fn dns_view(&self, question: &Question) -> DnsView {
+    async fn dns_view(&self, question: &Question, domain: &str) -> DnsView {
         let inner = &self.inner;
         let end = clock::now() + DNS_PATIENCE;
         loop {
@@ -208,7 +242,7 @@ impl Delivery {
             let answer = inner.directory.borrow_mut().find(question, None, now_ms);
             self.ask_dns();
             if answer != Answer::Asked || clock::now() >= end {
-                return inner.dns_known(question, now_ms);
+                return inner.dns_known(question, domain, now_ms);
             }
             timer::sleep(DNS_POLL).await;
         }
@@ -222,9 +256,10 @@ impl Delivery {
 }
 
 impl Inner {
-    fn dns_known(&self, question: &Question, now_ms: u64) -> DnsView {
+    fn dns_known(&self, question: &Question, domain: &str, now_ms: u64) -> DnsView {
+        let counts = self.config.borrow().published_of(domain);
         let directory = self.directory.borrow();
-        let Some((result, until_ms)) = directory.known(question) else {
+        let Some((result, published, until_ms)) = directory.known(question) else {
             return DnsView::default();
         };
         let believed_ms = until_ms.saturating_sub(now_ms);
@@ -232,7 +267,7 @@ impl Inner {
             Ok(place) => place,
             Err(reply) => {
                 let refusal = Some(reply.to_string());
-                return DnsView { hosts: Vec::new(), refusal, believed_ms };
+                return DnsView { refusal, believed_ms, ..DnsView::default() };
             }
         };
         let memory = self.hosts.borrow();
@@ -249,12 +284,27 @@ impl Inner {
             name: host.name.clone(),
             preference: host.preference,
             canonical: host.canonical.as_ref().map(|name| name.as_str().to_owned()),
+            dane: dane_in_words(&host.dane).filter(|_| counts.dane && published.dane),
             addresses: host.addresses.iter().map(address).collect(),
         });
-        DnsView { hosts: hosts.collect(), refusal: None, believed_ms }
+        let sts = published.sts.as_ref().filter(|_| counts.mta_sts);
+        let failure = published.sts_failure.as_ref().filter(|_| counts.mta_sts);
+        DnsView {
+            hosts: hosts.collect(),
+            refusal: None,
+            mta_sts: sts.map(|sts| StsView::from(&**sts)),
+            mta_sts_failure: failure.map(|it| it.reason.to_string()),
+            believed_ms,
+        }
     }
 
-    fn site_view(&self, (key, weight): (SiteKey, u32), flow: &Flow, config: &Config) -> SiteView {
+    fn site_view(
+        &self,
+        (key, weight): (SiteKey, u32),
+        published: &Published,
+        flow: &Flow,
+        config: &Config,
+    ) -> SiteView {
         let now_ms = clock::coarse_ms();
         let until_ms = self.sources.borrow().unusable_until(key.source, now_ms);
         let connections_max = config.delivery.connections_max;
@@ -265,8 +315,8 @@ impl Inner {
             verdict: SiteVerdict::Working,
             asked_in_ms: 0,
         };
-        let demand = self.demand_of(&key.hop, &flow.domain, &flow.stream);
-        let site = self.sites_of(&key).into_iter().find(|site| site.demand == demand);
+        let wanted = self.wanted(&key.hop, published, &flow.domain, &flow.stream);
+        let site = self.sites_of(&key).into_iter().find(|site| site.wanted == wanted);
         SiteView {
             weight,
             source_until_ms: until_ms.map(unix_ms_of),
@@ -275,6 +325,18 @@ impl Inner {
             key,
         }
     }
+}
+
+fn dane_in_words(dane: &Dane) -> Option<String> {
+    Some(match dane {
+        Dane::None => return None,
+        Dane::Unknown(error) => format!("TLSA records cannot be had: {error}"),
+        Dane::Unusable => "TLSA records of unknown kinds: TLS, whoever it is".to_owned(),
+        Dane::Usable(associations) => {
+            let records = associations.records.iter().map(|record| record.to_string());
+            format!("TLSA {}", records.collect::<Vec<_>>().join(", "))
+        }
+    })
 }
 
 fn shown(suspension: &Suspension, config: &Config) -> RuleSuspension {

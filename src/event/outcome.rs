@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use crate::mail::{self, Outcome, Protection, QueueId, Reply, ReplyClass, Stream};
+use crate::mail::{self, Outcome, Protection, QueueId, Reply, ReplyClass, Stream, VerifiedBy};
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +105,19 @@ struct Tls(Option<Protection>, Format);
 
 impl std::fmt::Display for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Some(Protection { version, cipher, is_verified }) = self.0 else { return Ok(()) };
+        let Some(Protection { version, cipher, verified_by }) = self.0 else { return Ok(()) };
+        let is_verified = verified_by.is_some();
         match self.1 {
-            Format::Text => write!(f, " tls={version} cipher={cipher} verified={is_verified}"),
-            Format::Json => write!(
-                f,
-                ",\"tls\":\"{version}\",\"cipher\":\"{cipher}\",\"verified\":{is_verified}"
-            ),
+            Format::Text => {
+                write!(f, " tls={version} cipher={cipher} verified={is_verified}")?;
+                verified_by.map_or(Ok(()), |by| write!(f, " verified_by={}", by.as_str()))
+            }
+            Format::Json => {
+                let session = format_args!("\"tls\":\"{version}\",\"cipher\":\"{cipher}\"");
+                write!(f, ",{session},\"verified\":{is_verified}")?;
+                let by = |by: VerifiedBy| write!(f, ",\"verified_by\":\"{}\"", by.as_str());
+                verified_by.map_or(Ok(()), by)
+            }
         }
     }
 }
@@ -200,7 +206,7 @@ mod tests {
             protection: Some(Protection {
                 version: "TLSv1.3",
                 cipher: "TLS_AES_128_GCM_SHA256",
-                is_verified: true,
+                verified_by: Some(VerifiedBy::MtaSts),
             }),
             outcome: Outcome::Failed,
             class: Some(ReplyClass::InvalidMailbox),
@@ -223,7 +229,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(" status=5.1.1 class=invalid-mailbox queued="), "{text}");
-        let tls = " tls=TLSv1.3 cipher=TLS_AES_128_GCM_SHA256 verified=true attempt=1 ";
+        let tls = " tls=TLSv1.3 cipher=TLS_AES_128_GCM_SHA256 verified=true \
+                   verified_by=mta-sts attempt=1 ";
         assert!(text.contains(tls), "{text}");
         let mut json = Vec::new();
         record.write(Format::Json, &mut json);
@@ -234,6 +241,7 @@ mod tests {
         assert_eq!(value["class"], "invalid-mailbox");
         assert_eq!(value["queued"], 1.25);
         assert_eq!((&value["tls"], &value["verified"]), (&"TLSv1.3".into(), &true.into()));
+        assert_eq!(value["verified_by"], "mta-sts");
         assert_eq!(value["campaign"], "of \"spring\"");
         for (format, word) in [(Format::Text, "class="), (Format::Json, "\"class\"")] {
             let mut line = Vec::new();

@@ -23,7 +23,7 @@ pub use address::{AddressError, AddressRef, Utf8};
 pub use class::{Class, Stream, TlsTag};
 pub use envelope::{Envelope, EnvelopeFlags, Recipient};
 pub use outcome::{Outcome, RecipientOutcome};
-pub use protection::Protection;
+pub use protection::{Protection, VerifiedBy};
 pub use queue_id::QueueId;
 pub use reply::Reply;
 pub use reply_class::ReplyClass;

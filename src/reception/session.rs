@@ -9,7 +9,8 @@ use super::policy;
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
 use crate::config::ListenerTls;
 use crate::mail::{
-    self, Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, TlsTag, status,
+    self, Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, TlsTag, VerifiedBy,
+    status,
 };
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
@@ -406,7 +407,7 @@ async fn handshake(
     }
     let session = stream.tls().expect("the handshake is done");
     let is_verified = context.is_client_verified(session.peer_certificates());
-    let protection = tls::protection(session, is_verified);
+    let protection = tls::protection(session, is_verified.then_some(VerifiedBy::Ca));
     match protection.version {
         tls::TLS13 => numbers.tls13_sessions.add(1),
         _ => numbers.tls12_sessions.add(1),

@@ -1,10 +1,12 @@
 //! From a forward-path to where its mail goes.
 //!
-//! **Owns** the table of routes, what MX and address records mean for mail, and the names of sites.
-//! **Uses** `config`, `mail`, `proto::dns`. Asks nobody: answers of the DNS are handed in.
+//! **Owns** the table of routes, what MX, address and TLSA records mean for mail, and the names of
+//! sites.
+//! **Uses** `config`, `mail`, `proto::dns`, `tls`. Asks nobody: answers of the DNS are handed in.
 //! **Holds** that a domain resolves to one next hop, or to the reply that refuses it.
 //! **Start reading** at `Routes::resolve`, then `mx::Exchanges::read`.
 
+pub mod dane;
 mod hop;
 pub mod mx;
 

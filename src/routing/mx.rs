@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
+use super::dane::Dane;
 use crate::config::{Config, Families};
 use crate::limits::{MX_ADDRESSES_MAX, MX_HOST_ADDRESSES_MAX, MX_HOSTS_MAX};
 use crate::mail::{Reply, status};
@@ -27,6 +28,8 @@ pub struct Policy {
     pub own_names: Vec<String>,
     /// Where this server listens, unspecified addresses and what they stand for.
     pub own_addresses: Vec<SocketAddr>,
+    /// Whether TLSA records of hosts are asked for.
+    pub asks_tlsa: bool,
 }
 
 /// The MX hosts of a domain, before their addresses are known.
@@ -58,6 +61,8 @@ pub struct Plan {
     pub hosts: Vec<Host>,
     /// Equal for all domains whose mail goes to the same hosts: their names in lower case, sorted.
     pub roll_up_key: String,
+    /// Whether the hosts are those that the domain, or the configuration, named: TLSA records of
+    /// theirs count (RFC 7672 §2.2.1).
     pub authenticated: bool,
 }
 
@@ -73,6 +78,8 @@ pub struct Host {
     pub canonical: Option<Name>,
     /// Whether each address was authenticated.
     pub authenticated: bool,
+    /// What its TLSA records say, once they were asked for.
+    pub dane: Dane,
 }
 
 impl Destination {
@@ -123,6 +130,7 @@ impl Policy {
             port: config.delivery.mx_port,
             own_names: names.map(|name| name.to_ascii_lowercase()).collect(),
             own_addresses,
+            asks_tlsa: config.dns.trust_ad && config.goes_by_tlsa(),
         }
     }
 
@@ -237,6 +245,7 @@ impl Plan {
             addresses: vec![target],
             canonical: None,
             authenticated: false,
+            dane: Dane::None,
         };
         Ok(Self { hosts: vec![host], roll_up_key: name, authenticated: false })
     }
@@ -285,6 +294,7 @@ impl Plan {
                     addresses,
                     canonical,
                     authenticated,
+                    dane: Dane::None,
                 });
             }
         }
@@ -301,7 +311,9 @@ impl Plan {
                 (None, None) => no_address(&exchanges),
             });
         }
-        let Exchanges { authenticated, roll_up_key, .. } = exchanges;
+        let Exchanges { authenticated, is_implicit, roll_up_key, .. } = exchanges;
+        // Where the name itself is the host, no answer could have put another there.
+        let authenticated = authenticated || is_implicit;
         Ok(Self { hosts, roll_up_key, authenticated })
     }
 }

@@ -9,6 +9,7 @@ use super::ask::{self, Ask, Progress, QueueStats};
 use super::memo::Memo;
 use crate::config::{Config, Durability};
 use crate::delivery::lease::store::RecordStore;
+use crate::delivery::sts::Policies;
 use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
@@ -51,6 +52,7 @@ pub(super) struct Start {
     pub log: LogSink,
     /// Where limits of minutes and more outlive the process.
     pub lease_records: RecordStore,
+    pub policies: Policies,
     pub suspensions: Arc<StandingOrders>,
     /// Told once the journal is open, or why it is not.
     pub opened: Sender<Result<Opened, OpenError>>,
@@ -68,6 +70,7 @@ pub(super) async fn run(start: Start) {
         mut inbox,
         log,
         lease_records,
+        policies,
         suspensions,
         opened,
         mut gate,
@@ -116,6 +119,7 @@ pub(super) async fn run(start: Start) {
         shard_count,
         send: Rc::new(move |to, memo| of_delivery[to].try_send(Memo::Delivery(memo)).is_ok()),
         records: lease_records,
+        policies,
     };
     let delivery =
         Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);

@@ -14,6 +14,7 @@ use super::memo::Memo;
 use super::run::{self, Neighbours, Opened};
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
+use crate::delivery::sts::Policies;
 use crate::event::LogSink;
 use crate::journal::{self, OpenError};
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
@@ -21,6 +22,7 @@ use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
 use crate::runtime::net::BoundListener;
 use crate::runtime::{executor, task, thread};
+use crate::web::Web;
 
 /// Why the server did not start. Nothing was accepted.
 #[derive(Debug)]
@@ -144,6 +146,8 @@ impl Bound {
         let left_over = left_over.map_err(|error| StartError::DataDir { path: data_dir, error })?;
         let lease_records = RecordStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
+        let policies = Policies::start(&self.config.data_dir, Web::default())
+            .map_err(|error| StartError::Thread { name: "mta-sts".into(), error })?;
         let serving_count = self.shard_count();
         let cores = self.cores();
         let serving = self.listeners.into_iter().enumerate();
@@ -161,6 +165,7 @@ impl Bound {
                 inbox: memos,
                 log: log.clone(),
                 lease_records: lease_records.clone(),
+                policies: policies.clone(),
                 suspensions: suspensions.clone(),
                 opened: opened_sender,
                 gate,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -14,6 +14,7 @@ use rustls::{
 };
 
 use super::Version;
+use super::dane::Associations;
 use super::identity::Identity;
 use crate::limits::TLS_SESSIONS_KEPT_MAX;
 
@@ -55,6 +56,11 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// The same with at least this level.
+    pub fn raised(&self, level: Level) -> Demand {
+        Demand { level: self.level.max(level), ..self.clone() }
+    }
+
     /// Whether mail may go without TLS.
     pub fn allows_plain(&self) -> bool {
         self.level <= Level::Opportunistic
@@ -102,6 +108,29 @@ impl Contexts {
         ready.unwrap_or_else(|| self.inner.make(demand))
     }
 
+    /// The context for a server with TLSA records. No session is resumed under it: each handshake
+    /// goes by the records.
+    pub fn dane(
+        &self,
+        associations: &Arc<Associations>,
+        version_min: Version,
+    ) -> Arc<ClientConfig> {
+        self.inner.make_for(Trust::Dane(associations.clone()), version_min, Resumption::disabled())
+    }
+
+    /// The context for a server that may be anybody, and is looked at as `Level::Verify` does:
+    /// what was wrong is in `seen` after the handshake.
+    pub fn observing(&self, seen: &Seen, version_min: Version) -> Arc<ClientConfig> {
+        let (roots, seen) = (self.inner.roots.clone(), seen.clone());
+        let trust = Trust::Observed { roots, seen };
+        self.inner.make_for(trust, version_min, Resumption::disabled())
+    }
+
+    /// Whether there is any CA to go by.
+    pub fn knows_a_ca(&self) -> bool {
+        !self.inner.roots.is_empty()
+    }
+
     /// The context for web servers: known by their names to a CA. We stay unknown to them.
     pub fn web(&self) -> Arc<ClientConfig> {
         let make = || {
@@ -146,8 +175,18 @@ impl Inner {
             }
             Level::None | Level::Opportunistic | Level::Required => Trust::Anybody,
         };
+        let resumption = Resumption::in_memory_sessions(TLS_SESSIONS_KEPT_MAX);
+        self.make_for(trust, demand.version_min, resumption)
+    }
+
+    fn make_for(
+        &self,
+        trust: Trust,
+        version_min: Version,
+        resumption: Resumption,
+    ) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(super::provider())
-            .with_protocol_versions(demand.version_min.and_later())
+            .with_protocol_versions(version_min.and_later())
             .expect("the library has cipher suites for these versions")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(trust));
@@ -159,7 +198,7 @@ impl Inner {
             }
             None => builder.with_no_client_auth(),
         };
-        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_KEPT_MAX);
+        config.resumption = resumption;
         Arc::new(config)
     }
 }
@@ -171,6 +210,23 @@ enum Trust {
     Anybody,
     /// Whom a CA vouches for, by one of the names; by that of the host where there is none.
     Named { roots: Arc<RootCertStore>, names: Vec<ServerName<'static>> },
+    /// Whose certificate is what its TLSA records say.
+    Dane(Arc<Associations>),
+    /// Whoever has the key of its certificate, of which it is noted what `Named` would say.
+    Observed { roots: Arc<RootCertStore>, seen: Seen },
+}
+
+/// What was wrong with a certificate that was taken all the same. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    error: Arc<Mutex<Option<Error>>>,
+}
+
+impl Seen {
+    /// What was wrong, if a handshake was done and anything was.
+    pub fn error(&self) -> Option<Error> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl ServerCertVerifier for Trust {
@@ -182,20 +238,18 @@ impl ServerCertVerifier for Trust {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Trust::Named { roots, names } = self else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let leaf = ParsedCertificate::try_from(leaf)?;
-        let algorithms = super::provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
-        let is_right = match names.as_slice() {
-            [] => return verify_server_name(&leaf, host).map(|()| ServerCertVerified::assertion()),
-            names => names.iter().any(|name| verify_server_name(&leaf, name).is_ok()),
-        };
-        match is_right {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(CertificateError::NotValidForName.into()),
+        match self {
+            Trust::Anybody => {}
+            Trust::Named { roots, names } => {
+                verify_by_ca(leaf, intermediates, (roots, names), host, now)?;
+            }
+            Trust::Dane(associations) => associations.verify(leaf, intermediates, now)?,
+            Trust::Observed { roots, seen } => {
+                let verified = verify_by_ca(leaf, intermediates, (roots, &[]), host, now);
+                *seen.error.lock().unwrap_or_else(PoisonError::into_inner) = verified.err();
+            }
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -220,6 +274,27 @@ impl ServerCertVerifier for Trust {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         super::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whether a CA vouches for a certificate by one of the names, or by that of the host where there
+/// is none.
+fn verify_by_ca(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    (roots, names): (&RootCertStore, &[ServerName<'static>]),
+    host: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let leaf = ParsedCertificate::try_from(leaf)?;
+    let algorithms = super::provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+    if names.is_empty() {
+        return verify_server_name(&leaf, host);
+    }
+    match names.iter().any(|name| verify_server_name(&leaf, name).is_ok()) {
+        true => Ok(()),
+        false => Err(CertificateError::NotValidForName.into()),
     }
 }
 
@@ -250,6 +325,16 @@ mod tests {
         assert!(verify(&ca, &["mx.b.test", "mx.a.test"], "192.0.2.2"));
         assert!(!verify(&ca, &["mx.b.test"], "mx.a.test"), "the names count, not the host");
         assert!(!verify(&other_ca, &[], "mx.a.test"));
+        let observe = |ca: &str, host: &str| {
+            let roots = Arc::new(roots_from_pem(ca.as_bytes()).expect("a CA"));
+            let seen = Seen::default();
+            let trust = Trust::Observed { roots, seen: seen.clone() };
+            let taken = trust.verify_server_cert(&leaf, &[], &name(host), &[], UnixTime::now());
+            assert!(taken.is_ok());
+            seen.error()
+        };
+        assert_eq!(observe(&ca, "mx.a.test"), None);
+        assert!(observe(&ca, "mx.b.test").is_some() && observe(&other_ca, "mx.a.test").is_some());
         let anybody = Trust::Anybody;
         let host = name("mx.b.test");
         assert!(anybody.verify_server_cert(&leaf, &[], &host, &[], UnixTime::now()).is_ok());

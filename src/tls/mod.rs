@@ -1,13 +1,14 @@
 //! TLS: what certificates, keys, roots and names mean. Octets of files in, contexts out.
 //!
 //! **Owns** the crypto library and what is allowed of it, the choice of a certificate by name, and
-//! what a server must show before mail goes to it.
+//! what a server must show before mail goes to it: to a CA, or by TLSA records.
 //! **Uses** `limits` and `mail`. No file, no socket: `config` reads, `runtime` speaks.
 //! **Holds** that a context never changes: a reload makes others, and sessions keep theirs; that a
 //! session is resumed only under the demands under which it began.
 //! **Start reading** at `server::Context`, then `client::Demand`.
 
 pub mod client;
+pub mod dane;
 pub mod digest;
 pub mod identity;
 pub mod server;
@@ -22,7 +23,7 @@ use rustls::{
     SupportedProtocolVersion, version,
 };
 
-use crate::mail::Protection;
+use crate::mail::{Protection, VerifiedBy};
 
 /// The least that is spoken. What is older is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -65,7 +66,7 @@ pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, String> {
 }
 
 /// What protects a session whose handshake is done.
-pub fn protection(session: &CommonState, is_verified: bool) -> Protection {
+pub fn protection(session: &CommonState, verified_by: Option<VerifiedBy>) -> Protection {
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => TLS13,
         _ => "TLSv1.2",
@@ -77,7 +78,7 @@ pub fn protection(session: &CommonState, is_verified: bool) -> Protection {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
         suite => suite.as_str().unwrap_or("unknown"),
     };
-    Protection { version, cipher, is_verified }
+    Protection { version, cipher, verified_by }
 }
 
 /// Whether a session goes on where an earlier one left off.

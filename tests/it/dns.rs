@@ -68,14 +68,19 @@ pub struct Knot {
 impl Knot {
     /// With the zones above. `None`, and a line that says so, where it is not installed.
     fn start() -> Option<Knot> {
-        let knot = Knot::start_with(ZONES)?;
-        wait_until("Knot has signed", || answers(knot.address, "signed.test"));
-        Some(knot)
+        Knot::start_signed(ZONES)
     }
 
     /// With these zones; a zone `signed.test` is signed.
     pub fn start_with(zones: &[(&str, &str)]) -> Option<Knot> {
         Knot::start_at(free_address(), zones)
+    }
+
+    /// With these zones, of which `signed.test` is signed and is waited for.
+    pub fn start_signed(zones: &[(&str, &str)]) -> Option<Knot> {
+        let knot = Knot::start_with(zones)?;
+        wait_until("Knot has signed", || answers(knot.address, "signed.test"));
+        Some(knot)
     }
 
     /// The same at an address.
@@ -120,6 +125,45 @@ impl Knot {
             .expect("keymgr runs");
         let text = String::from_utf8(output.stdout).expect("ASCII");
         text.lines().next().expect("a record").to_owned()
+    }
+}
+
+/// A validating resolver over the zones of a Knot.
+pub struct Unbound {
+    pub address: SocketAddr,
+    _directory: TempDir,
+    _running: Running,
+}
+
+impl Unbound {
+    /// It knows the keys of `signed.test`, and expects signatures in `b.test` that are not there:
+    /// whatever is of `b.test` is bogus. `None`, and a line that says so, where it is not
+    /// installed.
+    pub fn start(knot: &Knot, zones: &[&str]) -> Option<Unbound> {
+        let program = find("unbound")?;
+        let address = free_address();
+        let directory = tempfile::tempdir().expect("a directory");
+        let anchor = knot.trust_anchor();
+        let bogus = anchor.replace("signed.test", "b.test");
+        let mut conf = format!(
+            "server:\n interface: 127.0.0.1\n port: {}\n do-not-query-localhost: no\n \
+             username: \"\"\n chroot: \"\"\n directory: {:?}\n pidfile: \"\"\n use-syslog: no\n \
+             do-daemonize: no\n local-zone: \"test.\" nodefault\n \
+             module-config: \"validator iterator\"\n \
+             trust-anchor: \"{anchor}\"\n trust-anchor: \"{bogus}\"\n",
+            address.port(),
+            directory.path()
+        );
+        for zone in zones {
+            let port = knot.address.port();
+            conf += &format!("stub-zone:\n name: \"{zone}\"\n stub-addr: 127.0.0.1@{port}\n");
+        }
+        conf += "remote-control:\n control-enable: no\n";
+        let path = directory.path().join("unbound.conf");
+        std::fs::write(&path, conf).expect("written");
+        let running = start(Command::new(program).arg("-d").arg("-c").arg(&path));
+        wait_until("Unbound answers", || answers(address, "signed.test"));
+        Some(Unbound { address, _directory: directory, _running: running })
     }
 }
 
@@ -329,6 +373,7 @@ fn every_kind_of_domain_leads_where_rfc_5321_says() {
             port: 25,
             own_names: vec!["us.a.test".to_owned()],
             own_addresses: Vec::new(),
+            asks_tlsa: true,
         };
         let mut shown = Vec::new();
         for domain in domains {
@@ -358,29 +403,9 @@ fn every_kind_of_domain_leads_where_rfc_5321_says() {
 
 #[test]
 fn a_validator_on_loopback_is_believed_where_the_configuration_says_so() {
-    let (Some(unbound), Some(knot)) = (find("unbound"), Knot::start()) else { return };
-    let address = free_address();
-    let directory = tempfile::tempdir().expect("a directory");
-    let anchor = knot.trust_anchor();
-    // Of a.test it expects signatures that are not there.
-    let bogus = anchor.replace("signed.test", "b.test");
-    let mut conf = format!(
-        "server:\n interface: 127.0.0.1\n port: {}\n do-not-query-localhost: no\n username: \"\"\n\
-         chroot: \"\"\n directory: {:?}\n pidfile: \"\"\n use-syslog: no\n do-daemonize: no\n\
-         local-zone: \"test.\" nodefault\n module-config: \"validator iterator\"\n\
-         trust-anchor: \"{anchor}\"\n trust-anchor: \"{bogus}\"\n",
-        address.port(),
-        directory.path()
-    );
-    for zone in ["a.test", "b.test", "signed.test"] {
-        let port = knot.address.port();
-        conf += &format!("stub-zone:\n name: \"{zone}\"\n stub-addr: 127.0.0.1@{port}\n");
-    }
-    conf += "remote-control:\n control-enable: no\n";
-    let path = directory.path().join("unbound.conf");
-    std::fs::write(&path, conf).expect("written");
-    let _unbound = start(Command::new(unbound).arg("-d").arg("-c").arg(&path));
-    wait_until("Unbound answers", || answers(address, "signed.test"));
+    let Some(knot) = Knot::start() else { return };
+    let Some(unbound) = Unbound::start(&knot, &["a.test", "b.test", "signed.test"]) else { return };
+    let address = unbound.address;
     let questions = [
         ("signed.test", Kind::Mx),
         ("_25._tcp.mx.signed.test", Kind::Tlsa),

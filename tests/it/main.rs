@@ -31,6 +31,7 @@ mod sockets;
 mod start;
 mod steer;
 mod streams;
+mod sts_dane;
 mod tidy;
 mod tls;
 mod verify;

@@ -73,7 +73,7 @@ impl Hosts {
 }
 
 /// What the log says last of a recipient: `OUTCOME CODE STATUS`.
-fn outcome_of(server: &Server, recipient: &str) -> Option<String> {
+pub fn outcome_of(server: &Server, recipient: &str) -> Option<String> {
     let log = server.log();
     let line = log.lines().rfind(|line| line.contains(&format!("recipient=<{recipient}> ")))?;
     let word = |key: &str| {

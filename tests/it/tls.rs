@@ -45,9 +45,15 @@ impl Authority {
 
     /// Files NAME.pem and NAME.key for a certificate of `names`.
     pub fn sign(&self, name: &str, names: &[&str]) {
+        self.sign_until(name, names, 4096);
+    }
+
+    /// The same, valid to the end of a year.
+    pub fn sign_until(&self, name: &str, names: &[&str], year: i32) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).expect("names");
         params.distinguished_name.push(rcgen::DnType::CommonName, "a server");
+        params.not_after = rcgen::date_time_ymd(year, 12, 31);
         let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
         let key = rcgen::KeyPair::generate().expect("a key");
         let chain = params.signed_by(&key, &issuer).expect("signed");
@@ -55,7 +61,7 @@ impl Authority {
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
     }
 
-    fn chain(&self, name: &str) -> CertificateDer<'static> {
+    pub fn chain(&self, name: &str) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(self.path(&format!("{name}.pem"))).expect("a certificate")
     }
 

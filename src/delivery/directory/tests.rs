@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::mail::status;
+use crate::routing::dane::Dane;
 use crate::routing::mx::Host;
 
 fn plan(host: &str) -> Plan {
@@ -11,16 +12,19 @@ fn plan(host: &str) -> Plan {
         addresses: vec![SocketAddr::from(([192, 0, 2, 1], 25))],
         canonical: None,
         authenticated: false,
+        dane: Dane::None,
     };
     Plan { roll_up_key: host.name.clone(), hosts: vec![host], authenticated: false }
 }
 
 fn found(host: &str, ttl_s: u64) -> Discovery {
-    Discovery { result: Ok(plan(host)), ttl: Duration::from_secs(ttl_s) }
+    let (ttl, published) = (Duration::from_secs(ttl_s), Published::default());
+    Discovery { result: Ok(plan(host)), published, ttl }
 }
 
 fn failed(code: u16, status: crate::mail::EnhancedStatusCode) -> Discovery {
-    Discovery { result: Err(Reply::new(code, status, "no")), ttl: Duration::ZERO }
+    let result = Err(Reply::new(code, status, "no"));
+    Discovery { result, published: Published::default(), ttl: Duration::ZERO }
 }
 
 fn mx(domain: &str) -> Question {
@@ -48,20 +52,22 @@ fn a_domain_is_asked_for_once_and_believed_for_its_time() {
     directory.answer(&asking, found("mx.a.test", 300), WAIT, 100);
     let place = Place::Exchanges("mx.a.test".into());
     let answer = directory.find(&question, None, 200);
-    assert_eq!(answer, Answer::To { place: place.clone(), until_ms: 300_100 });
-    assert_eq!((directory.poll_asking(), directory.place(&question)), (None, Some(place.clone())));
+    let to = |place: &Place, until_ms| {
+        let (place, published) = (place.clone(), Published::default());
+        Answer::To { place, published, until_ms }
+    };
+    assert_eq!(answer, to(&place, 300_100));
+    let known = directory.place(&question).map(|(place, _)| place);
+    assert_eq!((directory.poll_asking(), known), (None, Some(place.clone())));
     assert_eq!(directory.plan(&place).map(|known| known.plan.hosts.len()), Some(1));
     // Past its time it is asked anew, and holds meanwhile.
     let answer = directory.find(&question, None, 300_100);
-    assert_eq!(answer, Answer::To { place, until_ms: 305_100 });
+    assert_eq!(answer, to(&place, 305_100));
     let asking = directory.poll_asking().expect("a question");
     directory.answer(&asking, found("mx2.a.test", 0), WAIT, 300_200);
     let answer = directory.find(&question, None, 300_300);
     // However short the DNS says.
-    assert_eq!(
-        answer,
-        Answer::To { place: Place::Exchanges("mx2.a.test".into()), until_ms: 330_200 }
-    );
+    assert_eq!(answer, to(&Place::Exchanges("mx2.a.test".into()), 330_200));
     // Long past its time nothing is known.
     assert_eq!(directory.find(&question, None, 330_200 + GRACE_MS), Answer::Asked);
 }

@@ -31,8 +31,11 @@ impl Received<'_> {
             IpAddr::V6(client) => write!(out, "[IPv6:{client}]"),
         };
         out.push(b')');
-        if let Some(Protection { version, cipher, is_verified }) = self.protection {
-            let client = if is_verified { ", client certificate verified" } else { "" };
+        if let Some(Protection { version, cipher, verified_by }) = self.protection {
+            let client = match verified_by {
+                Some(_) => ", client certificate verified",
+                None => "",
+            };
             let _ = write!(out, "\r\n\t(using {version} with cipher {cipher}{client})");
         }
         let _ = write!(
@@ -52,6 +55,7 @@ impl Received<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::VerifiedBy;
 
     const FIELD: Received<'_> = Received {
         helo_name: "client.example",
@@ -77,12 +81,13 @@ mod tests {
 
     #[test]
     fn the_field_says_what_protected_the_session() {
-        let protection = |is_verified| {
-            Some(Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", is_verified })
+        let protection = |verified_by| {
+            Some(Protection { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", verified_by })
         };
-        for (is_verified, client) in [(false, ""), (true, ", client certificate verified")] {
+        let verified = (Some(VerifiedBy::Ca), ", client certificate verified");
+        for (verified_by, client) in [(None, ""), verified] {
             let mut out = Vec::new();
-            let protection = protection(is_verified);
+            let protection = protection(verified_by);
             Received { protection, protocol: "ESMTPS", ..FIELD }.write(&mut out);
             let text = String::from_utf8(out).expect("ASCII");
             let expected = format!(

@@ -11,6 +11,7 @@ fn policy(families: Families) -> Policy {
         port: 25,
         own_names: vec!["us.test".into(), "mx.us.test".into()],
         own_addresses: vec!["192.0.2.99:25".parse().expect("an address")],
+        asks_tlsa: false,
     }
 }
 
