@@ -184,6 +184,14 @@ impl Inner {
             site.block_until(until_ms);
             return Some(Offer::Blocked { until_ms, cause: WaitCause::NoSource });
         }
+        let until_ms = self.sources.borrow().probed_until(site.key.source, now_ms);
+        if let Some(until_ms) = until_ms {
+            // The one whose connection asks may go on with it.
+            if site.connection_count() == 0 {
+                site.block_until(until_ms);
+            }
+            return Some(Offer::Blocked { until_ms, cause: WaitCause::NoSource });
+        }
         let suspensions = self.suspensions.borrow();
         if !suspensions.is_empty() {
             let tenant = line.key.tenant.as_deref();

@@ -21,13 +21,16 @@ struct Failed {
 impl Sources {
     /// Monotonic milliseconds until which the source is not tried, if it is not.
     pub fn unusable_until(&self, source: Option<IpAddr>, now_ms: u64) -> Option<u64> {
-        let failed = self.failed.get(&source?)?;
-        if failed.until_ms > now_ms {
-            return Some(failed.until_ms);
-        }
-        // How it ends is known soon, as a rule.
-        let is_probed = failed.probed_until_ms > now_ms;
-        is_probed.then_some((now_ms + PROBE_LOOK_MS).min(failed.probed_until_ms))
+        let until_ms = self.failed.get(&source?)?.until_ms;
+        (until_ms > now_ms).then_some(until_ms)
+    }
+
+    /// Where a connection asks just now whether the source works again: monotonic milliseconds at
+    /// which others look how that has ended.
+    pub fn probed_until(&self, source: Option<IpAddr>, now_ms: u64) -> Option<u64> {
+        let until_ms = self.failed.get(&source?)?.probed_until_ms;
+        // It is known soon, as a rule.
+        (until_ms > now_ms).then_some((now_ms + PROBE_LOOK_MS).min(until_ms))
     }
 
     /// A connection from it is about to be opened, which takes at most `patience_ms`.
@@ -94,7 +97,10 @@ mod tests {
     fn one_connection_asks_whether_a_source_works_again_and_the_others_wait_for_it() {
         let mut sources = Sources::default();
         let source: IpAddr = [192, 0, 2, 1].into();
-        let until = |sources: &Sources, now_ms| sources.unusable_until(Some(source), now_ms);
+        let until = |sources: &Sources, now_ms| {
+            let failed_until_ms = sources.unusable_until(Some(source), now_ms);
+            failed_until_ms.or(sources.probed_until(Some(source), now_ms))
+        };
         sources.on_try(Some(source), 30_000, 0);
         assert_eq!(until(&sources, 0), None, "nothing holds against it");
         sources.on_failed(source, 0);

@@ -198,3 +198,20 @@ fn a_dead_proxy_leaves_its_mail_to_other_sources_and_is_asked_again_by_one_conne
     assert_eq!(most.load(Ordering::SeqCst), 1, "one at a time");
     assert!(hops.iter().all(|hop| hop.got().is_empty()));
 }
+
+#[test]
+fn a_proxy_that_comes_back_is_found_by_the_connection_that_delivers() {
+    if !is_installed("microsocks") {
+        return;
+    }
+    let next_hop = NextHop::start(Behaviour::default());
+    let proxy = free_address();
+    let config = source(&format!("socks5://{proxy}"), "\"far\"", "");
+    let server = Server::start(next_hop.address, &config);
+    send(&server, 1);
+    wait_until("it was tried", || server.stderr().contains("cannot be used"));
+    let _proxy = microsocks(proxy, &[]);
+    next_hop.wait_for(1);
+    wait_until("it is logged", || server.log().contains("outcome=relayed"));
+    assert_eq!(server.metric("ringpost_delivery_connections_total"), 1.0);
+}
