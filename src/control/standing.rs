@@ -1,12 +1,12 @@
 //! The file in the data directory that keeps suspensions over restarts.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::queue::StandingOrders;
+use crate::runtime::whole_file;
 
 /// The suspensions cannot be read. Starting without them would send mail that is to wait.
 #[derive(Debug)]
@@ -45,17 +45,10 @@ pub fn load(data_dir: &Path) -> Result<StandingOrders, StandingError> {
 
 /// Replaces the file whole; durable on return. After an error the old one or the new one stands.
 pub(super) fn save(data_dir: &Path, suspensions: &StandingOrders) -> io::Result<()> {
-    let (path, new) = (data_dir.join(FILE), data_dir.join(FILE_NEW));
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&suspensions.write())?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
-    File::open(data_dir)?.sync_all()
+    whole_file::replace(&data_dir.join(FILE), &suspensions.write())
 }
 
 const FILE: &str = "suspensions.json";
-const FILE_NEW: &str = "suspensions.new";
 
 #[cfg(test)]
 mod tests {
@@ -78,7 +71,7 @@ mod tests {
         };
         suspensions.add(suspension).expect("room");
         // What a crash left behind is in nobody's way.
-        fs::write(path.join(FILE_NEW), "half").expect("written");
+        fs::write(path.join("suspensions.new"), "half").expect("written");
         save(path, &suspensions).expect("saved");
         assert_eq!(load(path).expect("whole"), suspensions);
         fs::write(path.join(FILE), "{\"version\": 1").expect("written");

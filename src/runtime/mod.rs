@@ -28,3 +28,4 @@ pub mod task;
 pub mod thread;
 pub mod timer;
 pub mod udp;
+pub mod whole_file;

@@ -2,9 +2,9 @@
 //!
 //! One thread for all shards: what they hand in while a file is written goes into the next.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 
@@ -12,7 +12,7 @@ use super::SiteKey;
 use super::meter::Record;
 use super::record::{self, Clocks, Records};
 use crate::limits::LEASE_RECORDS_WAITING_MAX;
-use crate::runtime::{clock, thread};
+use crate::runtime::{clock, thread, whole_file};
 
 /// The way to the file, for each shard. Clones are the same.
 #[derive(Clone)]
@@ -115,14 +115,7 @@ fn run(path: &Path, mut records: Records, jobs: &Receiver<Job>) {
 
 /// The whole file or nothing of it.
 fn write(path: &Path, records: &Records) -> io::Result<()> {
-    let text = record::write(records, &clocks());
-    let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    let directory: PathBuf = path.parent().map(Into::into).unwrap_or_default();
-    File::open(directory)?.sync_all()
+    whole_file::replace(path, record::write(records, &clocks()).as_bytes())
 }
 
 /// Where the system does not say, the wall clock stands in for the one since boot.
