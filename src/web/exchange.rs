@@ -27,20 +27,19 @@ pub fn run(request: &Request, end: Instant) -> Result<Response, Failure> {
     }
     stream.flush().map_err(failure)?;
     let mut reader = Reader::new(request.body_bytes_max);
+    if let Method::Head = request.method {
+        reader = reader.without_content();
+    }
     let mut buffer = [0; 8192];
-    let response = loop {
+    loop {
         let count = stream.read(&mut buffer).map_err(failure)?;
         let response = match count {
             0 => Some(reader.end()?),
             count => reader.feed(&buffer[..count])?,
         };
         if let Some(response) = response {
-            break response;
+            return Ok(response);
         }
-    };
-    match response.status {
-        200..300 => Ok(response),
-        status => Err(Failure::Status(status)),
     }
 }
 
@@ -71,6 +70,7 @@ fn head(request: &Request) -> Vec<u8> {
     assert!(path.bytes().all(|octet| octet.is_ascii_graphic()));
     let (method, of_body) = match &request.method {
         Method::Get => ("GET", String::new()),
+        Method::Head => ("HEAD", String::new()),
         Method::Post { content_type, body } => {
             let fields =
                 format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());

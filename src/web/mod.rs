@@ -48,7 +48,12 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub enum Method {
     Get,
-    Post { content_type: &'static str, body: Vec<u8> },
+    /// As GET; the response has no content.
+    Head,
+    Post {
+        content_type: &'static str,
+        body: Vec<u8>,
+    },
 }
 
 /// Why there is no response with a 2xx status.
@@ -93,6 +98,11 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Does a request on the calling thread. Gives the response whatever its status is.
+pub fn ask_blocking(request: &Request) -> Result<Response, Failure> {
+    exchange::run(request, clock::now() + request.time_max)
+}
 
 /// The way to web servers, for every shard and thread. Clones are the same.
 #[derive(Clone, Default)]
@@ -183,7 +193,10 @@ fn work(state: &Arc<Mutex<State>>) {
             job
         };
         let Some(Job { request, end, answer }) = job else { return };
-        answer(exchange::run(&request, end));
+        answer(exchange::run(&request, end).and_then(|response| match response.status {
+            200..300 => Ok(response),
+            status => Err(Failure::Status(status)),
+        }));
     }
 }
 

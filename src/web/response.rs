@@ -9,12 +9,15 @@ pub struct Response {
     pub status: u16,
     /// As the server says it, parameters included; empty where it says none.
     pub content_type: String,
+    /// Other fields, by lower-case names, as far as their values are ASCII.
+    pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 /// Reads one response.
 pub struct Reader {
     body_bytes_max: usize,
+    has_content: bool,
     response: Response,
     part: Part,
     /// What came of a head, or of a line between chunks, that is not whole.
@@ -43,11 +46,17 @@ impl Reader {
     pub fn new(body_bytes_max: usize) -> Self {
         Self {
             body_bytes_max,
+            has_content: true,
             response: Response::default(),
             part: Part::Head,
             pending: Vec::new(),
             interim_count: 0,
         }
+    }
+
+    /// For the response to HEAD, which ends with its head whatever that says.
+    pub fn without_content(self) -> Self {
+        Self { has_content: false, ..self }
     }
 
     /// Takes what came. The response once it is whole: what follows is not looked at.
@@ -136,12 +145,19 @@ impl Reader {
         let status = head.code.expect("a whole head has a status");
         let part = match status {
             100..200 => Part::Head,
+            _ if !self.has_content => Part::Sized(0),
             204 | 304 => Part::Sized(0),
             _ => framing(head.headers)?,
         };
         if let Some(value) = field(head.headers, "content-type").next() {
             self.response.content_type = String::from_utf8_lossy(value).into_owned();
         }
+        let ascii = |it: &httparse::Header<'_>| {
+            let value = std::str::from_utf8(it.value).ok().filter(|value| value.is_ascii())?;
+            Some((it.name.to_ascii_lowercase(), value.trim().to_owned()))
+        };
+        self.response.fields = head.headers.iter().filter_map(ascii).collect();
+        self.response.fields.retain(|(name, _)| name != "content-type");
         self.response.status = status;
         self.pending.clear();
         // What is beyond the head came just now.
@@ -261,11 +277,14 @@ mod tests {
         let mut reader = Reader::new(16);
         for part in parts.iter().filter(|part| !part.is_empty()) {
             if let Some(response) = reader.feed(part).map_err(name)? {
-                return Ok(Some(response));
+                return Ok(Some(Response { fields: Vec::new(), ..response }));
             }
         }
         match reader.part {
-            Part::Unsized => reader.end().map(Some).map_err(name),
+            Part::Unsized => {
+                let response = reader.end().map_err(name)?;
+                Ok(Some(Response { fields: Vec::new(), ..response }))
+            }
             _ => {
                 assert!(reader.end().is_err(), "cut short");
                 Ok(None)
@@ -275,7 +294,7 @@ mod tests {
 
     fn response(status: u16, content_type: &str, body: &str) -> Option<Response> {
         let (content_type, body) = (content_type.to_owned(), body.as_bytes().to_vec());
-        Some(Response { status, content_type, body })
+        Some(Response { status, content_type, fields: Vec::new(), body })
     }
 
     #[test]
@@ -306,6 +325,17 @@ mod tests {
             check(text, None);
         }
         check(&format!("{ok}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"), None);
+    }
+
+    #[test]
+    fn fields_are_kept_and_the_answer_to_head_ends_with_them() {
+        let text =
+            b"HTTP/1.1 200 OK\r\nReplay-Nonce:  x1 \r\nX: \xe4\r\nContent-Length: 900\r\n\r\n";
+        let mut reader = Reader::new(16).without_content();
+        let response = reader.feed(text).expect("sound").expect("whole");
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(response.fields, [pair("replay-nonce", "x1"), pair("content-length", "900")]);
+        assert_eq!((response.status, response.body.len()), (200, 0));
     }
 
     #[test]

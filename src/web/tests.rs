@@ -70,8 +70,8 @@ fn a_server_with_the_right_certificate_is_asked() {
     let ok = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi";
     let (address, server) = serve(&chain, &key, ok);
     let response = outcome(request(vec![closed, address], roots(), Method::Get)).expect("asked");
-    let expected = Response { status: 200, content_type: "text/plain".into(), body: "hi".into() };
-    assert_eq!(response, expected);
+    assert_eq!((response.status, &*response.content_type), (200, "text/plain"));
+    assert_eq!(response.body, b"hi");
     let asked = server.join().expect("served");
     assert!(asked.starts_with("GET /a/b?c HTTP/1.1\r\nHost: web.test:"), "{asked}");
     let (address, server) = serve(&chain, &key, "HTTP/1.1 201 Created\r\n\r\n");
