@@ -127,6 +127,15 @@ pub const TLS_SESSIONS_KEPT_MAX: usize = 1024;
 /// Certificates of our servers: each handshake looks at them one by one.
 pub const CERTIFICATES_MAX: usize = 64;
 
+// ---- acme ----
+
+/// Names of the certificate that this server gets by itself: as many as CAs take.
+pub const ACME_NAMES_MAX: usize = 100;
+/// Octets of one response of a CA.
+pub const ACME_RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+/// Questions of a CA that are answered at the same time, each on a thread of its own.
+pub const ACME_QUESTIONS_AT_ONCE_MAX: usize = 16;
+
 // ---- web ----
 
 /// HTTPS requests under way at the same time, each on a thread of its own.

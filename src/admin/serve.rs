@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::Source;
 use super::exit::{Exit, Failure};
-use crate::config::{Config, Durability};
+use crate::acme;
+use crate::config::{Acme, Config, Durability};
 use crate::control::{self, Control, StandingError};
 use crate::event::LogWriter;
 use crate::journal::OpenError;
@@ -33,6 +34,7 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
     let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
+    let acme = config.acme.as_ref().map(bind_acme).transpose()?;
     drop_privileges(identity.as_ref())?;
     let suspensions = Arc::new(load_suspensions(&config.data_dir)?);
     let (writer, log) = LogWriter::start(config.log.path.clone()).map_err(|error| {
@@ -46,6 +48,12 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let inboxes = Box::new(shards.senders());
     let control = Control::new(inboxes, config.clone(), source.config.clone(), log, suspensions);
     control.start(metrics, socket).map_err(|error| Failure::new(Exit::System, error))?;
+    if let Some(listener) = acme {
+        let (asked, told) = (control.clone(), control);
+        let renew = move || told.renew_certificates().map_err(|error| error.to_string());
+        let started = acme::start(listener, move || asked.config(), renew);
+        started.map_err(|error| Failure::new(Exit::System, error))?;
+    }
     say_ready(&config, &cores, &shards, source.config.as_deref());
     let result = shards.join();
     // The file of a socket that nobody listens on; the next start would replace it.
@@ -134,6 +142,14 @@ fn bind(config: &Arc<Config>, time_max: Duration) -> Result<(Bound, Option<TcpLi
         None => None,
     };
     Ok((bound, metrics))
+}
+
+/// The place where CAs ask for our names.
+fn bind_acme(acme: &Acme) -> Result<TcpListener, Failure> {
+    TcpListener::bind(acme.listen).map_err(|error| {
+        let text = format!("cannot listen on acme.listen {}: {error}", acme.listen);
+        Failure::new(bind_exit(&error), text)
+    })
 }
 
 /// Waits for an address in use: the kernel closes the sockets of a ring some time after the process

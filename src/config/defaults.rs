@@ -28,6 +28,7 @@ impl Default for Config {
             },
             listeners: Vec::new(),
             certificates: Vec::new(),
+            acme: None,
             tls: Tls::default(),
             reception: Reception {
                 relay_networks: loopback(),

@@ -105,6 +105,9 @@ impl Config {
         out.text("ttl_max", Some(&write_duration(it.ttl_max)));
         out.text("stale_max", Some(&write_duration(it.stale_max)));
         out.plain("trust_ad", it.trust_ad);
+        if let Some(acme) = &self.acme {
+            super::acme::explain(acme, &mut out);
+        }
         super::verify::explain(&self.verify, &mut out);
         for route in &self.routes {
             out.table("[[route]]");

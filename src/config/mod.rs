@@ -5,6 +5,7 @@
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
+mod acme;
 mod credentials;
 mod defaults;
 mod dns;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
+pub use acme::{Acme, read_identity};
 pub use credentials::Credentials;
 pub use dns::Dns;
 pub use egress::{
@@ -59,6 +61,7 @@ pub struct Config {
     /// Of our servers: the first that is valid for the name a client asks for.
     pub certificates: Vec<Certificate>,
     pub tls: Tls,
+    pub acme: Option<Acme>,
     pub reception: Reception,
     pub journal: Journal,
     pub queue: Queue,

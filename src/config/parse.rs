@@ -122,6 +122,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
     root.table("verify", |it| super::verify::read(it, &mut config.verify))?;
+    super::acme::read(&root, &mut config)?;
     tls::read(&root, &mut config)?;
     config.routes = root.tables("route", read_route)?;
     credentials::read(&root, &mut config)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, Durability, NextHop};
+use super::{Acme, Config, ConfigError, Durability, NextHop};
 
 impl Config {
     /// The configuration that a running server goes on with when it is given `new`, and the keys
@@ -29,6 +29,8 @@ impl Config {
         keep("journal", new.journal != self.journal);
         keep("metrics.listen", new.metrics != self.metrics);
         keep("log.path", new.log.path != self.log.path);
+        let listen = |config: &Config| config.acme.as_ref().map(|acme| acme.listen);
+        keep("acme.listen", listen(new) != listen(self));
         merged.node = self.node;
         merged.data_dir = self.data_dir.clone();
         merged.user = self.user.clone();
@@ -38,7 +40,19 @@ impl Config {
         merged.journal = self.journal.clone();
         merged.metrics = self.metrics.clone();
         merged.log.path = self.log.path.clone();
+        merged.acme = match (merged.acme, &self.acme) {
+            (Some(new), Some(old)) => Some(Acme { listen: old.listen, ..new }),
+            // Without a place to answer at nothing is asked for.
+            _ => None,
+        };
         (merged, waiting)
+    }
+
+    /// The same with certificates and keys read anew.
+    pub fn with_certificates_anew(&self) -> Result<Config, ConfigError> {
+        let mut config = self.clone();
+        config.load_tls()?;
+        Ok(config)
     }
 
     /// What is allowed and yet most likely a mistake, one sentence each.

@@ -115,7 +115,8 @@ impl Config {
     /// Reads the files that are named, and makes the contexts of them.
     pub(super) fn load_tls(&mut self) -> Result<(), ConfigError> {
         let identities = self.certificates.iter().map(|it| load_identity(it, "certificate"));
-        let identities = identities.collect::<Result<Vec<_>, _>>()?;
+        let mut identities = identities.collect::<Result<Vec<_>, _>>()?;
+        identities.extend(self.load_acme()?);
         let client_roots =
             self.tls.client_ca.as_ref().map(|path| load_roots(path, "tls.client_ca"));
         let client_roots = client_roots.transpose()?;
@@ -145,10 +146,10 @@ impl Config {
         let demands: Vec<Demand> = demands.collect();
         let roots = match &tls.ca {
             Some(path) => load_roots(path, "delivery.tls.ca")?,
-            None if is_verified => roots_of_machine()?,
+            None if is_verified => roots_of_machine("delivery.tls.ca")?,
             // Without any there is a warning where MTA-STS is gone by: no policy can be had. Mail
             // under REQUIRETLS fails.
-            None => roots_of_machine().unwrap_or_else(|_| RootCertStore::empty()),
+            None => roots_of_machine("delivery.tls.ca").unwrap_or_else(|_| RootCertStore::empty()),
         };
         let identity = tls.certificate.as_ref().map(|it| load_identity(it, "delivery.tls"));
         tls.contexts = Contexts::new(roots, identity.transpose()?, &demands);
@@ -182,22 +183,22 @@ fn load_identity(certificate: &Certificate, table: &str) -> Result<Identity, Con
     })
 }
 
-fn load_roots(path: &Path, key: &str) -> Result<RootCertStore, ConfigError> {
+pub(super) fn load_roots(path: &Path, key: &str) -> Result<RootCertStore, ConfigError> {
     roots_from_pem(&read_pem(path, key)?).map_err(|text| wrong(path, key, &text))
 }
 
-fn roots_of_machine() -> Result<RootCertStore, ConfigError> {
+/// `key` names a file that could stand in for them.
+pub(super) fn roots_of_machine(key: &str) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         return Err(ConfigError {
-            file: "delivery.tls.ca".to_owned(),
+            file: key.to_owned(),
             line: 0,
-            message:
-                "this machine has no CA certificates, by which level \"verify\" goes; install \
+            message: "this machine has no CA certificates, by which servers are verified; install \
                       them (ca-certificates) or name a file"
-                    .to_owned(),
+                .to_owned(),
         });
     }
     Ok(roots)
@@ -228,8 +229,9 @@ pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     config.tls_policies = root.tables("tls_policy", |table| read_policy(table, &default))?;
     let is_implicit = |tls| tls == ListenerTls::Implicit;
     let listener = config.listeners.iter().position(|listener| is_implicit(listener.tls));
-    if let (Some(index), true) = (listener, config.certificates.is_empty()) {
-        let message = "listener.tls: \"implicit\" needs a [[certificate]]".to_owned();
+    let has_none = config.certificates.is_empty() && config.acme.is_none();
+    if let (Some(index), true) = (listener, has_none) {
+        let message = "listener.tls: \"implicit\" needs a [[certificate]] or [acme]".to_owned();
         return Err(root.wrong_at(&[&["listener", &index.to_string(), "tls"]], message));
     }
     Ok(())

@@ -161,14 +161,29 @@ impl Control {
             return Err(ReloadError::Draining);
         }
         let (merged, waiting) = state.config.reloaded(&new);
-        let merged = Arc::new(merged);
+        let warnings = merged.warnings();
+        self.put_in_force(&mut state, merged)?;
+        Ok(Reloaded { waiting, warnings })
+    }
+
+    /// Reads the files of certificates and keys anew, and nothing else of the configuration.
+    pub fn renew_certificates(&self) -> Result<(), ReloadError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.draining_since.is_some() {
+            return Err(ReloadError::Draining);
+        }
+        let renewed = state.config.with_certificates_anew().map_err(ReloadError::Config)?;
+        self.put_in_force(&mut state, renewed)
+    }
+
+    fn put_in_force(&self, state: &mut State, config: Config) -> Result<(), ReloadError> {
         // From here on the new one counts: a shard that misses it gets it by the next reload.
-        state.config = merged.clone();
+        state.config = Arc::new(config);
         for shard in self.shards.numbers() {
-            asking::tell(&*self.shards, shard, Ask::Reload(merged.clone()), ANSWER_WAIT)
+            asking::tell(&*self.shards, shard, Ask::Reload(state.config.clone()), ANSWER_WAIT)
                 .map_err(ReloadError::Shard)?;
         }
-        Ok(Reloaded { waiting, warnings: merged.warnings() })
+        Ok(())
     }
 
     /// Tells every shard to drain; asked again after a moment, ends the process at once.
@@ -231,7 +246,8 @@ impl Control {
         Ok(result)
     }
 
-    fn config(&self) -> Arc<Config> {
+    /// What is in force.
+    pub fn config(&self) -> Arc<Config> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
     }
 }

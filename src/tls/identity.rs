@@ -9,6 +9,8 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureScheme};
 
+use super::validity;
+
 /// A chain, leaf first, with the key of the leaf.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -69,6 +71,20 @@ impl Identity {
         Ok(Identity { key: Arc::new(key) })
     }
 
+    /// A certificate for `names` that vouches for itself: for sessions that nobody verifies.
+    /// The names are host names.
+    pub fn self_signed(names: &[String]) -> Result<Identity, rcgen::Error> {
+        let certified = rcgen::generate_simple_self_signed(names)?;
+        let (chain, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+        Ok(Identity::from_pem(chain.as_bytes(), key.as_bytes()).expect("just made"))
+    }
+
+    /// When the certificate begins and ends to be valid, in seconds since 1970; `None` where it
+    /// says that in no way that is known here.
+    pub fn validity(&self) -> Option<(i64, i64)> {
+        validity::of(self.key.cert.first()?)
+    }
+
     /// Whether the certificate is valid for `name`; its time and its issuer are not looked at.
     pub fn is_for(&self, name: &ServerName<'_>) -> bool {
         let leaf = self.key.cert.first().map(ParsedCertificate::try_from);
@@ -101,6 +117,15 @@ pub(crate) mod tests {
         let key = rcgen::KeyPair::generate().expect("a key");
         let chain = leaf.signed_by(&key, &issuer).expect("signed").pem();
         (chain, key.serialize_pem(), ca_pem)
+    }
+
+    #[test]
+    fn a_certificate_of_our_own_is_for_its_names() {
+        let names = ["mx.a.test".to_owned(), "mx.b.test".to_owned()];
+        let identity = Identity::self_signed(&names).expect("host names");
+        assert!(names.iter().all(|it| identity.is_for(&ServerName::try_from(&**it).expect("one"))));
+        let (begin, end) = identity.validity().expect("dates");
+        assert!(begin < end && begin < 1_700_000_000, "{begin} {end}");
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //! session is resumed only under the demands under which it began.
 //! **Start reading** at `server::Context`, then `client::Demand`.
 
+pub mod challenge;
 pub mod client;
 pub mod dane;
 pub mod digest;
 pub mod identity;
 pub mod server;
+pub mod validity;
 
 use std::sync::{Arc, OnceLock};
 

@@ -164,7 +164,7 @@ impl Drop for Disk {
 }
 
 /// Mounts of this thread, and of the processes it starts, are theirs alone from here on.
-fn own_mounts() -> Result<(), String> {
+pub fn own_mounts() -> Result<(), String> {
     // SAFETY: no memory is passed.
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
         return Err(format!("no mount namespace: {}", io::Error::last_os_error()));
@@ -173,7 +173,7 @@ fn own_mounts() -> Result<(), String> {
 }
 
 /// What a command printed, or why it failed.
-fn run(command: &mut Command) -> Result<String, String> {
+pub fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if !output.status.success() {

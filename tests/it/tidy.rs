@@ -17,6 +17,7 @@ const RANKS: &[(&str, u32)] = &[
     ("fsck", 5),
     ("dns", 5),
     ("web", 5),
+    ("acme", 6),
     ("queue", 6),
     ("mailbox", 6),
     ("reception", 7),
