@@ -45,7 +45,7 @@ fn a_web_server_has_to_answer_as_the_standard_says() {
     let text = "version: STSv1\nmode: enforce\nmx: mx.a.test\nmax_age: 9";
     let of = |status, content_type: &str, body: &str| {
         let (content_type, body) = (content_type.to_owned(), body.as_bytes().to_vec());
-        let result = policy_of(Ok(Response { status, content_type, body }));
+        let result = policy_of(Ok(Response { status, content_type, fields: Vec::new(), body }));
         result.expect("it was asked").map_err(|error| error.failure)
     };
     assert!(of(200, "text/plain", text).is_ok());
