@@ -161,6 +161,20 @@ pub const KNOWN_MAILBOXES_MAX: usize = 1 << 16;
 pub const VERIFICATIONS_AT_ONCE_MAX: usize = 64;
 /// Domains for which the protection of one connection is counted.
 pub const TLS_DOMAINS_COUNTED_MAX: usize = 16;
+/// Policies whose sessions a shard, or the process, counts for reports: a few hundred bytes each.
+pub const TLS_POLICIES_COUNTED_MAX: usize = 4096;
+/// Failures of one policy that its report tells apart; more are in its sum alone.
+pub const TLS_FAILURES_TOLD_APART_MAX: usize = 32;
+/// TLS reports that wait to be sent; the oldest go for more.
+pub const TLS_REPORTS_PENDING_MAX: usize = 2 * TLS_POLICIES_COUNTED_MAX;
+/// TLS reports that are being sent at the same time.
+pub const TLS_REPORTS_AT_ONCE_MAX: usize = 8;
+/// Receivers of TLS reports that a domain may name; more are not looked at.
+pub const TLS_REPORT_RECEIVERS_MAX: usize = 4;
+/// TLS reports that a directory holds; the oldest go for more.
+pub const TLS_REPORT_FILES_MAX: usize = 10_000;
+/// Files of TLS reports that wait to be written.
+pub const TLS_REPORT_FILES_WAITING_MAX: usize = 32;
 /// Hosts of a place that a message is offered to in one attempt.
 pub const MESSAGE_HOSTS_MAX: usize = 5;
 /// Hosts that a shard remembers as failing; more are all forgotten.

@@ -83,6 +83,7 @@ impl Default for Config {
             },
             tls_policies: Vec::new(),
             dns: super::Dns::default(),
+            tls_reports: super::TlsReports::default(),
             verify: super::Verify::default(),
             routes: Vec::new(),
             credentials: Vec::new(),

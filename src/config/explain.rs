@@ -108,6 +108,7 @@ impl Config {
         if let Some(acme) = &self.acme {
             super::acme::explain(acme, &mut out);
         }
+        super::tls_reports::explain(&self.tls_reports, &mut out);
         super::verify::explain(&self.verify, &mut out);
         for route in &self.routes {
             out.table("[[route]]");

@@ -18,6 +18,7 @@ mod retry;
 mod rules;
 mod table;
 mod tls;
+mod tls_reports;
 mod values;
 mod verify;
 
@@ -41,6 +42,7 @@ pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
 pub use tls::{Certificate, DeliveryTls, PublishedCounts, Tls, TlsPolicy};
+pub use tls_reports::TlsReports;
 pub use values::{parse_duration, parse_next_hop, write_conditions, write_duration};
 pub use verify::Verify;
 
@@ -71,6 +73,7 @@ pub struct Config {
     /// The first that matches; `delivery.tls` says what holds for the others.
     pub tls_policies: Vec<TlsPolicy>,
     pub dns: Dns,
+    pub tls_reports: TlsReports,
     pub verify: Verify,
     /// Looked up by exact domain, then by the longest `*.suffix`.
     pub routes: Vec<Route>,

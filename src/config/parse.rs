@@ -121,6 +121,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     retry::read(&root, &mut config)?;
     root.table("delivery", |it| read_delivery(it, &mut config))?;
     root.table("dns", |it| super::dns::read(it, &mut config.dns))?;
+    root.table("tls_reports", |it| super::tls_reports::read(it, &mut config.tls_reports))?;
     root.table("verify", |it| super::verify::read(it, &mut config.verify))?;
     super::acme::read(&root, &mut config)?;
     tls::read(&root, &mut config)?;

@@ -372,7 +372,9 @@ impl Link {
         for it in messages {
             let recipient = usize::from(it.message.recipient_indexes[0]);
             let domain = it.message.envelope.recipients[recipient].domain();
-            if !self.counted_for.iter().any(|it| it.eq_ignore_ascii_case(domain)) {
+            // Reports are not to tell of the sessions by which they went (RFC 8460 §3).
+            let is_told = it.message.envelope.stream.tls != TlsTag::Optional;
+            if is_told && !self.counted_for.iter().any(|it| it.eq_ignore_ascii_case(domain)) {
                 let reported = Reported {
                     kind: self.check.kind(),
                     associations: self.check.associations(),

@@ -36,6 +36,7 @@ mod sources;
 pub mod sts;
 mod suspensions;
 mod tls;
+pub mod tls_reports;
 pub mod verify;
 pub mod view;
 mod wanted;
@@ -51,6 +52,7 @@ use crate::dns::Resolver;
 use crate::limits::LINE_HISTORIES_MAX;
 use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, TlsTag, WaitCause};
 use crate::metrics::Metrics;
+use crate::proto::tlsrpt::PolicyReport;
 use crate::queue::ledger::{CauseTimes, Waiting};
 use crate::queue::{
     Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, StandingOrders, Task,
@@ -71,6 +73,7 @@ use site::Site;
 use sources::Sources;
 use sts::Policies;
 use tls::BrokenTls;
+use tls_reports::{ReportStore, TlsReporting};
 use wanted::{Published, Wanted};
 
 pub use suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope, Suspensions};
@@ -83,6 +86,8 @@ pub enum DeliveryMemo {
     Suspension(Box<Suspension>),
     /// An operator wants nothing of it to hold any more.
     Lifted(Box<SuspensionScope>),
+    /// What was counted of TLS, for the shard that reports on it.
+    TlsSessions(Vec<PolicyReport>),
 }
 
 /// Carries a memo to a shard; false when the shard's inbox is full.
@@ -97,6 +102,7 @@ pub struct Neighbourhood {
     pub records: RecordStore,
     /// Of the process.
     pub policies: Policies,
+    pub tls_reports: ReportStore,
 }
 
 /// Delivery of this shard. Clones are the same.
@@ -129,6 +135,7 @@ struct Inner {
     sources: RefCell<Sources>,
     broken_tls: RefCell<BrokenTls>,
     salted_passwords: RefCell<SaltedPasswords>,
+    tls_reporting: TlsReporting,
     /// Hosts that cannot give mail under REQUIRETLS what it asks for.
     unfit: RefCell<BrokenTls>,
     policies: Policies,
@@ -149,7 +156,8 @@ impl Delivery {
         neighbourhood: Neighbourhood,
         orders: Arc<StandingOrders>,
     ) -> Delivery {
-        let Neighbourhood { shard, shard_count, send, records, policies } = neighbourhood;
+        let Neighbourhood { shard, shard_count, send, records, policies, tls_reports } =
+            neighbourhood;
         let of_leases = send.clone();
         let send_lease =
             Rc::new(move |to: usize, memo: LeaseMemo| of_leases(to, DeliveryMemo::Lease(memo)));
@@ -178,6 +186,7 @@ impl Delivery {
                 sources: RefCell::default(),
                 broken_tls: RefCell::default(),
                 salted_passwords: RefCell::default(),
+                tls_reporting: TlsReporting::new(shard, tls_reports),
                 unfit: RefCell::default(),
                 policies,
                 suspensions: RefCell::default(),
@@ -188,6 +197,7 @@ impl Delivery {
         task::spawn(delivery.clone().run());
         task::spawn(delivery.clone().run_upkeep());
         task::spawn(delivery.clone().run_lease_news());
+        task::spawn(delivery.clone().run_tls_reports());
         delivery
     }
 
@@ -223,6 +233,7 @@ impl Delivery {
             DeliveryMemo::Suspension(suspension) => {
                 self.inner.enter(*suspension);
             }
+            DeliveryMemo::TlsSessions(counted) => self.inner.collect_tls_sessions(counted),
             DeliveryMemo::Lifted(scope) => {
                 self.inner.lift(|it| it.scope == *scope);
             }

@@ -13,7 +13,9 @@ use super::site::Site;
 use super::sts::StsFailure;
 use super::wanted::{Check, Excluded, Wanted};
 use crate::limits::TLS_BROKEN_HOSTS_MAX;
-use crate::mail::{Protection, Reply, TlsFailure, TlsOutcome, TlsPolicyKind, VerifiedBy, status};
+use crate::mail::{
+    Protection, Reply, TlsFailure, TlsOutcome, TlsPolicyKind, TlsTag, VerifiedBy, status,
+};
 use crate::routing::Place;
 use crate::routing::dane::Dane;
 use crate::runtime::stream::Stream;
@@ -265,6 +267,7 @@ impl Inner {
             Ok(()) => numbers.tls_policies_kept.add(1),
             Err(_) => numbers.tls_policies_broken.add(1),
         }
+        self.count_for_report(outcome);
     }
 
     /// A session that was opened for the mail of `domain` is protected as is asked.
@@ -287,9 +290,12 @@ impl Inner {
         }
         // The session was for whatever is ready first.
         let Some(task) = site.take(&self.queue) else { return };
-        let domain = self.queue.flow_of(task).domain;
+        let flow = self.queue.flow_of(task);
         self.queue.put_back(task);
-        self.on_tls_outcome(&peer.outcome(site, &domain, Err(failure), reason));
+        if flow.stream.tls == TlsTag::Optional {
+            return;
+        }
+        self.on_tls_outcome(&peer.outcome(site, &flow.domain, Err(failure), reason));
     }
 
     /// There is no TLS with a host.

@@ -179,6 +179,10 @@ numbers! {
         tls_failures counter "TLS handshakes with next hops that failed.";
         tls_policies_kept counter "Sessions with MX hosts protected as their domains ask.";
         tls_policies_broken counter "Sessions with MX hosts not protected as their domains ask.";
+        tls_sessions_unreported counter "Sessions that no TLS report had room for.";
+        tls_reports_written counter "TLS reports written to files.";
+        tls_reports_sent counter "TLS reports sent, for each receiver.";
+        tls_reports_failed counter "TLS reports given up.";
         leased_connections gauge "Connection leases that shards hold of sites owned here.";
         leased_messages gauge "Message leases that shards hold of sites owned here.";
         discoveries counter "Times the DNS was asked where the mail of a domain goes.";

@@ -20,4 +20,5 @@ pub mod proxy;
 pub mod sasl;
 pub mod smtp;
 pub mod socks5;
+pub mod tlsrpt;
 pub mod xtext;

@@ -10,6 +10,7 @@ use super::memo::Memo;
 use crate::config::{Config, Durability};
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
+use crate::delivery::tls_reports::ReportStore;
 use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
@@ -53,6 +54,8 @@ pub(super) struct Start {
     /// Where limits of minutes and more outlive the process.
     pub lease_records: RecordStore,
     pub policies: Policies,
+    /// Where reports on TLS outlive the process.
+    pub tls_reports: ReportStore,
     pub suspensions: Arc<StandingOrders>,
     /// Told once the journal is open, or why it is not.
     pub opened: Sender<Result<Opened, OpenError>>,
@@ -71,6 +74,7 @@ pub(super) async fn run(start: Start) {
         log,
         lease_records,
         policies,
+        tls_reports,
         suspensions,
         opened,
         mut gate,
@@ -120,6 +124,7 @@ pub(super) async fn run(start: Start) {
         send: Rc::new(move |to, memo| of_delivery[to].try_send(Memo::Delivery(memo)).is_ok()),
         records: lease_records,
         policies,
+        tls_reports,
     };
     let delivery =
         Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);
@@ -269,6 +274,7 @@ impl Shard {
         self.delivery.drain();
         let sessions_gone = self.reception.drained(end).await;
         let connections_gone = self.delivery.drained(end).await;
+        self.delivery.end_tls_reports(end.max(clock::now() + REPORTS_SAVED)).await;
         self.queue.drain();
         self.queue.flushed().await;
         self.queue.checkpoint_at_stop().await;
@@ -311,5 +317,7 @@ fn journal_config(config: &Config, shard: usize) -> JournalConfig {
     }
 }
 
+/// Time that is left for counts of TLS to be saved, whatever else took long.
+const REPORTS_SAVED: Duration = Duration::from_millis(500);
 /// How often whoever gave an order hears how far it is.
 const PROGRESS_PERIOD_MS: u64 = 200;

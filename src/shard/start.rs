@@ -15,6 +15,7 @@ use super::run::{self, Neighbours, Opened};
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
+use crate::delivery::tls_reports::ReportStore;
 use crate::event::LogSink;
 use crate::journal::{self, OpenError};
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
@@ -148,6 +149,8 @@ impl Bound {
             .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
         let policies = Policies::start(&self.config.data_dir, Web::default())
             .map_err(|error| StartError::Thread { name: "mta-sts".into(), error })?;
+        let tls_reports = ReportStore::start(&self.config.data_dir)
+            .map_err(|error| StartError::Thread { name: "tls-reports".into(), error })?;
         let serving_count = self.shard_count();
         let cores = self.cores();
         let serving = self.listeners.into_iter().enumerate();
@@ -166,6 +169,7 @@ impl Bound {
                 log: log.clone(),
                 lease_records: lease_records.clone(),
                 policies: policies.clone(),
+                tls_reports: tls_reports.clone(),
                 suspensions: suspensions.clone(),
                 opened: opened_sender,
                 gate,

@@ -35,4 +35,5 @@ mod streams;
 mod sts_dane;
 mod tidy;
 mod tls;
+mod tls_reports;
 mod verify;
