@@ -179,7 +179,10 @@ fn a_host_without_tls_is_reported_to_its_domain_by_every_way_it_names() {
     let (name, written) = files(&directory).remove(0);
     assert!(name.starts_with("mx.test!d.v.test!") && name.ends_with(".json"), "{name}");
     assert_eq!(written, report);
-    assert_eq!(server.metric("ringpost_delivery_tls_reports_sent_total"), 2.0);
+    // It is counted once the web server's response has come.
+    wait_until("both are counted", || {
+        server.metric("ringpost_delivery_tls_reports_sent_total") == 2.0
+    });
     assert!(bench.host.got().is_empty());
 }
 
