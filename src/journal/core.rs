@@ -260,6 +260,10 @@ impl Core {
         }
     }
 
+    pub fn store_id(&self) -> StoreId {
+        self.store
+    }
+
     /// A message id never used before in this journal.
     pub fn next_message_id(&mut self) -> u64 {
         let id = self.next_message_id;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::core::{
     Append, AppendError, Appended, Core, Counters, Effect, Location, Ticket, WriteTag,
 };
-use super::format::{BLOCK_BYTES, Record, RecordRef};
+use super::format::{BLOCK_BYTES, Record, RecordRef, StoreId};
 use super::open::Maker;
 use super::space::Space;
 use crate::runtime::aligned::AlignedBuffer;
@@ -94,6 +94,11 @@ impl Journal {
         task::spawn_vital(journal.clone().run_patient());
         task::spawn_vital(journal.clone().run_upkeep());
         journal
+    }
+
+    /// What no other store has.
+    pub fn store_id(&self) -> StoreId {
+        self.inner.core.borrow().store_id()
     }
 
     /// A message id never used before in this journal.

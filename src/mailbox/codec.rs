@@ -33,6 +33,24 @@ pub struct BodyId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryKey(pub u128);
 
+/// How much an account may hold; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    pub bytes: u64,
+    pub messages: u32,
+}
+
+impl Quota {
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.messages.to_le_bytes());
+    }
+
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { bytes: reader.u64()?, messages: reader.u32()? })
+    }
+}
+
 /// What moves the state of a partition. Each is one record; its number is that of what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -45,6 +63,11 @@ pub enum Operation {
     AccountRemoved {
         account: AccountId,
         at_s: u32,
+    },
+    /// How much it may hold from now on.
+    QuotaSet {
+        account: AccountId,
+        quota: Quota,
     },
     /// A name is subscribed to or no longer, whether a mailbox has it or not.
     Subscribed {
@@ -221,6 +244,7 @@ impl Operation {
         match self {
             Operation::AccountAdded { account, .. }
             | Operation::AccountRemoved { account, .. }
+            | Operation::QuotaSet { account, .. }
             | Operation::Subscribed { account, .. } => (kind::ACCOUNT, account.0),
             Operation::MailboxCreated { mailbox, .. }
             | Operation::MailboxRenamed { mailbox, .. }
@@ -245,6 +269,10 @@ impl Operation {
             Operation::AccountRemoved { at_s, .. } => {
                 out.extend_from_slice(&[VERSION, account::REMOVED]);
                 out.extend_from_slice(&at_s.to_le_bytes());
+            }
+            Operation::QuotaSet { quota, .. } => {
+                out.extend_from_slice(&[VERSION, account::QUOTA]);
+                quota.write(out);
             }
             Operation::Subscribed { name, is_subscribed, .. } => {
                 let action =
@@ -319,6 +347,12 @@ impl Operation {
         payload: &[u8],
         place: Location,
     ) -> Result<Option<Operation>, Malformed> {
+        if !KINDS.contains(&kind) {
+            return Ok(None);
+        }
+        if id == 0 {
+            return Err(Malformed);
+        }
         let mut reader = Reader::new(payload);
         let mailbox = MailboxId(id);
         let operation = match kind {
@@ -390,6 +424,7 @@ fn read_account(account: AccountId, reader: &mut Reader<'_>) -> Result<Operation
             Operation::AccountAdded { account, name }
         }
         account::REMOVED => Operation::AccountRemoved { account, at_s: reader.u32()? },
+        account::QUOTA => Operation::QuotaSet { account, quota: Quota::read(reader)? },
         action @ (account::SUBSCRIBED | account::UNSUBSCRIBED) => {
             let name = name(rest(reader)?, MAILBOX_NAME_BYTES_MAX)?;
             let is_subscribed = action == account::SUBSCRIBED;
@@ -408,7 +443,7 @@ fn read_mailbox(mailbox: MailboxId, reader: &mut Reader<'_>) -> Result<Operation
             let account = AccountId(reader.u64()?);
             let uid_validity = reader.u32()?;
             let name = name(rest(reader)?, MAILBOX_NAME_BYTES_MAX)?;
-            if uid_validity == 0 {
+            if uid_validity == 0 || account.0 == 0 {
                 return Err(Malformed);
             }
             Operation::MailboxCreated { mailbox, account, name, uid_validity, special_uses }
@@ -437,7 +472,8 @@ fn read_copies(target: MailboxId, reader: &mut Reader<'_>) -> Result<Operation, 
         let message = Message::read(reader)?;
         let body = Body::read_without_id(message.body, reader)?;
         // In the order of the target's UIDs.
-        if copies.last().is_some_and(|last| last.message.uid >= message.uid) {
+        let is_behind = copies.last().is_none_or(|last| last.message.uid < message.uid);
+        if source_uid == 0 || !is_behind {
             return Err(Malformed);
         }
         copies.push(Copy { source_uid, message, body });
@@ -469,7 +505,8 @@ impl Message {
             keywords: reader.u64()?,
             body: BodyId(reader.u64()?),
         };
-        if message.uid == 0 || message.uid == u32::MAX { Err(Malformed) } else { Ok(message) }
+        let is_sound = (1..u32::MAX).contains(&message.uid) && message.body.0 != 0;
+        if is_sound { Ok(message) } else { Err(Malformed) }
     }
 }
 
@@ -568,6 +605,7 @@ mod account {
     pub const REMOVED: u8 = 2;
     pub const SUBSCRIBED: u8 = 3;
     pub const UNSUBSCRIBED: u8 = 4;
+    pub const QUOTA: u8 = 5;
 }
 
 /// What follows the version in a MAILBOX.
@@ -578,6 +616,17 @@ mod mailbox {
     pub const SPECIAL_USE: u8 = 4;
 }
 
+/// The records that are ours.
+const KINDS: [u8; 8] = [
+    kind::ACCOUNT,
+    kind::MAILBOX,
+    kind::BODY,
+    kind::APPEND,
+    kind::FLAGS,
+    kind::EXPUNGE,
+    kind::COPY,
+    kind::KEYWORD,
+];
 /// Of every payload.
 const VERSION: u8 = 1;
 /// Mod-sequences have 63 bits (RFC 7162 §7).

@@ -56,11 +56,15 @@ impl Draft {
         Ok(())
     }
 
-    /// Puts the message into every mailbox, or into none; resolves when it is durable there. A
-    /// delivery that was made before is not made again.
+    /// Puts the message into every mailbox that takes it, all at once; resolves when it is durable
+    /// there, with what became of each. A delivery that was made before is not made again. An error
+    /// as a whole means that none was made.
     ///
     /// Do not drop the future midway: the message may then be there though nobody was answered.
-    pub async fn commit(mut self, deliveries: &[Delivery]) -> Result<Vec<Delivered>, Refusal> {
+    pub async fn commit(
+        mut self,
+        deliveries: &[Delivery],
+    ) -> Result<Vec<Result<Delivered, Refusal>>, Refusal> {
         assert!(!deliveries.is_empty());
         let is_shared = deliveries.len() > 1 || !self.chunks.is_empty();
         if is_shared && !self.buffer.is_empty() {
@@ -71,21 +75,14 @@ impl Draft {
         if content_bytes + longest as u64 > u32::MAX.into() {
             return Err(Refusal::TooLarge);
         }
-        let store = self.store.clone();
-        let inner = &store.inner;
+        let inner = &self.store.inner;
         let ids = deliveries.iter().map(|_| BodyId(inner.journal.next_message_id()));
         let ids: Vec<BodyId> = ids.collect();
         loop {
-            let planned = inner.partition.borrow().plan_deliveries(deliveries, &ids, now_s());
-            let planned = match planned {
-                Ok(planned) => planned,
-                Err(refusal) => {
-                    inner.newest_durable().await;
-                    return Err(refusal);
-                }
-            };
+            let planned =
+                inner.partition.borrow().plan_deliveries(deliveries, content_bytes, &ids, now_s());
             let made = deliveries.iter().zip(&ids).zip(&planned.told);
-            let made = made.filter(|(_, told)| **told != Delivered::Before);
+            let made = made.filter(|(_, told)| matches!(told, Ok(Delivered::As { .. })));
             let bodies = made.map(|((delivery, id), _)| NewBody {
                 id: *id,
                 prefix: &delivery.prefix,
@@ -96,6 +93,7 @@ impl Draft {
             let bodies: Vec<NewBody<'_>> = bodies.collect();
             match inner.append(&bodies, planned.operations, Append::Message) {
                 Ok(()) => {
+                    // What some were refused for may not be durable yet either.
                     inner.newest_durable().await;
                     return Ok(planned.told);
                 }

@@ -368,6 +368,9 @@ impl Vanished {
     }
 
     fn add(&mut self, modseq: u64, first: u32, end: u32) {
+        let last = self.ranges.back().map_or(0, |(modseq, ..)| *modseq);
+        // They ascend in every log that we wrote.
+        let modseq = modseq.max(last);
         self.ranges.push_back((modseq, first, end));
         if self.ranges.len() > VANISHED_RANGES_MAX
             && let Some((modseq, ..)) = self.ranges.pop_front()

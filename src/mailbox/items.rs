@@ -4,16 +4,20 @@
 //! messages a range of UIDs at a time; what happens to it in between is in records that replay
 //! meets in their turn.
 
+use std::ops::Bound::{Excluded, Unbounded};
+
 use super::codec::{
-    AccountId, Body, BodyId, DeliveryKey, MailboxId, Malformed, Message, SpecialUses, name,
+    AccountId, Body, BodyId, DeliveryKey, MODSEQ_MAX, MailboxId, Malformed, Message, Quota,
+    SpecialUses, name,
 };
 use super::index::{Entry, Mailbox, Vanished};
-use super::partition::Partition;
+use super::partition::{Kept, Partition};
 use crate::journal::payload::{Reader, text};
 use crate::limits::{
     ACCOUNT_NAME_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX,
     VANISHED_RANGES_MAX,
 };
+use crate::proto::imap::flag::SystemFlags;
 
 /// How far a checkpoint has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,21 +74,22 @@ impl Partition {
                 Some(next.map_or(Cursor::Accounts(AccountId(0)), Cursor::Keys))
             }
             Cursor::Accounts(after) => {
-                let behind = AccountId(after.0 + 1)..;
-                let Some((id, account)) = self.accounts.range(behind).next() else {
+                let mut behind = self.accounts.range((Excluded(after), Unbounded));
+                let Some((id, account)) = behind.next() else {
                     return Some(Cursor::Mailboxes(MailboxId(0)));
                 };
                 items.add(tag::ACCOUNT, |out| {
                     out.extend_from_slice(&id.0.to_le_bytes());
                     write_text(&account.name, out);
+                    account.quota.write(out);
                     out.extend_from_slice(&(account.subscriptions.len() as u16).to_le_bytes());
                     account.subscriptions.iter().for_each(|name| write_text(name, out));
                 });
                 Some(Cursor::Accounts(*id))
             }
             Cursor::Mailboxes(after) => {
-                let behind = MailboxId(after.0 + 1)..;
-                let Some((id, mailbox)) = self.mailboxes.range(behind).next() else {
+                let mut behind = self.mailboxes.range((Excluded(after), Unbounded));
+                let Some((id, mailbox)) = behind.next() else {
                     return Some(Cursor::Expunged(MailboxId(0), 0));
                 };
                 items.add(tag::MAILBOX, |out| write_mailbox(mailbox, out));
@@ -153,14 +158,16 @@ impl Partition {
         items.add(tag::EXPUNGED, |out| {
             let start = out.len();
             while out.len() - start < bytes_min {
-                let Some(((mailbox, uid), at_s, body)) = kept.next() else {
+                let Some(((mailbox, uid), kept)) = kept.next() else {
                     next = None;
                     return;
                 };
-                let body = self.bodies.body(body);
+                let body = self.bodies.body(kept.body);
                 out.extend_from_slice(&mailbox.0.to_le_bytes());
                 out.extend_from_slice(&uid.to_le_bytes());
-                out.extend_from_slice(&at_s.to_le_bytes());
+                out.extend_from_slice(&kept.at_s.to_le_bytes());
+                out.extend_from_slice(&kept.date_s.to_le_bytes());
+                out.push(kept.flags.0);
                 out.extend_from_slice(&body.id.0.to_le_bytes());
                 body.write_without_id(out);
                 next = Some(Cursor::Expunged(mailbox, uid));
@@ -181,7 +188,7 @@ impl Partition {
             let mut item = Reader::new(reader.take(bytes)?);
             match tag {
                 tag::COUNTERS => {
-                    self.modseq = self.modseq.max(item.u64()?);
+                    self.modseq = self.modseq.max(modseq(&mut item)?);
                     self.uid_validity = self.uid_validity.max(item.u32()?);
                 }
                 tag::KEYS => {
@@ -208,13 +215,14 @@ impl Partition {
     }
 
     fn apply_account(&mut self, item: &mut Reader<'_>) -> Result<(), Malformed> {
-        let id = AccountId(item.u64()?);
+        let id = AccountId(number(item)?);
         let name = read_name(item, ACCOUNT_NAME_BYTES_MAX)?;
+        let quota = Quota::read(item)?;
         let count = usize::from(item.u16()?);
         if count > SUBSCRIPTIONS_MAX {
             return Err(Malformed);
         }
-        self.add_account(id, &name);
+        self.add_account(id, &name).quota = quota;
         for _ in 0..count {
             let name = read_name(item, MAILBOX_NAME_BYTES_MAX)?;
             if let Some(account) = self.accounts.get_mut(&id) {
@@ -225,7 +233,7 @@ impl Partition {
     }
 
     fn apply_messages(&mut self, item: &mut Reader<'_>) -> Result<(), Malformed> {
-        let id = MailboxId(item.u64()?);
+        let id = MailboxId(number(item)?);
         let (from, end) = (item.u32()?, item.u32()?);
         if let Some(mailbox) = self.mailboxes.get_mut(&id) {
             for replaced in mailbox.clear(from, end) {
@@ -235,7 +243,7 @@ impl Partition {
         for _ in 0..item.u32()? {
             let message = Message::read(item)?;
             let body = Body::read_without_id(message.body, item)?;
-            if body.id.0 == 0 || !(from..=end).contains(&message.uid) {
+            if !(from..=end).contains(&message.uid) {
                 return Err(Malformed);
             }
             if self.mailboxes.contains_key(&id) {
@@ -248,15 +256,15 @@ impl Partition {
 
     fn apply_expunged(&mut self, item: &mut Reader<'_>) -> Result<(), Malformed> {
         while !item.is_empty() {
-            let mailbox = MailboxId(item.u64()?);
-            let (uid, at_s) = (item.u32()?, item.u32()?);
-            let id = BodyId(item.u64()?);
-            let body = Body::read_without_id(id, item)?;
-            if id.0 == 0 {
+            let mailbox = MailboxId(number(item)?);
+            let (uid, at_s, date_s) = (item.u32()?, item.u32()?, item.u32()?);
+            let flags = SystemFlags(item.u8()?);
+            let body = Body::read_without_id(BodyId(number(item)?), item)?;
+            if uid == 0 {
                 return Err(Malformed);
             }
             let body = self.bodies.place(&body);
-            if self.expunged.add(mailbox, uid, at_s, body) {
+            if self.expunged.add(mailbox, uid, Kept { at_s, date_s, flags, body }) {
                 self.bodies.add_use(body);
             }
         }
@@ -300,9 +308,9 @@ fn write_mailbox(mailbox: &Mailbox, out: &mut Vec<u8>) {
 }
 
 fn read_mailbox(item: &mut Reader<'_>) -> Result<Mailbox, Malformed> {
-    let (id, account) = (MailboxId(item.u64()?), AccountId(item.u64()?));
+    let (id, account) = (MailboxId(number(item)?), AccountId(number(item)?));
     let (uid_validity, uid_next) = (item.u32()?, item.u32()?);
-    let highest_modseq = item.u64()?;
+    let highest_modseq = modseq(item)?;
     let special_uses = SpecialUses(item.u8()?);
     let keyword_count = usize::from(item.u8()?);
     let name = read_name(item, MAILBOX_NAME_BYTES_MAX)?;
@@ -332,6 +340,18 @@ fn read_mailbox(item: &mut Reader<'_>) -> Result<Mailbox, Malformed> {
     }
     mailbox.vanished = Vanished::from_parts(floor_modseq, ranges);
     Ok(mailbox)
+}
+
+/// A number of the journal.
+fn number(item: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let number = item.u64()?;
+    if number == 0 { Err(Malformed) } else { Ok(number) }
+}
+
+/// 0 where none was given out.
+fn modseq(item: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let modseq = item.u64()?;
+    if modseq > MODSEQ_MAX { Err(Malformed) } else { Ok(modseq) }
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {

@@ -25,7 +25,7 @@ mod store;
 pub use content::{Content, ContentError, Piece};
 pub use draft::Draft;
 pub use index::{Entry, Mailbox, Status};
-pub use partition::{Account, Change, Partition};
+pub use partition::{Account, Change, Kept, Partition, Usage};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
 pub use recovery::Recovered;
 pub use store::{Copied, StartError, Store, Stored, Watch};

@@ -5,11 +5,15 @@
 //! items come after records that speak of what they will tell of: what is not known is passed over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 
 use super::bodies::{Bodies, BodyHandle};
-use super::codec::{AccountId, Body, Copy, DeliveryKey, MODSEQ_MAX, MailboxId, Message, Operation};
+use super::codec::{
+    AccountId, Body, Copy, DeliveryKey, MODSEQ_MAX, MailboxId, Message, Operation, Quota,
+};
 use super::index::{Entry, Mailbox};
 use crate::limits::{DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
+use crate::proto::imap::flag::SystemFlags;
 
 #[derive(Default)]
 pub struct Partition {
@@ -28,21 +32,37 @@ pub struct Partition {
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     pub name: Box<str>,
+    pub quota: Quota,
     pub mailboxes: BTreeMap<Box<str>, MailboxId>,
     pub subscriptions: BTreeSet<Box<str>>,
 }
 
-/// What `apply` has moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Messages of an account, and their octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub messages: u64,
+}
+
+impl Usage {
+    pub fn with(self, other: Usage) -> Usage {
+        let bytes = self.bytes.saturating_add(other.bytes);
+        Usage { bytes, messages: self.messages.saturating_add(other.messages) }
+    }
+
+    pub fn fits(self, quota: Quota) -> bool {
+        (quota.bytes == 0 || self.bytes <= quota.bytes)
+            && (quota.messages == 0 || self.messages <= quota.messages.into())
+    }
+}
+
+/// The mailboxes that `apply` has made, changed or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing that a session sees.
     None,
-    /// Names, subscriptions or uses of mailboxes of this account.
-    Names(AccountId),
-    /// Messages of this mailbox, or that it is no more.
-    Messages(MailboxId),
-    /// Messages of both.
-    Moved(MailboxId, MailboxId),
+    Mailbox(MailboxId),
+    Both(MailboxId, MailboxId),
+    Each(Vec<MailboxId>),
 }
 
 impl Partition {
@@ -53,6 +73,17 @@ impl Partition {
     /// The account of this name, in any case.
     pub fn find_account(&self, name: &str) -> Option<AccountId> {
         self.by_name.get(&*name.to_ascii_lowercase()).copied()
+    }
+
+    /// What an account holds in its mailboxes, by their headers.
+    pub fn usage(&self, account: AccountId) -> Usage {
+        let account = self.accounts.get(&account);
+        let mailboxes = account.into_iter().flat_map(|account| account.mailboxes.values());
+        let statuses = mailboxes.filter_map(|id| self.mailboxes.get(id)).map(Mailbox::status);
+        statuses.fold(Usage::default(), |usage, status| Usage {
+            bytes: usage.bytes + status.bytes,
+            messages: usage.messages + u64::from(status.exists),
+        })
     }
 
     pub fn accounts(&self) -> impl Iterator<Item = (AccountId, &Account)> {
@@ -89,7 +120,14 @@ impl Partition {
         self.mailboxes.values().map(|mailbox| u64::from(mailbox.status().exists)).sum()
     }
 
-    /// Expunged messages that are kept for a while.
+    /// Expunged messages of a mailbox that are kept for a while, by UID.
+    pub fn expunged_of(&self, mailbox: MailboxId) -> impl Iterator<Item = (u32, Kept)> {
+        let kept = self.expunged.after((mailbox, 0));
+        let kept = kept.take_while(move |((of, _), _)| *of == mailbox);
+        kept.map(|((_, uid), kept)| (uid, kept))
+    }
+
+    /// How many of all mailboxes are kept.
     pub fn expunged_count(&self) -> usize {
         self.expunged.by_message.len()
     }
@@ -108,14 +146,21 @@ impl Partition {
                 Change::None
             }
             Operation::AccountRemoved { account, at_s } => {
-                let Some(removed) = self.accounts.get(account) else { return Change::None };
-                for mailbox in removed.mailboxes.values().copied().collect::<Vec<_>>() {
-                    self.delete(mailbox, *at_s);
+                let mailboxes = self.mailboxes.values().filter(|it| it.account == *account);
+                let mailboxes: Vec<MailboxId> = mailboxes.map(|mailbox| mailbox.id).collect();
+                for mailbox in &mailboxes {
+                    self.delete(*mailbox, *at_s);
                 }
                 if let Some(removed) = self.accounts.remove(account) {
                     self.by_name.remove(&*removed.name.to_ascii_lowercase());
                 }
-                Change::Names(*account)
+                Change::Each(mailboxes)
+            }
+            Operation::QuotaSet { account, quota } => {
+                if let Some(known) = self.accounts.get_mut(account) {
+                    known.quota = *quota;
+                }
+                Change::None
             }
             Operation::Subscribed { account, name, is_subscribed } => {
                 let Some(known) = self.accounts.get_mut(account) else { return Change::None };
@@ -124,14 +169,14 @@ impl Partition {
                 } else {
                     known.subscriptions.remove(name);
                 }
-                Change::Names(*account)
+                Change::None
             }
             Operation::MailboxCreated { mailbox, account, name, uid_validity, special_uses } => {
                 self.uid_validity = self.uid_validity.max(*uid_validity);
                 let mut created = Mailbox::new(*mailbox, *account, name.clone(), *uid_validity);
                 created.special_uses = *special_uses;
                 self.put_mailbox(created);
-                Change::Names(*account)
+                Change::Mailbox(*mailbox)
             }
             Operation::MailboxRenamed { mailbox, name } => {
                 let Some(renamed) = self.mailboxes.get_mut(mailbox) else { return Change::None };
@@ -141,16 +186,16 @@ impl Partition {
                     account.forget(&before, *mailbox);
                     account.mailboxes.insert(name.clone(), *mailbox);
                 }
-                Change::Names(account)
+                Change::Mailbox(*mailbox)
             }
             Operation::MailboxDeleted { mailbox, at_s } => match self.delete(*mailbox, *at_s) {
-                true => Change::Messages(*mailbox),
+                true => Change::Mailbox(*mailbox),
                 false => Change::None,
             },
             Operation::SpecialUseSet { mailbox, special_uses } => {
                 let Some(known) = self.mailboxes.get_mut(mailbox) else { return Change::None };
                 known.special_uses = *special_uses;
-                Change::Names(known.account)
+                Change::Mailbox(*mailbox)
             }
             Operation::BodyPlaced(body) => {
                 self.bodies.place(body);
@@ -170,14 +215,14 @@ impl Partition {
                     return Change::None;
                 };
                 mailbox.change_flags(changed);
-                Change::Messages(changed.mailbox)
+                Change::Mailbox(changed.mailbox)
             }
             Operation::Expunged { mailbox, modseq, at_s, uids } => {
                 self.modseq = self.modseq.max(*modseq);
                 let Some(known) = self.mailboxes.get_mut(mailbox) else { return Change::None };
                 let expunged = known.expunge(uids, *modseq);
                 self.keep(*mailbox, &expunged, *at_s);
-                Change::Messages(*mailbox)
+                Change::Mailbox(*mailbox)
             }
             Operation::Copied { source, target, is_move, copies } => {
                 self.copy(*source, *target, *is_move, copies)
@@ -189,7 +234,7 @@ impl Partition {
                     known.keywords.resize(bit + 1, "".into());
                 }
                 known.keywords[bit] = keyword.clone();
-                Change::Messages(*mailbox)
+                Change::Mailbox(*mailbox)
             }
         }
     }
@@ -210,7 +255,7 @@ impl Partition {
             }
         }
         if !is_move {
-            return Change::Messages(target);
+            return Change::Mailbox(target);
         }
         if let Some(source) = self.mailboxes.get_mut(&source) {
             let uids = copies.iter().map(|copy| (copy.source_uid, copy.source_uid)).collect();
@@ -219,11 +264,12 @@ impl Partition {
                 self.bodies.drop_use(moved.body);
             }
         }
-        Change::Moved(source, target)
+        Change::Both(source, target)
     }
 
     /// Puts a message into a mailbox, if that is known.
     pub(super) fn put(&mut self, id: MailboxId, message: &Message, body: BodyHandle) -> Change {
+        self.modseq = self.modseq.max(message.modseq);
         let Some(mailbox) = self.mailboxes.get_mut(&id) else { return Change::None };
         self.bodies.add_use(body);
         let replaced = mailbox.put(Entry {
@@ -239,12 +285,14 @@ impl Partition {
         if let Some(replaced) = replaced {
             self.bodies.drop_use(replaced.body);
         }
-        Change::Messages(id)
+        Change::Mailbox(id)
     }
 
-    pub(super) fn add_account(&mut self, id: AccountId, name: &str) {
+    pub(super) fn add_account(&mut self, id: AccountId, name: &str) -> &mut Account {
         self.by_name.insert(name.to_ascii_lowercase().into(), id);
-        self.accounts.entry(id).or_default().name = name.into();
+        let account = self.accounts.entry(id).or_default();
+        account.name = name.into();
+        account
     }
 
     /// A mailbox begins. One that is known keeps its messages.
@@ -273,7 +321,8 @@ impl Partition {
     /// Expunged messages keep their bodies for a while.
     fn keep(&mut self, mailbox: MailboxId, entries: &[Entry], at_s: u32) {
         for entry in entries {
-            let is_new = self.expunged.add(mailbox, entry.uid, at_s, entry.body);
+            let Entry { date_s, flags, body, .. } = *entry;
+            let is_new = self.expunged.add(mailbox, entry.uid, Kept { at_s, date_s, flags, body });
             if !is_new {
                 self.bodies.drop_use(entry.body);
             }
@@ -301,9 +350,15 @@ impl Partition {
         }
     }
 
-    /// What replay met and nothing told of in the end is forgotten.
+    /// What replay met and nothing told of in the end is forgotten. An account whose record cannot
+    /// be read gets a name to be found by.
     pub fn end_replay(&mut self) {
         self.bodies.drop_unused();
+        let nameless = self.accounts.iter().filter(|(_, account)| account.name.is_empty());
+        let nameless: Vec<AccountId> = nameless.map(|(id, _)| *id).collect();
+        for id in nameless {
+            self.add_account(id, &format!("recovered-{}", id.0));
+        }
     }
 }
 
@@ -316,26 +371,36 @@ impl Account {
     }
 }
 
-/// Expunged messages whose bodies are kept for a while.
+/// Expunged messages that are kept for a while.
 #[derive(Default)]
 pub(super) struct Expunged {
-    by_message: BTreeMap<(MailboxId, u32), (u32, BodyHandle)>,
+    by_message: BTreeMap<(MailboxId, u32), Kept>,
     by_time: BTreeSet<(u32, MailboxId, u32)>,
+}
+
+/// What is kept of an expunged message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// When it was expunged, and its INTERNALDATE; Unix seconds.
+    pub at_s: u32,
+    pub date_s: u32,
+    pub flags: SystemFlags,
+    pub body: BodyHandle,
 }
 
 impl Expunged {
     /// Whether it was not kept before.
-    pub fn add(&mut self, mailbox: MailboxId, uid: u32, at_s: u32, body: BodyHandle) -> bool {
+    pub fn add(&mut self, mailbox: MailboxId, uid: u32, kept: Kept) -> bool {
         let is_new = !self.by_message.contains_key(&(mailbox, uid));
         if is_new {
-            self.by_message.insert((mailbox, uid), (at_s, body));
-            self.by_time.insert((at_s, mailbox, uid));
+            self.by_message.insert((mailbox, uid), kept);
+            self.by_time.insert((kept.at_s, mailbox, uid));
         }
         is_new
     }
 
     fn find(&self, mailbox: MailboxId, uid: u32) -> Option<BodyHandle> {
-        self.by_message.get(&(mailbox, uid)).map(|(_, body)| *body)
+        self.by_message.get(&(mailbox, uid)).map(|kept| kept.body)
     }
 
     fn pop(&mut self, before_s: u32) -> Option<BodyHandle> {
@@ -345,17 +410,13 @@ impl Expunged {
             return None;
         }
         self.by_time.pop_first();
-        self.by_message.remove(&(mailbox, uid)).map(|(_, body)| body)
+        self.by_message.remove(&(mailbox, uid)).map(|kept| kept.body)
     }
 
-    /// Those behind `after`, by mailbox and UID, with when they were expunged.
-    pub fn after(
-        &self,
-        after: (MailboxId, u32),
-    ) -> impl Iterator<Item = ((MailboxId, u32), u32, BodyHandle)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let kept = self.by_message.range((Excluded(after), Unbounded));
-        kept.map(|(message, (at_s, body))| (*message, *at_s, *body))
+    /// Those behind `after`, by mailbox and UID.
+    pub fn after(&self, after: (MailboxId, u32)) -> impl Iterator<Item = ((MailboxId, u32), Kept)> {
+        let kept = self.by_message.range((Bound::Excluded(after), Bound::Unbounded));
+        kept.map(|(message, kept)| (*message, *kept))
     }
 }
 

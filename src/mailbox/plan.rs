@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 
 use super::codec::{
-    AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MailboxId, Message, Operation, RANGE_BYTES,
-    SpecialUses,
+    AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MODSEQ_MAX, MailboxId, Message, Operation,
+    Quota, RANGE_BYTES, SpecialUses,
 };
 use super::index::{Entry, Mailbox};
-use super::partition::{Account, Partition};
+use super::partition::{Account, Partition, Usage};
 use crate::limits::{
     ACCOUNT_NAME_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
     MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
@@ -34,6 +34,8 @@ pub enum Refusal {
     TooManySubscriptions,
     /// The mailbox has as many keywords as it may.
     TooManyKeywords,
+    /// The account would hold more than it may.
+    OverQuota,
     /// The mailbox has given out all UIDs there are.
     UidsUsedUp,
     /// The records do not fit one frame.
@@ -100,16 +102,20 @@ pub struct Part {
 impl Partition {
     /// A mod-sequence that no command had.
     fn next_modseq(&self) -> u64 {
-        self.modseq + 1
+        (self.modseq + 1).min(MODSEQ_MAX)
     }
 
     /// Above all that were given out, also where those were lost.
     fn next_uid_validity(&self, now_s: u32) -> u32 {
-        now_s.max(self.uid_validity + 1)
+        now_s.max(self.uid_validity.saturating_add(1))
     }
 
     fn known(&self, mailbox: MailboxId) -> Result<&Mailbox, Refusal> {
         self.mailbox(mailbox).ok_or(Refusal::NoSuchMailbox)
+    }
+
+    fn quota(&self, account: AccountId) -> Quota {
+        self.account(account).map(|account| account.quota).unwrap_or_default()
     }
 
     fn known_account(&self, account: AccountId) -> Result<&Account, Refusal> {
@@ -147,6 +153,11 @@ impl Partition {
     ) -> Result<Vec<Operation>, Refusal> {
         self.known_account(account)?;
         Ok(vec![Operation::AccountRemoved { account, at_s: now_s }])
+    }
+
+    pub fn plan_quota(&self, account: AccountId, quota: Quota) -> Result<Vec<Operation>, Refusal> {
+        self.known_account(account)?;
+        Ok(vec![Operation::QuotaSet { account, quota }])
     }
 
     pub fn plan_mailbox(
@@ -242,44 +253,23 @@ impl Partition {
         Ok(vec![Operation::Subscribed { account, name, is_subscribed }])
     }
 
-    /// One message for several mailboxes. `bodies` are the numbers of its bodies, one a delivery;
-    /// one that was made before has no operation.
+    /// One message of `content_bytes` for several mailboxes, each of which takes it or not.
+    /// `bodies` are the numbers of its bodies, one a delivery; one that was made before, or is
+    /// refused, has no operation.
     pub fn plan_deliveries(
         &self,
         deliveries: &[Delivery],
+        content_bytes: u64,
         bodies: &[BodyId],
         now_s: u32,
-    ) -> Result<Planned<Vec<Delivered>>, Refusal> {
-        let modseq = self.next_modseq();
-        let mut fronts: HashMap<MailboxId, Front> = HashMap::new();
-        let mut keys = Vec::new();
-        let mut planned = Planned { operations: Vec::new(), told: Vec::new() };
-        for (delivery, body) in deliveries.iter().zip(bodies) {
-            let mailbox = self.known(delivery.mailbox)?;
-            if let Some(key) = delivery.key {
-                if self.has_delivered(key) || keys.contains(&key) {
-                    planned.told.push(Delivered::Before);
-                    continue;
-                }
-                keys.push(key);
-            }
-            let front = fronts.entry(delivery.mailbox).or_insert_with(|| Front::of(mailbox));
-            let keywords = front.bits(&delivery.flags, &mut planned.operations)?;
-            let uid = front.uid()?;
-            let message = Message {
-                uid,
-                modseq,
-                date_s: delivery.date_s,
-                saved_s: now_s,
-                flags: delivery.flags.system,
-                keywords,
-                body: *body,
-            };
-            let (mailbox, uid_validity) = (delivery.mailbox, mailbox.uid_validity);
-            planned.operations.push(Operation::Appended { mailbox, message, key: delivery.key });
-            planned.told.push(Delivered::As { uid_validity, uid });
-        }
-        Ok(planned)
+    ) -> Planned<Vec<Result<Delivered, Refusal>>> {
+        let mut batch = Batch::new(self, now_s);
+        let told = deliveries.iter().zip(bodies).map(|(delivery, body)| {
+            let bytes = content_bytes + delivery.prefix.len() as u64;
+            batch.add(delivery, bytes, *body)
+        });
+        let told = told.collect();
+        Planned { operations: batch.operations, told }
     }
 
     /// STORE on messages of `uids` that are there. Those that it would not change are left out.
@@ -367,6 +357,14 @@ impl Partition {
         let mut operations = Vec::new();
         let mut front = Front::of(to);
         let (mut copies, mut bytes) = (Vec::new(), 0);
+        if from.account != to.account || !is_move {
+            let added = from.entries_of(uids).fold(Usage::default(), |usage, entry| {
+                usage.with(Usage { bytes: entry.bytes.into(), messages: 1 })
+            });
+            if !self.usage(to.account).with(added).fits(self.quota(to.account)) {
+                return Err(Refusal::OverQuota);
+            }
+        }
         let mut part = Part::default();
         for entry in from.entries_of(uids) {
             let body = self.bodies().body(entry.body);
@@ -386,6 +384,7 @@ impl Partition {
                 keywords: front.bits(&flags, &mut operations)?,
                 body: body.id,
             };
+            front.uid_next = message.uid + 1;
             part.uids.insert(entry.uid);
             part.target_uids.insert(message.uid);
             copies.push(Copy { source_uid: entry.uid, message, body });
@@ -396,6 +395,110 @@ impl Partition {
         }
         operations.push(Operation::Copied { source, target, is_move, copies });
         Ok(Planned { operations, told: part })
+    }
+
+    /// Expunged messages of `uids` that are still kept come into a mailbox of the same account,
+    /// without `\Deleted` and keywords.
+    pub fn plan_restore(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        uids: &NumberSet,
+        now_s: u32,
+    ) -> Result<Planned<Part>, Refusal> {
+        let (from, to) = (self.known(source)?, self.known(target)?);
+        if from.account != to.account {
+            return Err(Refusal::NoSuchMailbox);
+        }
+        let mut front = Front::of(to);
+        let (mut copies, mut bytes) = (Vec::new(), 0);
+        let mut usage = self.usage(to.account);
+        let mut part = Part::default();
+        for (uid, kept) in self.expunged_of(source).filter(|(uid, _)| uids.contains(*uid)) {
+            let body = self.bodies().body(kept.body);
+            bytes += 4 + Message::BYTES + body.written_bytes();
+            if bytes > MAILBOX_RECORD_BYTES_MAX && !copies.is_empty() {
+                part.left.insert_range(uid, uids.last().unwrap_or(uid));
+                break;
+            }
+            usage = usage.with(Usage { bytes: body.bytes.into(), messages: 1 });
+            let message = Message {
+                uid: front.uid()?,
+                modseq: self.next_modseq(),
+                date_s: kept.date_s,
+                saved_s: now_s,
+                flags: SystemFlags(kept.flags.0 & !SystemFlags::DELETED.0),
+                keywords: 0,
+                body: body.id,
+            };
+            front.uid_next = message.uid + 1;
+            part.uids.insert(uid);
+            part.target_uids.insert(message.uid);
+            copies.push(Copy { source_uid: uid, message, body });
+        }
+        if !usage.fits(self.quota(to.account)) {
+            return Err(Refusal::OverQuota);
+        }
+        part.left = part.left.intersection(uids);
+        let is_move = false;
+        let operation = Operation::Copied { source, target, is_move, copies };
+        let operations = if part.uids.is_empty() { Vec::new() } else { vec![operation] };
+        Ok(Planned { operations, told: part })
+    }
+}
+
+/// One message on its way into several mailboxes.
+struct Batch<'a> {
+    partition: &'a Partition,
+    now_s: u32,
+    fronts: HashMap<MailboxId, Front>,
+    usages: HashMap<AccountId, Usage>,
+    keys: Vec<DeliveryKey>,
+    operations: Vec<Operation>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(partition: &'a Partition, now_s: u32) -> Self {
+        Self {
+            partition,
+            now_s,
+            fronts: HashMap::new(),
+            usages: HashMap::new(),
+            keys: Vec::new(),
+            operations: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, delivery: &Delivery, bytes: u64, body: BodyId) -> Result<Delivered, Refusal> {
+        let known = self.partition.known(delivery.mailbox)?;
+        let is_known = |key| self.partition.has_delivered(key) || self.keys.contains(&key);
+        if delivery.key.is_some_and(is_known) {
+            return Ok(Delivered::Before);
+        }
+        let account = known.account;
+        let usage = self.usages.entry(account).or_insert_with(|| self.partition.usage(account));
+        let with_it = usage.with(Usage { bytes, messages: 1 });
+        if !with_it.fits(self.partition.quota(account)) {
+            return Err(Refusal::OverQuota);
+        }
+        let front = self.fronts.entry(delivery.mailbox).or_insert_with(|| Front::of(known));
+        let uid = front.uid()?;
+        let keywords = front.bits(&delivery.flags, &mut self.operations)?;
+        let message = Message {
+            uid,
+            modseq: self.partition.next_modseq(),
+            date_s: delivery.date_s,
+            saved_s: self.now_s,
+            flags: delivery.flags.system,
+            keywords,
+            body,
+        };
+        *usage = with_it;
+        front.uid_next = uid + 1;
+        self.keys.extend(delivery.key);
+        let (mailbox, uid_validity) = (delivery.mailbox, known.uid_validity);
+        self.operations.push(Operation::Appended { mailbox, message, key: delivery.key });
+        Ok(Delivered::As { uid_validity, uid })
     }
 }
 
@@ -412,13 +515,9 @@ impl Front {
         Self { mailbox: mailbox.id, uid_next: mailbox.uid_next, keywords }
     }
 
-    fn uid(&mut self) -> Result<u32, Refusal> {
-        let uid = self.uid_next;
-        if uid >= u32::MAX - 1 {
-            return Err(Refusal::UidsUsedUp);
-        }
-        self.uid_next += 1;
-        Ok(uid)
+    /// The next UID, which is free until `uid_next` is set behind it.
+    fn uid(&self) -> Result<u32, Refusal> {
+        if self.uid_next < u32::MAX - 1 { Ok(self.uid_next) } else { Err(Refusal::UidsUsedUp) }
     }
 
     fn bit(&self, keyword: &str) -> Option<usize> {
@@ -430,29 +529,24 @@ impl Front {
         bits.fold(0, |bits, bit| bits | 1 << bit)
     }
 
-    /// The bits of keywords, with an operation for each that the mailbox had not.
+    /// The bits of keywords, with an operation for each that the mailbox had not. None of these is
+    /// there when it is refused.
     fn bits(&mut self, flags: &Flags, operations: &mut Vec<Operation>) -> Result<u64, Refusal> {
-        let mut bits = 0;
-        for keyword in &flags.keywords {
-            let bit = match self.bit(keyword) {
-                Some(bit) => bit,
-                None if keyword.is_empty() || keyword.len() > KEYWORD_BYTES_MAX => {
-                    return Err(Refusal::BadName);
-                }
-                None if self.keywords.len() >= KEYWORDS_MAX => {
-                    return Err(Refusal::TooManyKeywords);
-                }
-                None => {
-                    let bit = self.keywords.len();
-                    let (mailbox, keyword) = (self.mailbox, keyword.clone());
-                    self.keywords.push(keyword.clone());
-                    operations.push(Operation::KeywordAdded { mailbox, bit: bit as u8, keyword });
-                    bit
-                }
-            };
-            bits |= 1 << bit;
+        let unknown = flags.keywords.iter().filter(|keyword| self.bit(keyword).is_none());
+        let unknown: Vec<Box<str>> = unknown.cloned().collect();
+        let is_good = |name: &str| !name.is_empty() && name.len() <= KEYWORD_BYTES_MAX;
+        if !unknown.iter().all(|name| is_good(name)) {
+            return Err(Refusal::BadName);
         }
-        Ok(bits)
+        if self.keywords.len() + unknown.len() > KEYWORDS_MAX {
+            return Err(Refusal::TooManyKeywords);
+        }
+        for keyword in unknown {
+            let (mailbox, bit) = (self.mailbox, self.keywords.len() as u8);
+            self.keywords.push(keyword.clone());
+            operations.push(Operation::KeywordAdded { mailbox, bit, keyword });
+        }
+        Ok(self.known_bits(flags))
     }
 }
 

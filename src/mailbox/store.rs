@@ -6,7 +6,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::codec::{AccountId, Body, BodyId, BodyPayload, MailboxId, Operation, SpecialUses};
+use super::codec::{
+    AccountId, Body, BodyId, BodyPayload, MailboxId, Operation, Quota, SpecialUses,
+};
 use super::index::Mailbox;
 use super::partition::{Change, Partition};
 use super::plan::{Expunging, Part, Planned, Refusal};
@@ -119,6 +121,13 @@ impl Store {
         self.inner.lost.borrow().len()
     }
 
+    /// What is the same for two messages only when their octets are (RFC 8474): the store, and the
+    /// number of the body in it.
+    pub fn email_id(&self, body: BodyId) -> u128 {
+        let store = u128::from_be_bytes(self.inner.journal.store_id().0);
+        store & !u128::from(u64::MAX) | u128::from(body.0)
+    }
+
     /// What `read` finds, given out once all of it is durable.
     pub async fn read<T>(&self, read: impl FnOnce(&Partition) -> T) -> T {
         let value = read(&self.inner.partition.borrow());
@@ -165,6 +174,11 @@ impl Store {
     /// Ends an account. Its messages are kept for a while, as expunged ones are.
     pub async fn remove_account(&self, account: AccountId) -> Result<(), Refusal> {
         self.run(|partition| partition.plan_account_removal(account, now_s()).map(of(()))).await
+    }
+
+    /// How much an account may hold from now on; it keeps what it has.
+    pub async fn set_quota(&self, account: AccountId, quota: Quota) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_quota(account, quota).map(of(()))).await
     }
 
     pub async fn create_mailbox(
@@ -265,16 +279,41 @@ impl Store {
         uids: &NumberSet,
         is_move: bool,
     ) -> Result<Copied, Refusal> {
+        let plan = |partition: &Partition, uids: &NumberSet| {
+            partition.plan_copy(source, target, uids, is_move, now_s())
+        };
+        self.copy_in_parts(target, uids, plan).await
+    }
+
+    /// Brings messages back that were expunged from `source` and are still kept, into a mailbox of
+    /// the same account.
+    pub async fn restore(
+        &self,
+        source: MailboxId,
+        target: MailboxId,
+        uids: &NumberSet,
+    ) -> Result<Copied, Refusal> {
+        let plan = |partition: &Partition, uids: &NumberSet| {
+            partition.plan_restore(source, target, uids, now_s())
+        };
+        self.copy_in_parts(target, uids, plan).await
+    }
+
+    async fn copy_in_parts(
+        &self,
+        target: MailboxId,
+        uids: &NumberSet,
+        plan: impl Fn(&Partition, &NumberSet) -> Result<Planned<Part>, Refusal>,
+    ) -> Result<Copied, Refusal> {
         let mut copied = Copied::default();
         let mut left = uids.clone();
         loop {
-            let plan = |partition: &Partition| {
-                let planned = partition.plan_copy(source, target, &left, is_move, now_s())?;
+            let plan_part = |partition: &Partition| {
+                let Planned { operations, told } = plan(partition, &left)?;
                 let uid_validity = partition.mailbox(target).map_or(0, |it| it.uid_validity);
-                let told = (planned.told, uid_validity);
-                Ok(Planned { operations: planned.operations, told })
+                Ok(Planned { operations, told: (told, uid_validity) })
             };
-            let (part, uid_validity): (Part, u32) = self.run(plan).await?;
+            let (part, uid_validity) = self.run(plan_part).await?;
             copied.uid_validity = uid_validity;
             copied.source_uids = copied.source_uids.union(&part.uids);
             copied.target_uids = copied.target_uids.union(&part.target_uids);
@@ -416,11 +455,12 @@ impl Inner {
 
     fn note(&self, change: Change, ticket: Ticket) {
         let mailboxes = match change {
-            Change::None | Change::Names(_) => [None, None],
-            Change::Messages(mailbox) => [Some(mailbox), None],
-            Change::Moved(source, target) => [Some(source), Some(target)],
+            Change::None => Vec::new(),
+            Change::Mailbox(mailbox) => vec![mailbox],
+            Change::Both(source, target) => vec![source, target],
+            Change::Each(mailboxes) => mailboxes,
         };
-        for mailbox in mailboxes.into_iter().flatten() {
+        for mailbox in mailboxes {
             self.pending.borrow_mut().insert(mailbox, ticket);
             self.changes.borrow_mut().push_back((ticket, mailbox));
         }

@@ -139,7 +139,7 @@ impl Bound {
         log: &LogSink,
         suspensions: &Arc<StandingOrders>,
     ) -> Result<Shards, StartError> {
-        task::end_process_on_panic_in(&["journal", "queue"]);
+        task::end_process_on_panic_in(&["journal", "queue", "mailbox"]);
         let data_dir = self.config.data_dir.clone();
         let made = std::fs::create_dir_all(&data_dir);
         // Shards of an earlier configuration: what is in their journals is owed all the same.

@@ -59,7 +59,7 @@ async fn deliver(
         rest = &rest[taken..];
         draft.room().await?;
     }
-    draft.commit(deliveries).await
+    draft.commit(deliveries).await?.into_iter().collect()
 }
 
 async fn octets(content: &Content, from: u32) -> Vec<u8> {
@@ -182,6 +182,13 @@ fn second_life(data_dir: PathBuf) {
             assert_eq!(content.bytes() as usize, expected.len());
             assert_eq!(octets(&content, 0).await, expected, "{mailbox:?} {uid}");
         }
+        let body_of = |mailbox, uid| {
+            let body = store.read(move |partition| partition.body_of(mailbox, uid));
+            let store = &store;
+            async move { body.await.map(|body| store.email_id(body.id)) }
+        };
+        let ids = [body_of(inbox, 1).await, body_of(archive, 2).await, body_of(archive, 1).await];
+        assert!(ids[0].is_some() && ids[0] == ids[1] && ids[1] != ids[2], "{ids:?}");
         let again = deliver(&store, b"x", &[to(inbox, "", Some(8))]).await;
         assert_eq!(again, Ok(vec![Delivered::Before]), "known over a restart");
         let next = deliver(&store, b"x", &[to(inbox, "", None)]).await.expect("room");

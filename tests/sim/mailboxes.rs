@@ -510,10 +510,11 @@ impl Replay for Forgetful<'_> {
 /// A client that does one thing after the other.
 async fn work(world: Rc<World>, store: Store, number: usize) {
     let client = &world.clients[number];
+    let pause_ms = [4, 30, 200][executor::below(3)];
     let checked = read_all(&store, client).await;
     world.check(checked);
     loop {
-        timer::sleep(Duration::from_millis(executor::below(200) as u64)).await;
+        timer::sleep(Duration::from_millis(executor::below(pause_ms) as u64)).await;
         if world.is_stopping.get() {
             return;
         }
@@ -632,6 +633,7 @@ async fn fulfil(
                 draft.room().await?;
             }
             let told = draft.commit(&deliveries).await?;
+            let told = told.into_iter().collect::<Result<Vec<_>, _>>()?;
             if told.iter().all(|told| *told == Delivered::Before) {
                 return Ok(Done::Before);
             }
@@ -780,7 +782,7 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
             task::spawn(work(world.clone(), store.clone(), number));
             task::spawn(look(world.clone(), store.clone(), number));
         }
-        let ms_max = if rng.percent(30) { 300 } else { 12_000 };
+        let ms_max = if rng.percent(30) { 300 } else { 6_000 };
         world.go_on(rng.between(1, ms_max) as u64)?;
         if rng.percent(25) && !executor::is_stopped() {
             ran.stops += u64::from(world.stop(&store)?);
@@ -851,7 +853,7 @@ fn a_mailbox_is_what_its_client_was_told() {
          {repeats} deliveries repeated, {read} looks"
     );
     assert!(answered >= 50 * seeds && read >= 5 * seeds);
-    assert!(stops >= seeds / 4 && unanswered >= seeds / 20 && repeats >= seeds / 20);
+    assert!(stops >= seeds / 4 && unanswered >= seeds / 10 && repeats >= seeds / 10);
     assert!(checkpoints >= seeds && moved > seeds, "{checkpoints} checkpoints, {moved} moved");
 }
 

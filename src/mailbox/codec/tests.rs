@@ -31,6 +31,7 @@ fn operations() -> Vec<Operation> {
     vec![
         Operation::AccountAdded { account, name: "zoë@example.test".into() },
         Operation::AccountRemoved { account, at_s: 9 },
+        Operation::QuotaSet { account, quota: Quota { bytes: 1 << 40, messages: 7 } },
         Operation::Subscribed { account, name: "Entwürfe".into(), is_subscribed: true },
         Operation::Subscribed { account, name: "x".into(), is_subscribed: false },
         Operation::MailboxCreated {

@@ -1,4 +1,4 @@
-use super::super::codec::{BodyId, BodyPayload, SpecialUses};
+use super::super::codec::{BodyId, BodyPayload, Quota, SpecialUses};
 use super::super::items::Cursor;
 use super::super::plan::{Delivered, Delivery, Expunging, Part, Refusal};
 use super::*;
@@ -95,16 +95,21 @@ impl Driver {
             deliveries.push(Delivery { mailbox: *mailbox, prefix, date_s: self.now_s, flags, key });
             bodies.push(BodyId(self.id()));
         }
-        let planned = self.partition.plan_deliveries(&deliveries, &bodies, self.now_s)?;
+        let planned = self.partition.plan_deliveries(&deliveries, 10, &bodies, self.now_s);
         for (body, told) in bodies.iter().zip(&planned.told) {
-            if *told != Delivered::Before {
+            if matches!(told, Ok(Delivered::As { .. })) {
                 let (place, bytes) = (self.place(), 10 + body.0 as u32 % 7);
                 let body = Body { id: *body, place, bytes, chunks: Vec::new() };
                 self.apply(vec![Operation::BodyPlaced(body)]);
             }
         }
         self.apply(planned.operations);
-        Ok(planned.told)
+        planned.told.into_iter().collect()
+    }
+
+    fn quota(&mut self, account: AccountId, bytes: u64, messages: u32) {
+        let planned = self.partition.plan_quota(account, Quota { bytes, messages });
+        self.apply(planned.expect("there"));
     }
 
     fn append(&mut self, mailbox: MailboxId) -> u32 {
@@ -140,6 +145,12 @@ impl Driver {
         is_move: bool,
     ) -> Done<Part> {
         let planned = self.partition.plan_copy(source, target, uids, is_move, self.now_s)?;
+        self.apply(planned.operations);
+        Ok(planned.told)
+    }
+
+    fn restore(&mut self, source: MailboxId, target: MailboxId, uids: &NumberSet) -> Done<Part> {
+        let planned = self.partition.plan_restore(source, target, uids, self.now_s)?;
         self.apply(planned.operations);
         Ok(planned.told)
     }
@@ -367,6 +378,66 @@ fn a_second_delivery_is_known_by_its_key() {
 }
 
 #[test]
+fn what_was_expunged_can_be_brought_back_for_a_while() {
+    let mut driver = Driver { now_s: 77, ..Driver::default() };
+    let (account, inbox) = driver.account("jo").expect("room");
+    let (_, of_other) = driver.account("al").expect("room");
+    let other = driver.mailbox(account, "other").expect("room");
+    let marked = flags(SystemFlags::FLAGGED.with(SystemFlags::DELETED), &["$Junk"]);
+    driver.deliver(&[inbox, inbox], &marked, None).expect("room");
+    let body = driver.partition.body_of(inbox, 2);
+    driver.now_s = 99;
+    driver.expunge(inbox, Expunging::Deleted).expect("there");
+    let all = set(&[(1, 9)]);
+    let foreign = driver.restore(inbox, of_other, &all).map(|part| part.uids);
+    assert_eq!(foreign, Err(Refusal::NoSuchMailbox));
+    driver.quota(account, 0, 1);
+    let full = driver.restore(inbox, other, &all).map(|part| part.uids);
+    assert_eq!(full, Err(Refusal::OverQuota));
+    let part = driver.restore(inbox, other, &set(&[(2, 9)])).expect("there");
+    assert_eq!((part.uids, part.target_uids), (set(&[(2, 2)]), set(&[(1, 1)])));
+    let entry = driver.partition.mailboxes[&other].find(1).expect("brought back");
+    assert_eq!((entry.date_s, entry.saved_s), (77, 99));
+    assert_eq!((entry.flags, entry.keywords), (SystemFlags::FLAGGED, 0));
+    assert_eq!(driver.partition.release_expunged(99, 9).0.len(), 1);
+    assert_eq!(driver.partition.body_of(other, 1), body, "it lives on");
+    let late = driver.restore(inbox, other, &all).expect("there");
+    assert!(late.uids.is_empty());
+    check_headers(&driver.partition);
+}
+
+#[test]
+fn an_account_holds_what_it_may_and_no_more() {
+    let mut driver = Driver::default();
+    let (account, inbox) = driver.account("jo").expect("room");
+    let (_, of_other) = driver.account("al").expect("room");
+    let other = driver.mailbox(account, "other").expect("room");
+    driver.quota(account, 0, 2);
+    assert_eq!([driver.append(inbox), driver.append(other)], [1, 1]);
+    assert_eq!(driver.partition.usage(account).messages, 2);
+    // One recipient is full, which is nothing to the other.
+    let both = driver.deliver(&[inbox, of_other], &Flags::default(), Some(DeliveryKey(1)));
+    assert_eq!(both, Err(Refusal::OverQuota));
+    let exists = |driver: &Driver, id| driver.partition.mailboxes[&id].status().exists;
+    assert_eq!((exists(&driver, inbox), exists(&driver, of_other)), (1, 1));
+    let one = set(&[(1, 1)]);
+    let refused = driver.copy(inbox, other, &one, false).map(|part| part.uids);
+    assert_eq!(refused, Err(Refusal::OverQuota));
+    let from_other = driver.copy(of_other, inbox, &one, true).map(|part| part.uids);
+    assert_eq!(from_other, Err(Refusal::OverQuota));
+    driver.copy(inbox, other, &one, true).expect("within the account");
+    driver.expunge(other, Expunging::All(&one)).expect("there");
+    assert_eq!(driver.append(inbox), 2);
+    let bytes = driver.partition.usage(account).bytes;
+    driver.quota(account, bytes + 9, 0);
+    let refused = driver.deliver(&[inbox], &Flags::default(), None);
+    assert_eq!(refused, Err(Refusal::OverQuota), "ten octets more");
+    driver.quota(account, bytes + 10, 0);
+    assert_eq!(driver.append(inbox), 3);
+    assert_eq!(told(&driver.replay(0)), told(&driver.partition));
+}
+
+#[test]
 fn names_move_together_or_not_at_all() {
     let mut driver = Driver::default();
     let (account, _) = driver.account("jo").expect("room");
@@ -480,6 +551,8 @@ fn step(driver: &mut Driver, chance: &mut Chance) {
         13..16 => drop(driver.copy(mailbox, chance.of(&mailboxes), &uids, false)),
         16..19 => drop(driver.copy(mailbox, chance.of(&mailboxes), &uids, true)),
         19..26 => drop(driver.flags(mailbox, &uids, change, &some_flags)),
+        28 => drop(driver.restore(mailbox, chance.of(&mailboxes), &uids)),
+        27 => driver.quota(account, chance.of(&[0, 400]), chance.of(&[0, 30])),
         26 => {
             // Compaction moves a body.
             let mut handles = Vec::new();
@@ -544,6 +617,72 @@ fn what_a_checkpoint_says_is_read_whole_or_not_at_all() {
     for end in 0..payload.len() {
         assert!(Partition::default().apply_items(&payload[..end]).is_err(), "cut at {end}");
     }
+}
+
+/// As the fuzz target does, with less patience.
+#[test]
+fn damaged_records_are_malformed_or_harmless() {
+    let mut driver = Driver { now_s: 1000, ..Driver::default() };
+    let mut chance = Chance(11);
+    (0..120).for_each(|_| step(&mut driver, &mut chance));
+    let (items, _) = driver.partition.next_items(Cursor::Start);
+    driver.log.insert(60, Logged::Items(items));
+    for _ in 0..400 {
+        let mut partition = Partition::default();
+        for logged in &driver.log {
+            let (Logged::Items(payload) | Logged::Record { payload, .. }) = logged;
+            let mut payload = payload.clone();
+            if chance.below(4) == 0 && !payload.is_empty() {
+                let at = chance.below(payload.len() as u32) as usize;
+                payload[at] = chance.of(&[0, 1, 255, payload[at] ^ 1]);
+            }
+            match logged {
+                Logged::Items(_) => drop(partition.apply_items(&payload)),
+                Logged::Record { kind, id, place, .. } => {
+                    if let Ok(Some(operation)) = Operation::read(*kind, *id, &payload, *place) {
+                        partition.apply(&operation);
+                    }
+                }
+            }
+        }
+        partition.end_replay();
+        // What it says of itself it understands.
+        let mut again = Partition::default();
+        let mut next = Some(Cursor::Start);
+        while let Some(cursor) = next {
+            let (payload, after) = partition.next_items(cursor);
+            again.apply_items(&payload).expect("what was written");
+            next = after;
+        }
+        assert_eq!(again.message_count(), partition.message_count());
+        assert_eq!(again.expunged_count(), partition.expunged_count());
+    }
+}
+
+#[test]
+fn numbers_that_nobody_gives_out_are_malformed() {
+    let item = |tag: u8, value: &[u8]| {
+        let mut payload = vec![0, 0, 0, 0, 1, 0, 0, 0, tag];
+        payload.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        payload.extend_from_slice(value);
+        Partition::default().apply_items(&payload)
+    };
+    assert_eq!(item(1, &[&1_u64.to_le_bytes()[..], &[0; 4]].concat()), Ok(()));
+    assert!(item(1, &[&u64::MAX.to_le_bytes()[..], &[0; 4]].concat()).is_err(), "64 bits");
+    let range = [&[1, 0, 0, 0][..], &[255; 4], &[0; 4]].concat();
+    assert_eq!(item(5, &[&[7, 0, 0, 0, 0, 0, 0, 0], &range[..]].concat()), Ok(()));
+    assert!(item(5, &[&[0; 8], &range[..]].concat()).is_err(), "mailbox 0");
+    let account = [&[1, 0, b'x'][..], &[0; 12], &[0; 2]].concat();
+    assert_eq!(item(3, &[&[255; 8], &account[..]].concat()), Ok(()));
+    assert!(item(3, &[&[0; 8], &account[..]].concat()).is_err(), "account 0");
+    assert!(item(9, &[]).is_err());
+    // The highest number there is does not make the next checkpoint overflow.
+    let mut partition = Partition::default();
+    partition.add_account(AccountId(u64::MAX), "x");
+    assert_eq!(partition.next_items(Cursor::Start).1, None);
+    let place = Location { slot: 1, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
+    let body = Operation::read(crate::journal::kind::BODY, 0, &[1; 12], place);
+    assert!(body.is_err(), "body 0");
 }
 
 #[test]
