@@ -214,7 +214,6 @@ impl Queue {
                 draft_chunks: RefCell::default(),
             }),
         };
-        queue.inner.update_gauges();
         task::spawn_vital(queue.clone().run_clock());
         task::spawn_vital(queue.clone().run_settlements());
         task::spawn_vital(queue.clone().run_checkpoints());
@@ -376,9 +375,12 @@ impl Queue {
         }
     }
 
-    /// Memory of the index, without content kept for the first attempt.
-    pub fn index_bytes(&self) -> usize {
-        self.inner.index.borrow().bytes()
+    /// Sets the gauges to what is queued at this moment.
+    pub fn update_gauges(&self) {
+        let (index, gauges) = (self.inner.index.borrow(), &self.inner.metrics.queue);
+        gauges.messages.set(index.message_count() as u64);
+        gauges.tasks.set(index.task_count() as u64);
+        gauges.index_bytes.set(index.bytes() as u64);
     }
 
     /// The public name of a message of this queue.
@@ -511,7 +513,6 @@ impl Queue {
                 index.claim_overdue(next_slot, count, clock::unix_ms(), policy_of, &mut overdue)
             };
             self.on_overdue(&mut overdue).await;
-            self.inner.update_gauges();
             self.inner.is_filling.set(self.inner.journal.space().level >= Level::Slow);
         }
     }
@@ -531,12 +532,6 @@ impl Queue {
 impl Inner {
     pub fn queue_id(&self, message: u64) -> QueueId {
         QueueId { node: self.node, shard: self.shard, message }
-    }
-
-    pub fn update_gauges(&self) {
-        let index = self.index.borrow();
-        self.metrics.queue.messages.set(index.message_count() as u64);
-        self.metrics.queue.tasks.set(index.task_count() as u64);
     }
 
     /// Unpins everything a settled message kept on disk.

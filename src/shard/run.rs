@@ -187,7 +187,7 @@ impl Shard {
         match ask {
             Ask::Snapshot(reply) => {
                 self.update_journal_numbers();
-                self.metrics.queue.index_bytes.set(self.queue.index_bytes() as u64);
+                self.queue.update_gauges();
                 let _ = reply.send(self.metrics.snapshot());
             }
             Ask::QueueStats(reply) => {
