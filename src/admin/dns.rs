@@ -7,17 +7,23 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use clap::Args;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
 use super::Source;
 use super::exit::{Exit, Failure};
 use super::finding::{self, Finding, Form};
-use crate::config::Config;
+use crate::config::{Certificate, Config};
+use crate::delivery::sts;
 use crate::dns::{Resolver, Settings};
 use crate::metrics::Metrics;
 use crate::proto::dns::{Kind, LookupError, Name, Record};
+use crate::proto::mta_sts::announced_id;
 use crate::routing::mx::Destination;
 use crate::runtime::{executor, probe};
 
@@ -93,13 +99,39 @@ fn ask(config: &Config, name: &str, kind: Kind, form: Form) -> Result<(), Failur
 fn check(config: &Config, domain: &str, form: Form) -> Result<(), Failure> {
     let domain = read_name(domain)?;
     let hostname = read_name(&config.hostname)?;
-    let findings =
-        resolve(config, |resolver| async move { look(&resolver, &domain, &hostname).await })?;
+    let own = Own {
+        hostname,
+        chains: config.certificates.iter().map(read_chain).collect::<Result<_, _>>()?,
+        trusts_validator: config.dns.trust_ad,
+        policy_port: config.delivery.tls.mta_sts_port,
+        web: config.delivery.tls.contexts.web(),
+    };
+    let findings = resolve(config, |resolver| async move { look(&resolver, &domain, &own).await })?;
     finding::report(&findings, form)
 }
 
+/// What records are compared with.
+struct Own {
+    hostname: Name,
+    /// Of each `[[certificate]]`.
+    chains: Vec<Vec<CertificateDer<'static>>>,
+    trusts_validator: bool,
+    policy_port: u16,
+    web: Arc<ClientConfig>,
+}
+
+fn read_chain(certificate: &Certificate) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let path = &certificate.chain;
+    let failure =
+        |error: String| Failure::new(Exit::Config, format!("{}: {error}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| failure(error.to_string()))?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>();
+    chain.map_err(|error| failure(format!("not PEM: {error}")))
+}
+
 /// Asks for everything, one after the other, and judges it.
-async fn look(resolver: &Resolver, domain: &Name, hostname: &Name) -> Vec<Finding> {
+async fn look(resolver: &Resolver, domain: &Name, own: &Own) -> Vec<Finding> {
+    let hostname = &own.hostname;
     let ask = async |name: &Name, kind| resolver.lookup(name, kind).await.result;
     let ask_below = async |labels: &str, name: &Name, kind| match name.prefixed(labels) {
         Some(name) => ask(&name, kind).await,
@@ -118,9 +150,15 @@ async fn look(resolver: &Resolver, domain: &Name, hostname: &Name) -> Vec<Findin
     }
     findings.push(records::spf(domain, &ask(domain, Kind::Txt).await));
     findings.push(records::dmarc(domain, &ask_below("_dmarc", domain, Kind::Txt).await));
-    findings.push(records::mta_sts(&ask_below("_mta-sts", domain, Kind::Txt).await));
+    let announced = ask_below("_mta-sts", domain, Kind::Txt).await;
+    findings.push(records::mta_sts(&announced));
+    if announced.is_ok_and(|answer| announced_id(&answer.records).is_some()) {
+        let policy = sts::look(domain, resolver, own.policy_port, own.web.clone()).await;
+        findings.push(records::mta_sts_policy(domain, hostname, policy));
+    }
     findings.push(records::tls_report(&ask_below("_smtp._tls", domain, Kind::Txt).await));
-    findings.push(records::tlsa(&ask_below("_25._tcp", hostname, Kind::Tlsa).await));
+    let found = ask_below("_25._tcp", hostname, Kind::Tlsa).await;
+    findings.push(records::tlsa(hostname, &found, &own.chains, own.trusts_validator));
     findings
 }
 

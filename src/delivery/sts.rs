@@ -6,8 +6,8 @@
 mod file;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::proto::mta_sts::{Mode, Policy, announced_id};
 use crate::runtime::inbox::{InboxSender, inbox};
 use crate::runtime::sync::join_all;
 use crate::runtime::timer::{self, Deadline};
-use crate::runtime::{clock, task, thread};
+use crate::runtime::{clock, task, thread, whole_file};
 use crate::web::{Failure, Method, Request, Response, Web};
 
 pub use file::{Kept, read as read_file, write as write_file};
@@ -186,24 +186,68 @@ impl Policies {
         port: u16,
         tls: Arc<ClientConfig>,
     ) -> Result<Fetched, Silent> {
-        let Some(host) = domain.prefixed("mta-sts") else {
-            return Ok(Err(no_answer("the name of its web server is too long")));
+        let addresses = match web_server(domain, resolver, port).await {
+            Ok(addresses) => addresses,
+            Err(failure) => return Ok(Err(failure)),
         };
-        let kinds = [Kind::Aaaa, Kind::A];
-        let found = join_all(kinds.map(|kind| resolver.lookup(&host, kind)).into()).await;
-        let addresses = found.iter().filter_map(|it| it.result.as_ref().ok());
-        let addresses = addresses.flat_map(|answer| &answer.records).filter_map(|it| match it {
-            Record::Address(address) => Some(SocketAddr::new(*address, port)),
-            _ => None,
-        });
-        let addresses: Vec<SocketAddr> = addresses.take(ADDRESSES_MAX).collect();
-        if addresses.is_empty() {
-            return Ok(Err(no_answer("its web server has no address")));
-        }
         let fetch = Box::new(Fetch { domain: domain.as_str().into(), id, addresses, tls });
         let fetch = |answer| Word::Fetch { fetch, answer };
         self.ask(fetch, FETCH_TIME_MAX + FIND_TIME_MAX).await?.ok_or(Silent)
     }
+}
+
+/// Asks the web server of a domain for its policy, whatever is known or announced.
+///
+/// Suspends for the DNS, and at most for half a minute for the web server.
+pub async fn look(
+    domain: &Name,
+    resolver: &Resolver,
+    port: u16,
+    tls: Arc<ClientConfig>,
+) -> Result<Policy, StsFailure> {
+    let addresses = web_server(domain, resolver, port).await?;
+    let request = request(domain.as_str(), addresses, tls)?;
+    let result = Web::default().ask(request).await;
+    policy_of(result).unwrap_or_else(|| Err(no_answer("it was not asked")))
+}
+
+/// Where the web server with the policy of a domain is.
+async fn web_server(
+    domain: &Name,
+    resolver: &Resolver,
+    port: u16,
+) -> Result<Vec<SocketAddr>, StsFailure> {
+    let host = domain.prefixed("mta-sts");
+    let host = host.ok_or_else(|| no_answer("the name of its web server is too long"))?;
+    let kinds = [Kind::Aaaa, Kind::A];
+    let found = join_all(kinds.map(|kind| resolver.lookup(&host, kind)).into()).await;
+    let addresses = found.iter().filter_map(|it| it.result.as_ref().ok());
+    let addresses = addresses.flat_map(|answer| &answer.records).filter_map(|it| match it {
+        Record::Address(address) => Some(SocketAddr::new(*address, port)),
+        _ => None,
+    });
+    let addresses: Vec<SocketAddr> = addresses.take(ADDRESSES_MAX).collect();
+    match addresses.is_empty() {
+        true => Err(no_answer("its web server has no address")),
+        false => Ok(addresses),
+    }
+}
+
+fn request(
+    domain: &str,
+    addresses: Vec<SocketAddr>,
+    tls: Arc<ClientConfig>,
+) -> Result<Request, StsFailure> {
+    let host = ServerName::try_from(format!("mta-sts.{domain}"));
+    Ok(Request {
+        method: Method::Get,
+        host: host.map_err(|_| no_answer("its web server has no usable name"))?,
+        addresses,
+        path: "/.well-known/mta-sts.txt".to_owned(),
+        tls,
+        body_bytes_max: STS_POLICY_BYTES_MAX,
+        time_max: FETCH_TIME_MAX,
+    })
 }
 
 /// What is to be done for a domain.
@@ -286,20 +330,14 @@ impl Table {
             waiting.push(answer);
             return;
         }
-        let Ok(host) = ServerName::try_from(format!("mta-sts.{}", key.0)) else {
-            let _ = answer.try_send(Some(Err(no_answer("its web server has no usable name"))));
-            return;
+        let request = match request(&key.0, addresses, tls) {
+            Ok(request) => request,
+            Err(failure) => {
+                let _ = answer.try_send(Some(Err(failure)));
+                return;
+            }
         };
         self.under_way.insert(key.clone(), vec![answer]);
-        let request = Request {
-            method: Method::Get,
-            host,
-            addresses,
-            path: "/.well-known/mta-sts.txt".to_owned(),
-            tls,
-            body_bytes_max: STS_POLICY_BYTES_MAX,
-            time_max: FETCH_TIME_MAX,
-        };
         let words = self.words.clone();
         self.web.submit(request, move |result| {
             let (domain, id) = key;
@@ -358,7 +396,7 @@ impl Table {
         let text = write_file(self.kept.values());
         let (path, words) = (self.path.clone(), self.words.clone());
         let started = thread::spawn("mta-sts-file", None, move || {
-            let _ = words.send(Word::Written(replace(&path, &text)));
+            let _ = words.send(Word::Written(whole_file::replace(&path, text.as_bytes())));
         });
         (self.is_writing, self.is_changed) = (started.is_ok(), started.is_err());
     }
@@ -430,17 +468,6 @@ fn restore(path: &Path) -> HashMap<Box<str>, Kept> {
         path.display()
     );
     HashMap::new()
-}
-
-/// The whole file or nothing of it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    let directory: PathBuf = path.parent().map(Into::into).unwrap_or_default();
-    File::open(directory)?.sync_all()
 }
 
 const FILE_NAME: &str = "mta-sts.json";

@@ -52,6 +52,19 @@ pub fn read(base: &Name, found: &Result<Rc<Answer>, LookupError>, names: &[Name]
         Err(error) if error.is_denial() => return None,
         Err(error) => return Some(Dane::Unknown(*error)),
     };
+    let records = usable(answer);
+    let others = names.iter().filter(|name| *name != base);
+    let names = [base].into_iter().chain(others);
+    let names: Vec<ServerName<'static>> =
+        names.filter_map(|name| ServerName::try_from(name.as_str().to_owned()).ok()).collect();
+    Some(match records.is_empty() || names.is_empty() {
+        true => Dane::Unusable,
+        false => Dane::Usable(Arc::new(Associations { records, names })),
+    })
+}
+
+/// The TLSA records that can be gone by.
+pub fn usable(answer: &Answer) -> Vec<Association> {
     let records = answer.records.iter().filter_map(|record| match record {
         Record::Tlsa(tlsa) => Some(Association {
             usage: tlsa.usage,
@@ -61,15 +74,7 @@ pub fn read(base: &Name, found: &Result<Rc<Answer>, LookupError>, names: &[Name]
         }),
         _ => None,
     });
-    let records: Vec<Association> = records.filter(Association::is_usable).collect();
-    let others = names.iter().filter(|name| *name != base);
-    let names = [base].into_iter().chain(others);
-    let names: Vec<ServerName<'static>> =
-        names.filter_map(|name| ServerName::try_from(name.as_str().to_owned()).ok()).collect();
-    Some(match records.is_empty() || names.is_empty() {
-        true => Dane::Unusable,
-        false => Dane::Usable(Arc::new(Associations { records, names })),
-    })
+    records.filter(Association::is_usable).collect()
 }
 
 #[cfg(test)]

@@ -40,6 +40,14 @@ impl Association {
         matches!(self.usage, DANE_TA | DANE_EE) && self.selector <= 1 && is_whole
     }
 
+    /// The record by which most servers are named: `3 1 1`, their own key. `None` for what is no
+    /// certificate.
+    pub fn of_key(certificate: &CertificateDer<'_>) -> Option<Association> {
+        let parsed = ParsedCertificate::try_from(certificate).ok()?;
+        let data = digest(&SHA256, &parsed.subject_public_key_info()).as_ref().into();
+        Some(Association { usage: DANE_EE, selector: 1, matching: 1, data })
+    }
+
     /// Whether it is of this certificate.
     fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
         if self.selector == 0 {
@@ -179,6 +187,8 @@ mod tests {
                 for (selector, of) in [(0, &chain.leaf[..]), (1, &chain.leaf_key[..])] {
                     let right = record(3, selector, matching, of);
                     assert!(right.is_usable());
+                    let is_usual = (selector, matching) == (1, 1);
+                    assert_eq!(Association::of_key(&chain.leaf).as_ref() == Some(&right), is_usual);
                     assert!(verify(&chain, &right, false, "mx.test"), "{right}");
                 }
                 let wrong = record(3, 1, matching, &chain.ca_key);

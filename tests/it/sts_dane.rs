@@ -400,6 +400,12 @@ fn mail_goes_to_hosts_that_a_policy_allows_and_that_show_a_certificate() {
         assert!(!is_enforced || got.iter().all(|(_, tls)| *tls), "{domain}: {got:?}");
         assert_eq!(got.is_empty(), expected.starts_with("delayed"), "{domain}: {got:?}");
     }
+    // A message that would rather arrive than be protected (RFC 8689).
+    let mut client = server.client();
+    client.expect("EHLO client.test", "250");
+    let content = b"TLS-Required: No\r\n\r\n";
+    client.message("a@from.test", &["rather@stripped.z.test"], content);
+    assert!(outcome(&server, "rather@stripped.z.test").0.starts_with("relayed"));
     assert_eq!(web.asked("right.z.test"), 1);
     assert_eq!((web.asked("several.z.test"), web.asked("unannounced.z.test")), (0, 0));
     // Five enforced and one tested policy, four that could not be had; what was tried again counts.
@@ -412,6 +418,14 @@ fn mail_goes_to_hosts_that_a_policy_allows_and_that_show_a_certificate() {
     assert!(text.contains("mta-sts       enforce, hosts *.z.test, id 1\n"), "{text}");
     let text = explain("missing.z.test");
     assert!(text.contains("the policy announced cannot be had: HTTP status 404"), "{text}");
+    let check = |domain: &str| {
+        let output = server.run(&["dns", domain]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = check("right.z.test");
+    assert!(text.contains("add a line: mx: mx.test\n"), "{text}");
+    let text = check("moved.z.test");
+    assert!(text.contains("no policy: HTTP status 301\n"), "{text}");
 }
 
 #[test]

@@ -3,8 +3,14 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use crate::admin::finding::Finding;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::admin::finding::{Finding, Verdict};
+use crate::delivery::sts::StsFailure;
 use crate::proto::dns::{Answer, LookupError, Name, Record};
+use crate::proto::mta_sts::{Mode, Policy, announced_id};
+use crate::routing::dane::usable;
+use crate::tls::dane::{Association, Associations};
 
 /// What the DNS said to one question.
 pub type Found = Result<Rc<Answer>, LookupError>;
@@ -83,7 +89,36 @@ pub fn dmarc(domain: &Name, found: &Found) -> Finding {
 
 /// Announces a policy for TLS (RFC 8461 §3.1): there or not.
 pub fn mta_sts(found: &Found) -> Finding {
-    text("MTA-STS", "v=STSv1", found, "")
+    let finding = text("MTA-STS", "v=STSv1", found, "");
+    let records = found.as_ref().map(|answer| answer.records.as_slice()).unwrap_or_default();
+    let is_there = finding.verdict == Verdict::Ok && finding.found != "none";
+    match is_there && announced_id(records).is_none() {
+        true => Finding::fail(finding.subject, finding.found, "give it an id: \"v=STSv1; id=1\""),
+        false => finding,
+    }
+}
+
+/// The policy that is announced has to name this host (RFC 8461 §4.1).
+pub fn mta_sts_policy(
+    domain: &Name,
+    hostname: &Name,
+    policy: Result<Policy, StsFailure>,
+) -> Finding {
+    const SUBJECT: &str = "MTA-STS";
+    match policy {
+        Ok(policy) => {
+            let shown = policy.lines().join(", ");
+            match policy.mode == Mode::None || policy.allows(hostname.as_str()) {
+                true => Finding::ok(SUBJECT, shown),
+                false => Finding::fail(SUBJECT, shown, format!("add a line: mx: {hostname}")),
+            }
+        }
+        Err(failure) => {
+            let advice =
+                format!("serve it at https://mta-sts.{domain}/.well-known/mta-sts.txt (RFC 8461)");
+            Finding::fail(SUBJECT, format!("no policy: {}", failure.reason), advice)
+        }
+    }
 }
 
 /// Where reports about TLS go (RFC 8460 §3): there or not.
@@ -91,13 +126,40 @@ pub fn tls_report(found: &Found) -> Finding {
     text("TLSRPT", "v=TLSRPTv1", found, "")
 }
 
-/// Certificates by DNSSEC (RFC 7672): there or not.
-pub fn tlsa(found: &Found) -> Finding {
-    match found {
-        Ok(answer) => Finding::ok("TLSA", show(answer)),
-        Err(error) if error.is_denial() => Finding::ok("TLSA", "none"),
-        Err(error) => Finding::warn("TLSA", error.to_string(), TRY_LATER),
+/// Certificates by DNSSEC (RFC 7672): none, or of what this server shows. `chains` are its
+/// certificates.
+pub fn tlsa(
+    hostname: &Name,
+    found: &Found,
+    chains: &[Vec<CertificateDer<'static>>],
+    trusts_validator: bool,
+) -> Finding {
+    const SUBJECT: &str = "TLSA";
+    let answer = match found {
+        Ok(answer) => answer,
+        Err(error) if error.is_denial() => return Finding::ok(SUBJECT, "none"),
+        Err(error) => return Finding::warn(SUBJECT, error.to_string(), TRY_LATER),
+    };
+    let shown = show(answer);
+    let (records, name) = (usable(answer), ServerName::try_from(hostname.as_str().to_owned()));
+    let associations = Associations { records, names: name.into_iter().collect() };
+    let is_right = |chain: &Vec<CertificateDer<'static>>| match chain.as_slice() {
+        [leaf, rest @ ..] => associations.verify(leaf, rest, UnixTime::now()).is_ok(),
+        [] => false,
+    };
+    if !chains.iter().any(is_right) {
+        let leaf = chains.iter().find_map(|chain| chain.first());
+        let advice = match leaf.and_then(Association::of_key) {
+            Some(ours) => add(format!("_25._tcp.{hostname}. TLSA {ours}")),
+            None => "remove them, or give this server a [[certificate]]".to_owned(),
+        };
+        return Finding::fail(SUBJECT, format!("{shown}: not the certificate shown"), advice);
     }
+    if trusts_validator && !answer.authenticated {
+        let advice = "sign the zone (DNSSEC): nobody goes by them otherwise";
+        return Finding::warn(SUBJECT, format!("{shown}: not authentic"), advice);
+    }
+    Finding::ok(SUBJECT, shown)
 }
 
 /// One text that begins with this version; `wanted` is empty where its absence is as well.
@@ -146,9 +208,12 @@ const TRY_LATER: &str = "look again later, or at the upstreams in [dns]";
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
-    use crate::admin::finding::Verdict;
-    use crate::proto::dns::Mx;
+    use crate::mail::TlsFailure;
+    use crate::proto::dns::{Mx, Tlsa};
+    use crate::tls::identity::tests::certificate;
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect("a name")
@@ -227,12 +292,66 @@ mod tests {
         check(dmarc(&domain, &denied), Verdict::Warn, "none", "add: _dmarc.a.test. TXT \"v=DMARC1");
         let policy = txt(&["v=DMARC1; p=reject"]);
         check(dmarc(&domain, &policy), Verdict::Ok, "v=DMARC1; p=reject", "");
-        for finding in [mta_sts(&denied), tls_report(&denied), tlsa(&denied)] {
+        for finding in [mta_sts(&denied), tls_report(&denied)] {
             check(finding, Verdict::Ok, "none", "");
         }
         let failed = Err(LookupError::ServerFailure);
-        check(tlsa(&failed), Verdict::Warn, "DNS server failure", "later");
+        check(mta_sts(&txt(&["v=STSv1;"])), Verdict::Fail, "v=STSv1;", "give it an id");
         check(mta_sts(&txt(&["v=STSv1; id=1;"])), Verdict::Ok, "v=STSv1; id=1;", "");
         check(tls_report(&failed), Verdict::Warn, "DNS server failure", "later");
+    }
+
+    #[test]
+    fn a_policy_has_to_name_this_host() {
+        let (domain, host) = (name("a.test"), name("mx.test"));
+        let of = |mode: &str, mx: &str| {
+            let text = format!("version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: 9");
+            mta_sts_policy(&domain, &host, Ok(Policy::parse(text.as_bytes()).expect("valid")))
+        };
+        let shown = "version: STSv1, mode: enforce, mx: mx.test, max_age: 9";
+        check(of("enforce", "mx.test"), Verdict::Ok, shown, "");
+        let shown = "version: STSv1, mode: testing, mx: *.mx.test, max_age: 9";
+        check(of("testing", "*.mx.test"), Verdict::Fail, shown, "add a line: mx: mx.test");
+        assert_eq!(of("none", "*.mx.test").verdict, Verdict::Ok);
+        let failure = StsFailure {
+            failure: TlsFailure::StsPolicyFetchError,
+            reason: "HTTP status 404".into(),
+        };
+        let finding = mta_sts_policy(&domain, &host, Err(failure));
+        let advice = "https://mta-sts.a.test/.well-known/mta-sts.txt";
+        check(finding, Verdict::Fail, "no policy: HTTP status 404", advice);
+    }
+
+    #[test]
+    fn tlsa_records_have_to_be_of_the_certificate_shown() {
+        let host = name("mx.test");
+        let chain = |names: &[&str]| {
+            let (pem, _, _) = certificate(names);
+            vec![CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")]
+        };
+        let (ours, other) = (chain(&["mx.test"]), chain(&["mx.test"]));
+        let record = |chain: &[CertificateDer<'static>]| {
+            let of_key = Association::of_key(&chain[0]).expect("a certificate");
+            let Association { usage, selector, matching, data: association } = of_key;
+            Record::Tlsa(Tlsa { usage, selector, matching, association })
+        };
+        let of = |records: Vec<Record>, chains: &[Vec<_>], trusts_validator| {
+            tlsa(&host, &found(records), chains, trusts_validator)
+        };
+        let both = vec![record(&other), record(&ours)];
+        let chains = &[chain(&["x.test"]), ours.clone()];
+        assert_eq!(of(both.clone(), chains, false).verdict, Verdict::Ok);
+        let finding = of(both, chains, true);
+        assert_eq!((finding.verdict, finding.advice.contains("DNSSEC")), (Verdict::Warn, true));
+        let finding = of(vec![record(&other)], std::slice::from_ref(&ours), false);
+        let wanted = format!("add: _25._tcp.mx.test. TLSA {}", record(&ours));
+        assert_eq!((finding.verdict, finding.advice), (Verdict::Fail, wanted));
+        let finding = of(vec![record(&other)], &[], false);
+        let advice = "remove them, or give this server a [[certificate]]";
+        assert_eq!((finding.verdict, finding.advice.as_str()), (Verdict::Fail, advice));
+        check(tlsa(&host, &Err(LookupError::NoData), &[], false), Verdict::Ok, "none", "");
+        let failed = Err(LookupError::ServerFailure);
+        let finding = tlsa(&host, &failed, &[], false);
+        check(finding, Verdict::Warn, "DNS server failure", "later");
     }
 }

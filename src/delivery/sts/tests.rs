@@ -87,11 +87,11 @@ fn what_was_kept_is_there_after_a_restart_until_its_end() {
     let path = directory.path().join(FILE_NAME);
     let now_s = clock::unix_ms() / 1000;
     let valid = kept("1", "enforce", 1_000, now_s);
-    replace(&path, &write_file([&valid].into_iter())).expect("written");
+    whole_file::replace(&path, write_file([&valid].into_iter()).as_bytes()).expect("written");
     let restored = restore(&path);
     assert_eq!(restored.get("a.test"), Some(&valid));
     let over = kept("1", "enforce", 10, now_s - 10);
-    replace(&path, &write_file([&over].into_iter())).expect("written");
+    whole_file::replace(&path, write_file([&over].into_iter()).as_bytes()).expect("written");
     assert!(restore(&path).is_empty());
     fs::write(&path, "{").expect("written");
     assert!(restore(&path).is_empty());
