@@ -14,6 +14,7 @@ use crate::dns::{Knot, Unbound};
 use crate::harness::{Server, free_address, wait_until};
 use crate::mx::{outcome_of, send};
 use crate::tls::Authority;
+use crate::tls_reports::wait_for_reports;
 
 /// How a server shows itself, from the files of a certificate.
 fn server_config(authority: &Authority, name: &str) -> Arc<ServerConfig> {
@@ -188,7 +189,8 @@ fn config(dns: SocketAddr, hosts: &Hosts, authority: &Authority, more: &str) -> 
          attempts = 1\ntrust_ad = true\n[delivery.tls]\nca = {ca:?}\n{more}\
          [[route]]\ndomain = \"*.z.test\"\nnext_hop = \"mx\"\n\
          [[route]]\ndomain = \"*.signed.test\"\nnext_hop = \"mx\"\n\
-         [queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n[shards]\ncount = 1\n",
+         [queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n[shards]\ncount = 1\n\
+         [tls_reports]\ninterval = \"2s\"\n",
         hosts.port,
     )
 }
@@ -286,6 +288,16 @@ fn mail_goes_to_whom_tlsa_records_name_and_to_nobody_in_between() {
     let counted = |name: &str| server.metric(&format!("ringpost_delivery_tls_policies_{name}"));
     let (broken, kept) = (counted("broken_total"), counted("kept_total"));
     assert!(broken >= 6.0 && kept >= 6.0, "{broken} broken, {kept} kept");
+    wait_for_reports(
+        &server,
+        &[
+            ("d4.signed.test", "tlsa", "certificate-not-trusted"),
+            ("d5.signed.test", "tlsa", "starttls-not-supported"),
+            ("d7.signed.test", "tlsa", "starttls-not-supported"),
+            ("d8.signed.test", "tlsa", "dnssec-invalid"),
+            ("d9.signed.test", "tlsa", "certificate-host-mismatch"),
+        ],
+    );
     let explained = server.run(&["explain", "d2.signed.test"]);
     let text = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(text.contains(&format!("  dane: TLSA {own}")), "{text}");
@@ -410,6 +422,19 @@ fn mail_goes_to_hosts_that_a_policy_allows_and_that_show_a_certificate() {
     assert_eq!((web.asked("several.z.test"), web.asked("unannounced.z.test")), (0, 0));
     // Five enforced and one tested policy, four that could not be had; what was tried again counts.
     assert!(server.metric("ringpost_delivery_tls_policies_broken_total") >= 10.0);
+    wait_for_reports(
+        &server,
+        &[
+            ("name.z.test", "sts", "certificate-host-mismatch"),
+            ("over.z.test", "sts", "certificate-expired"),
+            ("stranger.z.test", "sts", "certificate-not-trusted"),
+            ("stripped.z.test", "sts", "starttls-not-supported"),
+            ("outside.z.test", "sts", "validation-failure"),
+            ("testing.z.test", "sts", "starttls-not-supported"),
+            ("missing.z.test", "sts", "sts-policy-fetch-error"),
+            ("nonsense.z.test", "sts", "sts-policy-invalid"),
+        ],
+    );
     let explain = |domain: &str| {
         let output = server.run(&["explain", domain]);
         String::from_utf8_lossy(&output.stdout).into_owned()

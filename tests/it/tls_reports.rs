@@ -90,6 +90,25 @@ fn files(directory: &Path) -> Vec<(String, Value)> {
         .collect()
 }
 
+/// Waits until reports of `server` say all this: domain, kind of policy, result.
+pub fn wait_for_reports(server: &Server, expected: &[(&str, &str, &str)]) {
+    let directory = server.directory.path().join("data/tls-reports");
+    for (domain, kind, result) in expected {
+        wait_until(&format!("{kind} of {domain} is reported: {result}"), || {
+            let reports = files(&directory).into_iter().map(|(_, report)| report);
+            let policies = reports.flat_map(|it| it["policies"].as_array().cloned().expect("some"));
+            policies.into_iter().any(|it| {
+                let of_domain = &it["policy"];
+                of_domain["policy-domain"] == *domain
+                    && of_domain["policy-type"] == *kind
+                    && it["failure-details"].as_array().is_some_and(|details| {
+                        details.iter().any(|detail| detail["result-type"] == *result)
+                    })
+            })
+        });
+    }
+}
+
 /// The one failure that there was.
 fn check(report: &Value) {
     assert_eq!(report["organization-name"], "Us");
