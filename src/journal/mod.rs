@@ -17,6 +17,7 @@ pub mod payload;
 pub mod recovery;
 mod scan;
 pub mod space;
+pub mod upkeep;
 
 pub use core::{Append, AppendError, Appended, Counters, Location, Ticket};
 pub use format::{Record, flag, kind};

@@ -1,11 +1,10 @@
 //! The state written down a slice at a time, so that a start reads that and what came after.
 
-use std::time::Duration;
-
 use super::items::Cursor;
-use super::store::{Inner, Store};
+use super::store::Store;
+use crate::journal::upkeep::{AT_STOP_BYTES, LOOK_PERIOD, Pace};
 use crate::journal::{AppendError, Ticket};
-use crate::runtime::{task, timer};
+use crate::runtime::timer;
 
 impl Store {
     /// Makes checkpoints when they are due.
@@ -33,7 +32,7 @@ impl Store {
             return;
         }
         // Every record before BEGIN has moved the state when it was appended.
-        if inner.step(pace, || inner.journal.begin_checkpoint()).await.is_ok()
+        if pace.step(&inner.journal, || inner.journal.begin_checkpoint()).await.is_ok()
             && let Ok(end) = self.write_items(pace).await
         {
             inner.journal.durable(end).await;
@@ -46,54 +45,14 @@ impl Store {
         let mut next = Some(Cursor::Start);
         while let Some(cursor) = next {
             // Built and appended without a pause between: an item says what holds at its place.
-            next = inner
-                .step(pace, || {
+            next = pace
+                .step(&inner.journal, || {
                     let (payload, next) = inner.partition.borrow().next_items(cursor);
                     inner.journal.append_items(&payload).map(|_| next)
                 })
                 .await?;
-            match pace {
-                Pace::Gentle => timer::sleep(PAUSE).await,
-                Pace::Fast => task::yield_now().await,
-            }
+            pace.pause().await;
         }
-        inner.step(pace, || inner.journal.end_checkpoint()).await
+        pace.step(&inner.journal, || inner.journal.end_checkpoint()).await
     }
 }
-
-impl Inner {
-    /// Repeats a step until there is room for it. A checkpoint that was begun is never given up,
-    /// unless the process is about to end: that waits for no room.
-    async fn step<T>(
-        &self,
-        pace: Pace,
-        mut step: impl FnMut() -> Result<T, AppendError>,
-    ) -> Result<T, AppendError> {
-        loop {
-            match step() {
-                Err(AppendError::Later) => self.journal.room().await,
-                Err(AppendError::NoSpace) if pace == Pace::Gentle => {
-                    timer::sleep(NO_SPACE_WAIT).await;
-                }
-                result => return result,
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    /// Beside the mail.
-    Gentle,
-    /// Nobody waits for anything else.
-    Fast,
-}
-
-/// How often it is looked whether one is due.
-const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Between two payloads.
-const PAUSE: Duration = Duration::from_millis(1);
-/// Pause before a step is tried again that found no room.
-const NO_SPACE_WAIT: Duration = Duration::from_millis(100);
-/// Log that a clean stop leaves to the next start at the most.
-const AT_STOP_BYTES: u64 = 16 * 1024 * 1024;

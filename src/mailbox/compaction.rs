@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::bodies::BodyHandle;
 use super::codec::{Body, BodyPayload, Operation, read_body};
 use super::store::{Inner, Store};
-use crate::journal::{AppendError, Appended, Level, Location, Record, flag, kind};
+use crate::journal::{AppendError, Appended, Location, Record, flag, kind, upkeep};
 use crate::runtime::{task, timer};
 
 impl Store {
@@ -78,7 +78,7 @@ impl Store {
         inner.turn(Body { place: appended.first, ..body.clone() }, &body);
         inner.journal.durable(appended.ticket).await;
         inner.unpin(&body);
-        self.pause(payload[0].len()).await;
+        upkeep::pause_compaction(&self.inner.journal, payload[0].len()).await;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Store {
             }
         }
         inner.journal.unpin(moved.first, moved_bytes);
-        self.pause(payload[0].len()).await;
+        upkeep::pause_compaction(&self.inner.journal, payload[0].len()).await;
         result
     }
 
@@ -145,16 +145,6 @@ impl Store {
         inner.journal.durable(appended.ticket).await;
         inner.unpin(&body);
         Ok(())
-    }
-
-    /// Spreads the work: the less room there is, the less it spares the mail.
-    async fn pause(&self, bytes: usize) {
-        let bytes_per_ms = match self.inner.journal.space().level {
-            Level::Normal => BYTES_PER_MS,
-            Level::Slow => 2 * BYTES_PER_MS,
-            Level::Refuse => return,
-        };
-        timer::sleep(Duration::from_millis((bytes / bytes_per_ms) as u64)).await;
     }
 }
 
@@ -201,6 +191,4 @@ fn copy_of<'a>(kind: u8, id: u64, aux: u32, payload: &'a [&'a [u8]]) -> Record<'
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// What cannot be moved now is left alone for so long.
 const SPARE_WAIT: Duration = Duration::from_secs(30);
-/// How much is copied while there is room enough: 32 MiB a second.
-const BYTES_PER_MS: usize = 32 * 1024;
 const ENTRIES_AT_ONCE: u32 = 4096;

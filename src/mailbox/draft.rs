@@ -105,7 +105,7 @@ impl Draft {
 
     async fn spill(&mut self) -> Result<(), Refusal> {
         let inner = &self.store.inner;
-        if inner.drafts_pin_too_much() {
+        if inner.draft_chunks.pin_too_much(&inner.journal) {
             return Err(Refusal::TooManyDrafts);
         }
         // One chunk under way and one that fills: the memory of a message is bounded by two.
@@ -122,7 +122,7 @@ impl Draft {
         };
         let appended = inner.journal.append_when_possible(&[chunk], Append::Message).await?;
         inner.journal.pin(appended.first, appended.first.record_bytes.into());
-        inner.count_draft_chunk(appended.first.slot, 1);
+        inner.draft_chunks.count(appended.first.slot, 1);
         self.last = Some(appended.ticket);
         self.chunks.push(appended.first);
         self.bytes += self.buffer.len() as u64;
@@ -136,29 +136,7 @@ impl Drop for Draft {
         // What was committed has pins of its own.
         for chunk in &self.chunks {
             self.store.inner.journal.unpin(*chunk, chunk.record_bytes.into());
-            self.store.inner.count_draft_chunk(chunk.slot, -1);
+            self.store.inner.draft_chunks.count(chunk.slot, -1);
         }
     }
 }
-
-impl super::store::Inner {
-    /// A chunk of an open draft stands in the slot, or no longer does.
-    fn count_draft_chunk(&self, slot: u16, change: i32) {
-        let mut chunks = self.draft_chunks.borrow_mut();
-        let count = chunks.entry(slot).or_default();
-        *count = count.saturating_add_signed(change);
-        if *count == 0 {
-            chunks.remove(&slot);
-        }
-    }
-
-    /// Whether open drafts hold all the segments they may: no compaction can free these.
-    fn drafts_pin_too_much(&self) -> bool {
-        let slots_max = self.journal.space().slots_max;
-        self.draft_chunks.borrow().len() > (slots_max / DRAFT_SLOTS_PART).max(DRAFT_SLOTS_MIN)
-    }
-}
-
-/// Open drafts may hold one in so many segments, and some in any case.
-const DRAFT_SLOTS_PART: usize = 8;
-const DRAFT_SLOTS_MIN: usize = 3;

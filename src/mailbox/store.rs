@@ -13,6 +13,7 @@ use super::index::Mailbox;
 use super::partition::{Change, Partition};
 use super::plan::{Expunging, Part, Planned, Refusal};
 use super::recovery::Recovered;
+use crate::journal::upkeep::DraftChunks;
 use crate::journal::{
     Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
 };
@@ -44,7 +45,7 @@ pub(super) struct Inner {
     /// How long an expunged message is kept.
     undelete: Duration,
     /// Chunks of open drafts, by slot.
-    pub draft_chunks: RefCell<HashMap<u16, u32>>,
+    pub draft_chunks: DraftChunks,
     pub checkpointing: Cell<bool>,
     is_stopping: Cell<bool>,
 }
@@ -103,7 +104,7 @@ impl Store {
                 watches: RefCell::default(),
                 lost: RefCell::new(lost),
                 undelete,
-                draft_chunks: RefCell::default(),
+                draft_chunks: DraftChunks::default(),
                 checkpointing: Cell::new(false),
                 is_stopping: Cell::new(false),
             }),

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::items::Items;
 use super::store::{Inner, Queue};
+use crate::journal::upkeep::{AT_STOP_BYTES, LOOK_PERIOD, Pace};
 use crate::journal::{AppendError, Ticket};
-use crate::runtime::{task, timer};
+use crate::runtime::timer;
 
 impl Queue {
     /// Makes checkpoints when they are due.
@@ -32,7 +33,7 @@ impl Queue {
         if inner.checkpointing.replace(true) {
             return;
         }
-        if let Ok(begin) = inner.step(pace, || inner.journal.begin_checkpoint()).await {
+        if let Ok(begin) = pace.step(&inner.journal, || inner.journal.begin_checkpoint()).await {
             inner.journal.durable(begin).await;
             // What was committed before BEGIN must be listed, so it must be known.
             while inner.commits.borrow().front().is_some_and(|(ticket, _)| *ticket <= begin) {
@@ -50,18 +51,15 @@ impl Queue {
         let mut from = Some(0);
         while let Some(slot) = from {
             // Built and appended without a pause between: an item says what holds at its place.
-            from = inner
-                .step(pace, || {
+            from = pace
+                .step(&inner.journal, || {
                     let (payload, next) = inner.items_from(slot);
                     inner.journal.append_items(&payload).map(|_| next)
                 })
                 .await?;
-            match pace {
-                Pace::Gentle => timer::sleep(PAUSE).await,
-                Pace::Fast => task::yield_now().await,
-            }
+            pace.pause().await;
         }
-        inner.step(pace, || inner.journal.end_checkpoint()).await
+        pace.step(&inner.journal, || inner.journal.end_checkpoint()).await
     }
 }
 
@@ -85,24 +83,6 @@ impl Drop for Commit<'_> {
 }
 
 impl Inner {
-    /// Repeats a step until there is room for it. A checkpoint that was begun is never given up,
-    /// unless the process is about to end: that waits for no room.
-    async fn step<T>(
-        &self,
-        pace: Pace,
-        mut step: impl FnMut() -> Result<T, AppendError>,
-    ) -> Result<T, AppendError> {
-        loop {
-            match step() {
-                Err(AppendError::Later) => self.journal.room().await,
-                Err(AppendError::NoSpace) if pace == Pace::Gentle => {
-                    timer::sleep(NO_SPACE_WAIT).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
     /// The next payload of ITEMS, with messages in the slots from `from` on, and where to go on.
     fn items_from(&self, from: u32) -> (Vec<u8>, Option<u32>) {
         let index = self.index.borrow();
@@ -136,20 +116,4 @@ impl Inner {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    /// Beside the mail.
-    Gentle,
-    /// Nobody waits for anything else.
-    Fast,
-}
-
-/// How often it is looked whether one is due.
-const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// Between two payloads.
-const PAUSE: Duration = Duration::from_millis(1);
 const COMMIT_POLL: Duration = Duration::from_millis(1);
-/// Pause before a step is tried again that found no room.
-const NO_SPACE_WAIT: Duration = Duration::from_millis(100);
-/// Log that a clean stop leaves to the next start at the most.
-const AT_STOP_BYTES: u64 = 16 * 1024 * 1024;

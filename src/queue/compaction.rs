@@ -10,7 +10,7 @@ use super::codec;
 use super::index::TaskState;
 use super::outline::pinned_bytes;
 use super::store::{Inner, Queue};
-use crate::journal::{AppendError, Level, Location, Record, RecordBuffer, Ticket, flag, kind};
+use crate::journal::{AppendError, Location, Record, RecordBuffer, Ticket, flag, kind, upkeep};
 use crate::limits::SURVIVORS_FRAME_BYTES_MAX;
 use crate::runtime::{task, timer};
 
@@ -67,7 +67,7 @@ impl Queue {
                 if self.append_copies(std::mem::take(&mut copies)).await.is_err() {
                     return;
                 }
-                self.pause(std::mem::take(&mut bytes)).await;
+                upkeep::pause_compaction(&self.inner.journal, std::mem::take(&mut bytes)).await;
             }
         }
         // Without room for the rest it is tried again later.
@@ -201,7 +201,7 @@ impl Queue {
             };
             *chunk = copy;
             copied.add(copy);
-            self.pause(payload[0].len()).await;
+            upkeep::pause_compaction(&self.inner.journal, payload[0].len()).await;
         }
         let mut payload = Vec::new();
         codec::write_envelope(&envelope, &chunks, &mut payload);
@@ -225,16 +225,6 @@ impl Queue {
         inner.journal.durable(ticket).await;
         inner.let_go(replaced);
         Ok(())
-    }
-
-    /// Spreads the work: the less room there is, the less it spares the mail.
-    async fn pause(&self, bytes: usize) {
-        let bytes_per_ms = match self.inner.journal.space().level {
-            Level::Normal => BYTES_PER_MS,
-            Level::Slow => 2 * BYTES_PER_MS,
-            Level::Refuse => return,
-        };
-        timer::sleep(Duration::from_millis((bytes / bytes_per_ms) as u64)).await;
     }
 }
 
@@ -385,5 +375,3 @@ const ENTRIES_AT_ONCE: u32 = 4096;
 /// Copied at once: with one more message of the largest kind it fits a frame.
 const BATCH_BYTES: usize = SURVIVORS_FRAME_BYTES_MAX / 2;
 const BATCH_COPIES: usize = 256;
-/// Pace with room enough.
-const BYTES_PER_MS: usize = 32 * 1024;

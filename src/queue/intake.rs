@@ -192,7 +192,7 @@ impl Draft {
         } else {
             Content::Chunked { chunks: Rc::new(chunks.clone()) }
         };
-        chunks.iter().for_each(|chunk| inner.count_draft_chunk(chunk.slot, -1));
+        chunks.iter().for_each(|chunk| inner.draft_chunks.count(chunk.slot, -1));
         inner.enter(self.id, location, chunks, Kept { envelope: Rc::new(envelope), content });
         drop(commit);
         Ok(inner.queue_id(self.id))
@@ -200,7 +200,7 @@ impl Draft {
 
     async fn spill(&mut self) -> Result<(), Refusal> {
         let journal = &self.queue.inner.journal;
-        if self.queue.inner.drafts_pin_too_much() {
+        if self.queue.inner.draft_chunks.pin_too_much(journal) {
             return Err(Refusal::TooManyDrafts);
         }
         let spilled = self.spilled.get_or_insert_default();
@@ -220,7 +220,7 @@ impl Draft {
         };
         let appended = journal.append_when_possible(&[chunk], Append::Message).await?;
         journal.pin(appended.first, pinned_bytes(appended.first, 0));
-        self.queue.inner.count_draft_chunk(appended.first.slot, 1);
+        self.queue.inner.draft_chunks.count(appended.first.slot, 1);
         spilled.last = Some(appended.ticket);
         spilled.chunks.push(appended.first);
         self.buffer.clear();
@@ -232,28 +232,12 @@ impl Drop for Draft {
     fn drop(&mut self) {
         for chunk in self.spilled.iter().flat_map(|spilled| &spilled.chunks) {
             self.queue.inner.journal.unpin(*chunk, pinned_bytes(*chunk, 0));
-            self.queue.inner.count_draft_chunk(chunk.slot, -1);
+            self.queue.inner.draft_chunks.count(chunk.slot, -1);
         }
     }
 }
 
 impl Inner {
-    /// A chunk of an open draft stands in the slot, or no longer does.
-    fn count_draft_chunk(&self, slot: u16, change: i32) {
-        let mut chunks = self.draft_chunks.borrow_mut();
-        let count = chunks.entry(slot).or_default();
-        *count = count.saturating_add_signed(change);
-        if *count == 0 {
-            chunks.remove(&slot);
-        }
-    }
-
-    /// Whether open drafts hold all the segments they may: no compaction can free these.
-    fn drafts_pin_too_much(&self) -> bool {
-        let slots_max = self.journal.space().slots_max;
-        self.draft_chunks.borrow().len() > (slots_max / DRAFT_SLOTS_PART).max(DRAFT_SLOTS_MIN)
-    }
-
     /// Enters a durable message into the index: ready for its first attempt, or waiting for its
     /// release.
     pub(super) fn enter(&self, id: u64, location: Location, chunks: Vec<Location>, kept: Kept) {
@@ -281,6 +265,3 @@ impl Inner {
 
 /// Longest ENVELOPE: with its place in a checkpoint, and with a part of others, it fits a frame.
 const ENVELOPE_BYTES_MAX: usize = FRAME_BYTES_MAX - 160 * 1024;
-/// Open drafts may hold one in so many segments, and some in any case.
-const DRAFT_SLOTS_PART: usize = 8;
-const DRAFT_SLOTS_MIN: usize = 3;

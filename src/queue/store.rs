@@ -1,7 +1,7 @@
 //! The queue of one shard: index, journal, and the tasks that keep them in step.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::schedule::{Announcement, Flow, FlowId, LineId};
 use super::steering::Sites;
 use crate::config::Config;
 use crate::event::LogSink;
+use crate::journal::upkeep::DraftChunks;
 use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer, Ticket};
 use crate::mail::{Envelope, QueueId, Stream};
 use crate::metrics::Metrics;
@@ -56,7 +57,7 @@ pub(super) struct Inner {
     /// Records that make no sense, and are kept.
     pub malformed: Vec<(u64, Location)>,
     /// Chunks of open drafts, by slot.
-    pub draft_chunks: RefCell<HashMap<u16, u32>>,
+    pub draft_chunks: DraftChunks,
 }
 
 /// A message and what of it one task carries, as delivery gets it.
@@ -211,7 +212,7 @@ impl Queue {
                 commits: RefCell::default(),
                 checkpointing: Cell::new(false),
                 malformed,
-                draft_chunks: RefCell::default(),
+                draft_chunks: DraftChunks::default(),
             }),
         };
         task::spawn_vital(queue.clone().run_clock());

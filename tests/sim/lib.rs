@@ -36,6 +36,7 @@ pub mod journal {
     pub mod space;
     #[path = "../../tests/sim/journal/tap.rs"]
     pub mod tap;
+    pub mod upkeep;
 
     pub use core::{Append, AppendError, Appended, Counters, Location, Ticket};
     pub use format::{Record, flag, kind};
