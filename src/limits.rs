@@ -99,6 +99,11 @@ pub const STANDING_ORDERS_MAX: usize = 1000;
 
 // ---- mailboxes ----
 
+/// Local domains of one configuration.
+pub const LOCAL_DOMAINS_MAX: usize = 10_000;
+/// Partitions of one data directory.
+pub const PARTITIONS_MAX: usize = SHARDS_MAX;
+
 /// Longest name of an account: an address.
 pub const ACCOUNT_NAME_BYTES_MAX: usize = LOCAL_PART_BYTES_MAX + 1 + DOMAIN_BYTES_MAX;
 /// Longest name of a mailbox, its superiors included.

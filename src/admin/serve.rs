@@ -15,6 +15,7 @@ use crate::config::{Acme, Config, Durability};
 use crate::control::{self, Control, StandingError};
 use crate::event::LogWriter;
 use crate::journal::OpenError;
+use crate::mailbox::PartitionError;
 use crate::queue::StandingOrders;
 use crate::runtime::net::BoundListener;
 use crate::runtime::privilege::{self, Identity, PrivilegeError};
@@ -189,17 +190,25 @@ fn start_failure(error: StartError) -> Failure {
         StartError::Bind { error, .. } => bind_exit(error),
         StartError::Core { .. } => Exit::Config,
         StartError::DataDir { error, .. } => disk_exit(error),
-        StartError::Journal { error, .. } => match error {
-            OpenError::Io { error, .. } => disk_exit(error),
-            OpenError::Locked { .. } => Exit::Temporary,
-            OpenError::Foreign { .. } | OpenError::Segment { .. } | OpenError::Version { .. } => {
-                Exit::Data
-            }
+        StartError::Journal { error, .. } => journal_exit(error),
+        StartError::Partition { error, .. } => match error {
+            PartitionError::Journal(error) => journal_exit(error),
+            PartitionError::Degraded => Exit::Data,
         },
         StartError::Thread { .. } => Exit::System,
         StartError::Lost { .. } => Exit::Software,
     };
     Failure::new(exit, error)
+}
+
+fn journal_exit(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Io { error, .. } => disk_exit(error),
+        OpenError::Locked { .. } => Exit::Temporary,
+        OpenError::Foreign { .. } | OpenError::Segment { .. } | OpenError::Version { .. } => {
+            Exit::Data
+        }
+    }
 }
 
 fn disk_exit(error: &io::Error) -> Exit {
@@ -248,6 +257,7 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
             );
         }
     }
+    say_mailboxes(shards);
     let listeners: Vec<String> =
         config.listeners.iter().map(|listener| listener.address.to_string()).collect();
     let durability = match config.journal.durability {
@@ -267,6 +277,38 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
     }
     if source.is_none() {
         eprint!("{TRY_NEXT}");
+    }
+}
+
+/// What is kept for whom, and what is wrong with it.
+fn say_mailboxes(shards: &Shards) {
+    let partitions = shards.opened().iter().flat_map(|(_, opened)| &opened.partitions);
+    let (mut partition_count, mut message_count) = (0, 0);
+    for partition in partitions {
+        partition_count += 1;
+        message_count += partition.message_count;
+        let (number, recovery) = (partition.number, &partition.recovery);
+        if partition.malformed_count > 0 || partition.lost_count > 0 || !recovery.rot.is_empty() {
+            eprintln!(
+                "ringpost: partition {number} of mailboxes: DAMAGED JOURNAL: {} records make no \
+                 sense, {} messages have no octets, unreadable: {:?}; everything else is served, \
+                 keep a copy of the disk",
+                partition.malformed_count, partition.lost_count, recovery.rot,
+            );
+        }
+        if recovery.bad_checkpoints > 0 {
+            eprintln!(
+                "ringpost: partition {number} of mailboxes: the newest checkpoint is unreadable, \
+                 the start went by the one before; keep an eye on the disk",
+            );
+        }
+    }
+    if partition_count > 0 {
+        let account_count = shards.accounts().len();
+        eprintln!(
+            "ringpost: {message_count} messages of {account_count} accounts in {partition_count} \
+             partitions",
+        );
     }
 }
 

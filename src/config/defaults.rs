@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{
     BareNewline, Config, Delivery, DeliveryTls, Durability, Families, Headers, Journal, Listener,
-    ListenerTls, Log, LogFormat, Metrics, Network, NextHop, NextHopProtocol, Queue, Reception,
-    Shards, Tls,
+    ListenerTls, Log, LogFormat, Mailboxes, Metrics, Network, NextHop, NextHopProtocol, Protocol,
+    Queue, Reception, Shards, Tls,
 };
 
 use crate::mail::Stream;
@@ -46,6 +46,8 @@ impl Default for Config {
                 hold_max: Duration::from_secs(7 * 86_400),
                 headers: Headers::default(),
             },
+            mailboxes: Mailboxes::default(),
+            aliases: Vec::new(),
             journal: Journal {
                 segment_bytes: 64 << 20,
                 bytes_max: 16 << 30,
@@ -106,6 +108,7 @@ impl Config {
         let mut config = Self {
             listeners: vec![Listener {
                 address: local(2525),
+                protocol: Protocol::Smtp,
                 tls: ListenerTls::default(),
                 proxy_networks: Vec::new(),
                 stream: Stream::default(),

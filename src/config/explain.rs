@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::mailboxes::PROTOCOLS;
 use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LISTENER_TLS, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, credentials, egress, retry, tls};
+use super::{Config, credentials, egress, mailboxes, retry, tls};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads; passwords are left out.
@@ -28,6 +29,7 @@ impl Config {
         for listener in &self.listeners {
             out.table("[[listener]]");
             out.text("address", Some(&listener.address.to_string()));
+            out.choice("protocol", listener.protocol, PROTOCOLS);
             out.choice("tls", listener.tls, LISTENER_TLS);
             let networks: Vec<String> =
                 listener.proxy_networks.iter().map(|net| net.to_string()).collect();
@@ -59,6 +61,7 @@ impl Config {
         for (key, name) in it.headers.entries() {
             out.text(key, name);
         }
+        mailboxes::explain(self, &mut out);
         let it = &self.journal;
         out.table("[journal]");
         out.text("segment_bytes", Some(&write_size(it.segment_bytes)));

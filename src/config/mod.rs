@@ -12,6 +12,7 @@ mod dns;
 mod egress;
 mod explain;
 mod login;
+mod mailboxes;
 mod parse;
 mod reload;
 mod retry;
@@ -38,6 +39,7 @@ pub use egress::{
     Source,
 };
 pub use login::Login;
+pub use mailboxes::{Alias, Mailboxes, OverQuota};
 pub use parse::ConfigError;
 pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
@@ -65,6 +67,8 @@ pub struct Config {
     pub tls: Tls,
     pub acme: Option<Acme>,
     pub reception: Reception,
+    pub mailboxes: Mailboxes,
+    pub aliases: Vec<Alias>,
     pub journal: Journal,
     pub queue: Queue,
     /// The first that is for a task counts; `queue` says what holds for the others.
@@ -110,11 +114,26 @@ pub struct Shards {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub address: SocketAddr,
+    pub protocol: Protocol,
     pub tls: ListenerTls,
     /// Proxies: connections from there begin with a header of the PROXY protocol, others never do.
     pub proxy_networks: Vec<Network>,
     /// `tenant`, `campaign`, `class` of what comes in here, where no header field says otherwise.
     pub stream: Stream,
+}
+
+/// What is spoken with the clients of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// With other servers, and with clients that may relay.
+    #[default]
+    Smtp,
+    /// With clients that authenticate (RFC 6409).
+    Submission,
+    /// With whoever delivers to mailboxes here (RFC 2033).
+    Lmtp,
+    Imap,
+    Pop3,
 }
 
 /// When the sessions of a listener begin TLS.

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::mailboxes::PROTOCOLS;
 use super::table::{Checked, Table};
 use super::{
-    BareNewline, Config, Durability, Families, Headers, Listener, ListenerTls, LogFormat, Route,
+    BareNewline, Config, Durability, Families, Headers, Listener, ListenerTls, LogFormat, Protocol,
+    Route,
 };
-use super::{credentials, egress, retry, rules, tls, values};
+use super::{credentials, egress, mailboxes, retry, rules, tls, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
 use crate::mail::class::is_stream_name;
@@ -116,6 +118,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     root.table("shards", |it| read_shards(it, &mut config))?;
     config.listeners = root.tables("listener", read_listener)?;
     root.table("reception", |it| read_reception(it, &mut config))?;
+    mailboxes::read(&root, &mut config)?;
     root.table("journal", |it| read_journal(it, &mut config))?;
     root.table("queue", |it| read_queue(it, &mut config))?;
     retry::read(&root, &mut config)?;
@@ -190,7 +193,7 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
         let paths: [&[_]; 2] = [&["reception", "message_bytes_max"], &["journal", "bytes_max"]];
         return Err(wrong(&paths, message));
     }
-    Ok(())
+    mailboxes::check(root, config)
 }
 
 fn read_shards(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
@@ -205,6 +208,8 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
     let mut address = None;
     table.address("address", &mut address)?;
     let address = address.ok_or_else(|| table.missing("address"))?;
+    let mut protocol = Protocol::default();
+    table.choice("protocol", &mut protocol, PROTOCOLS)?;
     let mut tls = ListenerTls::default();
     table.choice("tls", &mut tls, LISTENER_TLS)?;
     let mut proxy_networks = Vec::new();
@@ -216,7 +221,7 @@ fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
         })?;
     }
     table.choice("class", &mut stream.class, CLASSES)?;
-    Ok(Listener { address, tls, proxy_networks, stream })
+    Ok(Listener { address, protocol, tls, proxy_networks, stream })
 }
 
 fn read_route(table: &Table<'_, '_>) -> Checked<Route> {

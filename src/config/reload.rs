@@ -27,6 +27,12 @@ impl Config {
         keep("shards.control_core", new.shards.control_core != self.shards.control_core);
         keep("listener", new.listeners != self.listeners);
         keep("journal", new.journal != self.journal);
+        let (was, is) = (&self.mailboxes, &new.mailboxes);
+        // Partitions are opened at the start.
+        let opens = was.domains.is_empty() && !is.domains.is_empty();
+        keep("mailboxes.domains", opens);
+        keep("mailboxes.undelete", was.undelete != is.undelete);
+        keep("mailboxes.bytes_max", was.bytes_max != is.bytes_max);
         keep("metrics.listen", new.metrics != self.metrics);
         keep("log.path", new.log.path != self.log.path);
         let listen = |config: &Config| config.acme.as_ref().map(|acme| acme.listen);
@@ -38,6 +44,12 @@ impl Config {
         merged.shards = super::Shards { drain: new.shards.drain, ..self.shards.clone() };
         merged.listeners = self.listeners.clone();
         merged.journal = self.journal.clone();
+        if opens {
+            merged.mailboxes.domains.clear();
+            merged.aliases.clear();
+        }
+        merged.mailboxes.undelete = was.undelete;
+        merged.mailboxes.bytes_max = was.bytes_max;
         merged.metrics = self.metrics.clone();
         merged.log.path = self.log.path.clone();
         merged.acme = match (merged.acme, &self.acme) {
@@ -99,8 +111,9 @@ impl Config {
             "reception.relay_networks holds a whole address family: an open relay",
         );
         warn(
-            self.smarthost.is_none() && self.routes.is_empty(),
-            "neither smarthost nor [[route]]: every recipient will be refused",
+            self.smarthost.is_none() && self.routes.is_empty() && self.mailboxes.domains.is_empty(),
+            "neither smarthost nor [[route]] nor mailboxes.domains: every recipient will be \
+             refused",
         );
         warn(self.group.is_some() && self.user.is_none(), "group without user has no effect");
         for credentials in &self.credentials {
@@ -139,9 +152,10 @@ mod tests {
         new.listeners.clear();
         new.shards.count = Some(3);
         new.log.path = Some("log".into());
+        new.mailboxes.domains.push("a.test".into());
         let (merged, waiting) = running.reloaded(&new);
         assert_eq!(merged, wanted);
-        assert_eq!(waiting, ["node", "shards.count", "listener", "log.path"]);
+        assert_eq!(waiting, ["node", "shards.count", "listener", "mailboxes.domains", "log.path"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::format::{SEGMENT_HEADER_BYTES, StoreId};
 use super::log::Journal;
 use super::recovery::{RecoverError, Recovery, Replay, SegmentSource, recover};
 use super::space::Space;
+use crate::config::{self, Config};
 use crate::limits::{FRAME_BYTES_MAX, SPARE_SLOTS_MIN};
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::inbox;
@@ -44,6 +45,26 @@ pub enum Owner {
     Partition(u16),
 }
 
+impl JournalConfig {
+    /// As `[journal]` says.
+    pub fn of(config: &Config, owner: Owner) -> JournalConfig {
+        let journal = &config.journal;
+        JournalConfig {
+            data_dir: config.data_dir.clone(),
+            owner,
+            segment_bytes: journal.segment_bytes,
+            bytes_max: journal.bytes_max,
+            min_free_bytes: journal.min_free_bytes,
+            durability: match journal.durability {
+                config::Durability::Fdatasync => Durability::Fdatasync,
+                config::Durability::Dsync => Durability::Dsync,
+                config::Durability::None => Durability::None,
+            },
+            log_core: None,
+        }
+    }
+}
+
 impl Owner {
     fn number(self) -> u16 {
         match self {
@@ -68,7 +89,7 @@ impl Owner {
     }
 
     /// Its directory in the data directory, and the one around it.
-    fn directory(self, data_dir: &Path) -> (PathBuf, PathBuf) {
+    pub fn directory(self, data_dir: &Path) -> (PathBuf, PathBuf) {
         match self {
             Owner::Shard(number) => (data_dir.join(directory_name(number)), data_dir.to_owned()),
             Owner::Partition(number) => {

@@ -7,6 +7,7 @@
 //! **Holds** that a value that exists is valid: what was parsed need not be checked again.
 //! **Start reading** at `envelope::Envelope`.
 
+pub mod account;
 pub mod address;
 pub mod class;
 pub mod envelope;
@@ -19,6 +20,7 @@ pub mod status;
 pub mod tls_outcome;
 pub mod wait_cause;
 
+pub use account::{Account, Accounts};
 pub use address::{AddressError, AddressRef, Utf8};
 pub use class::{Class, Stream, TlsTag};
 pub use envelope::{Envelope, EnvelopeFlags, Recipient};

@@ -2,7 +2,7 @@
 //!
 //! **Owns** what the records ACCOUNT, MAILBOX, BODY, APPEND, FLAGS, EXPUNGE, COPY and KEYWORD mean
 //! (docs/MAILBOX.md), and the index over the messages of a partition.
-//! **Uses** `journal`, `runtime`, and of `proto` the words of IMAP. Never `queue`.
+//! **Uses** `journal`, `runtime`, `config`, and of `proto` the words of IMAP. Never `queue`.
 //! **Holds** that UIDs of a mailbox increase and are never used again, that state moves by
 //! `Partition::apply` alone, in operation and in replay, and that nothing is told of before it is
 //! durable.
@@ -17,15 +17,19 @@ mod content;
 mod draft;
 mod index;
 pub mod items;
+mod opening;
 pub mod partition;
 pub mod plan;
 mod recovery;
 mod store;
+mod stores;
 
 pub use content::{Content, ContentError, Piece};
 pub use draft::Draft;
 pub use index::{Entry, Mailbox, Status};
+pub use opening::{OpenedPartition, PartitionError, count_partitions, open_partition};
 pub use partition::{Account, Change, Kept, Partition, Usage};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
 pub use recovery::Recovered;
 pub use store::{Copied, StartError, Store, Stored, Watch};
+pub use stores::Stores;

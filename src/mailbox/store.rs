@@ -17,6 +17,7 @@ use crate::journal::upkeep::DraftChunks;
 use crate::journal::{
     Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
 };
+use crate::mail;
 use crate::proto::imap::flag::Flags;
 use crate::proto::imap::mailbox::MailboxName;
 use crate::proto::imap::set::NumberSet;
@@ -120,6 +121,22 @@ impl Store {
     /// Bodies that are no longer on disk whole: their messages are listed and cannot be read.
     pub fn lost_count(&self) -> usize {
         self.inner.lost.borrow().len()
+    }
+
+    /// All accounts, as those of partition `partition`.
+    pub fn accounts(&self, partition: u16) -> Vec<mail::Account> {
+        let known = self.inner.partition.borrow();
+        let accounts = known.accounts().map(|(id, account)| mail::Account {
+            name: account.name.to_ascii_lowercase().into(),
+            id: id.0,
+            partition,
+            secret: None,
+        });
+        accounts.collect()
+    }
+
+    pub fn message_count(&self) -> u64 {
+        self.inner.partition.borrow().message_count()
     }
 
     /// What is the same for two messages only when their octets are (RFC 8474): the store, and the

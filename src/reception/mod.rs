@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, ListenerTls, Network};
 use crate::dns::Resolver;
-use crate::mail::{Reply, Stream, status};
+use crate::mail::{Accounts, Reply, Stream, status};
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
 use crate::proto::smtp::server::{Dialect, ServerConfig};
@@ -45,6 +45,7 @@ struct Inner {
     metrics: Rc<Metrics>,
     /// What new sessions live under.
     terms: RefCell<Rc<Terms>>,
+    accounts: RefCell<Arc<Accounts>>,
     clients: Clients,
     session_count: Cell<usize>,
     draining: Cell<bool>,
@@ -110,11 +111,22 @@ impl Reception {
             queue,
             metrics,
             terms: RefCell::new(Rc::new(Terms::new(config, resolver))),
+            accounts: RefCell::default(),
             clients,
             session_count: Cell::new(0),
             draining: Cell::new(false),
         };
         Reception { inner: Rc::new(inner) }
+    }
+
+    /// These have mailboxes here from now on.
+    pub fn set_accounts(&self, accounts: Arc<Accounts>) {
+        self.inner.accounts.replace(accounts);
+    }
+
+    /// Who has mailboxes here.
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.inner.accounts.borrow().clone()
     }
 
     /// New sessions follow `config`, and ask `resolver`.

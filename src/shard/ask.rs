@@ -13,7 +13,7 @@ use crate::config::{Config, NextHop};
 use crate::delivery::known::Known;
 use crate::delivery::verify::Verification;
 use crate::delivery::view::{RuleSuspension, WayView};
-use crate::mail::Stream;
+use crate::mail::{Accounts, Stream};
 use crate::metrics::Snapshot;
 use crate::queue::codec::RecipientState;
 use crate::queue::survey::{Survey, SurveyBy};
@@ -70,6 +70,8 @@ pub enum Ask {
         mode: Mode,
         reply: Sender<Progress>,
     },
+    /// These have mailboxes here from now on.
+    Accounts(Arc<Accounts>),
     /// These are the standing orders from now on.
     Suspend(Arc<StandingOrders>),
     /// Take this configuration from now on. Sessions go on; what binds and pins needs a restart.

@@ -14,12 +14,14 @@ use crate::delivery::tls_reports::ReportStore;
 use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
+use crate::mail::Accounts;
+use crate::mailbox::{self, OpenedPartition, PartitionError, Stores};
 use crate::metrics::Metrics;
 use crate::queue::{Flow, Mode, Obstacles, Order, Queue, Recovered, StandingOrders, Steered};
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
-use crate::runtime::{clock, log_ring, task};
+use crate::runtime::{clock, task};
 
 /// The way to every shard, this one included.
 pub(super) struct Neighbours {
@@ -28,6 +30,8 @@ pub(super) struct Neighbours {
     /// How many of them, the first ones, accept mail.
     pub serving_count: usize,
     pub senders: Vec<InboxSender<Memo>>,
+    /// All that have mailboxes, whatever shard has them.
+    pub accounts: Arc<Accounts>,
 }
 
 /// What a shard found when it opened its journal.
@@ -39,6 +43,14 @@ pub struct Opened {
     /// It accepts mail, or has some to deliver. Otherwise the shard has ended.
     pub is_needed: bool,
     pub recovery: Recovery,
+    /// Those that it has.
+    pub partitions: Vec<OpenedPartition>,
+}
+
+/// Why a shard does not start. Nothing was changed.
+pub enum OpenFailure {
+    Queue(OpenError),
+    Partition(u16, PartitionError),
 }
 
 /// What a shard is given to start with.
@@ -57,8 +69,10 @@ pub(super) struct Start {
     /// Where reports on TLS outlive the process.
     pub tls_reports: ReportStore,
     pub suspensions: Arc<StandingOrders>,
-    /// Told once the journal is open, or why it is not.
-    pub opened: Sender<Result<Opened, OpenError>>,
+    /// Partitions of mailboxes that are this shard's.
+    pub partitions: Vec<u16>,
+    /// Told once all journals are open, or why one is not.
+    pub opened: Sender<Result<Opened, OpenFailure>>,
     /// Told the others when every shard's journal is open.
     pub gate: Inbox<Neighbours>,
 }
@@ -76,26 +90,43 @@ pub(super) async fn run(start: Start) {
         policies,
         tls_reports,
         suspensions,
+        partitions,
         opened,
         mut gate,
     } = start;
     let mut recovered = Recovered::default();
-    let journal_config = journal_config(&config, number);
+    let journal_config = JournalConfig::of(&config, Owner::Shard(number as u16));
     let result = Journal::open(&journal_config, &mut recovered);
     let (journal, recovery) = match result {
         Ok(result) => result,
         Err(error) => {
             // Whoever waits for it turns it into the exit of the process.
-            let _ = opened.send(Err(error));
+            let _ = opened.send(Err(OpenFailure::Queue(error)));
             return;
         }
     };
+    let mut stores = Vec::new();
+    let mut opened_partitions = Vec::new();
+    for partition in partitions {
+        match mailbox::open_partition(&config, partition) {
+            Ok((store, found)) => {
+                stores.push((partition, store));
+                opened_partitions.push(found);
+            }
+            Err(error) => {
+                let _ = opened.send(Err(OpenFailure::Partition(partition, error)));
+                return;
+            }
+        }
+    }
+    let stores: Stores = stores.into_iter().collect();
     let report = Opened {
         message_count: recovered.message_count(),
         malformed_count: recovered.malformed_count(),
         doubtful_count: recovered.doubtful_count(),
         is_needed: serves || recovered.message_count() + recovered.malformed_count() > 0,
         recovery,
+        partitions: opened_partitions,
     };
     if !report.is_needed {
         journal.close().await;
@@ -115,7 +146,7 @@ pub(super) async fn run(start: Start) {
     if opened.send(Ok(report)).is_err() {
         return;
     }
-    let Neighbours { place, serving_count, senders } = gate.recv().await;
+    let Neighbours { place, serving_count, senders, accounts } = gate.recv().await;
     let shard_count = senders.len();
     let of_delivery = senders.clone();
     let neighbourhood = Neighbourhood {
@@ -143,10 +174,11 @@ pub(super) async fn run(start: Start) {
         serving_count,
         send,
     );
+    reception.set_accounts(accounts);
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
         reception.listen(listener.attach(), of_config);
     }
-    let mut this = Shard { number, config, journal, queue, delivery, reception, metrics };
+    let mut this = Shard { number, config, journal, queue, stores, delivery, reception, metrics };
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
@@ -176,6 +208,7 @@ struct Shard {
     config: Arc<Config>,
     journal: Journal,
     queue: Queue,
+    stores: Stores,
     delivery: Delivery,
     reception: Reception,
     metrics: Rc<Metrics>,
@@ -256,6 +289,7 @@ impl Shard {
                     let _ = reply.send(delivery.verify(&address).await);
                 });
             }
+            Ask::Accounts(accounts) => self.reception.set_accounts(accounts),
             Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());
@@ -278,6 +312,7 @@ impl Shard {
         self.queue.drain();
         self.queue.flushed().await;
         self.queue.checkpoint_at_stop().await;
+        self.stores.close().await;
         self.journal.close().await;
         if !(sessions_gone && connections_gone) {
             eprintln!("ringpost: shard {}: cut sessions that were still open", self.number);
@@ -298,22 +333,6 @@ impl Shard {
         numbers.moved_bytes.set(counters.moved_bytes);
         numbers.segments.set(space.slots as u64);
         numbers.segments_free.set(space.slots_free as u64);
-    }
-}
-
-fn journal_config(config: &Config, shard: usize) -> JournalConfig {
-    JournalConfig {
-        data_dir: config.data_dir.clone(),
-        owner: Owner::Shard(shard as u16),
-        segment_bytes: config.journal.segment_bytes,
-        bytes_max: config.journal.bytes_max,
-        min_free_bytes: config.journal.min_free_bytes,
-        durability: match config.journal.durability {
-            Durability::Fdatasync => log_ring::Durability::Fdatasync,
-            Durability::Dsync => log_ring::Durability::Dsync,
-            Durability::None => log_ring::Durability::None,
-        },
-        log_core: None,
     }
 }
 

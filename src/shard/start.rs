@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::ask::Ask;
 use super::memo::Memo;
-use super::run::{self, Neighbours, Opened};
+use super::run::{self, Neighbours, OpenFailure, Opened};
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
@@ -19,6 +19,8 @@ use crate::delivery::tls_reports::ReportStore;
 use crate::event::LogSink;
 use crate::journal::{self, OpenError};
 use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
+use crate::mail::Accounts;
+use crate::mailbox::{self, PartitionError};
 use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
 use crate::runtime::net::BoundListener;
@@ -42,6 +44,11 @@ pub enum StartError {
     Journal {
         shard: usize,
         error: OpenError,
+    },
+    /// A partition of mailboxes could not be opened.
+    Partition {
+        partition: u16,
+        error: PartitionError,
     },
     /// A thread or its ring could not be made.
     Thread {
@@ -69,6 +76,9 @@ impl fmt::Display for StartError {
                 write!(f, "[shards] cores names core {core}, this process may use {allowed:?}")
             }
             StartError::Journal { shard, error } => write!(f, "shard {shard}: {error}"),
+            StartError::Partition { partition, error } => {
+                write!(f, "partition {partition} of mailboxes: {error}")
+            }
             StartError::Thread { name, error } => write!(f, "cannot start {name}: {error}"),
             StartError::Lost { shard } => write!(f, "shard {shard} ended while it started"),
             StartError::DataDir { path, error } => {
@@ -144,7 +154,10 @@ impl Bound {
         let made = std::fs::create_dir_all(&data_dir);
         // Shards of an earlier configuration: what is in their journals is owed all the same.
         let left_over = made.and_then(|()| journal::shards_from(self.shard_count(), &data_dir));
-        let left_over = left_over.map_err(|error| StartError::DataDir { path: data_dir, error })?;
+        let data_dir_error = |error| StartError::DataDir { path: data_dir.clone(), error };
+        let left_over = left_over.map_err(data_dir_error)?;
+        let partition_count = mailbox::count_partitions(&self.config, self.shard_count());
+        let partition_count = partition_count.map_err(data_dir_error)?;
         let lease_records = RecordStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "leases".into(), error })?;
         let policies = Policies::start(&self.config.data_dir, Web::default())
@@ -171,6 +184,7 @@ impl Bound {
                 policies: policies.clone(),
                 tls_reports: tls_reports.clone(),
                 suspensions: suspensions.clone(),
+                partitions: partitions_of(number, serving_count, partition_count),
                 opened: opened_sender,
                 gate,
             };
@@ -180,12 +194,18 @@ impl Bound {
                 .map_err(|error| StartError::Thread { name, error })?;
             starting.push((Shard { number, sender, thread }, opened, gate_sender));
         }
-        let mut shards = Shards { shards: Vec::new(), opened: Vec::new() };
+        let mut shards =
+            Shards { shards: Vec::new(), opened: Vec::new(), accounts: Arc::default() };
         let mut gates = Vec::new();
         for (shard, opened, gate) in starting {
             let number = shard.number;
             let opened = opened.recv().map_err(|_| StartError::Lost { shard: number })?;
-            let opened = opened.map_err(|error| StartError::Journal { shard: number, error })?;
+            let opened = opened.map_err(|failure| match failure {
+                OpenFailure::Queue(error) => StartError::Journal { shard: number, error },
+                OpenFailure::Partition(partition, error) => {
+                    StartError::Partition { partition, error }
+                }
+            })?;
             if opened.is_needed {
                 shards.opened.push((number, opened));
                 shards.shards.push(shard);
@@ -196,13 +216,25 @@ impl Bound {
         executor::start_watchdog(STALL_MAX)
             .map_err(|error| StartError::Thread { name: "watchdog".into(), error })?;
         let senders: Vec<_> = shards.shards.iter().map(|shard| shard.sender.clone()).collect();
+        let found = shards.opened.iter().flat_map(|(_, opened)| &opened.partitions);
+        let accounts = found.flat_map(|partition| partition.accounts.iter().cloned());
+        shards.accounts = Arc::new(accounts.collect());
         for (place, gate) in gates.into_iter().enumerate() {
             // A shard that has opened its journal waits at its gate.
             let senders = senders.clone();
-            let _ = gate.try_send(Neighbours { place, serving_count, senders });
+            let accounts = shards.accounts.clone();
+            let _ = gate.try_send(Neighbours { place, serving_count, senders, accounts });
         }
         Ok(shards)
     }
+}
+
+/// The partitions of a shard: partition p has shard p mod N of the N that serve.
+fn partitions_of(shard: usize, serving_count: usize, partition_count: usize) -> Vec<u16> {
+    if shard >= serving_count {
+        return Vec::new();
+    }
+    (shard..partition_count).step_by(serving_count).map(|partition| partition as u16).collect()
 }
 
 struct Shard {
@@ -216,12 +248,18 @@ struct Shard {
 pub struct Shards {
     shards: Vec<Shard>,
     opened: Vec<(usize, Opened)>,
+    accounts: Arc<Accounts>,
 }
 
 impl Shards {
     /// What each shard found in its journal, with its number.
     pub fn opened(&self) -> &[(usize, Opened)] {
         &self.opened
+    }
+
+    /// All that have mailboxes, as the start found them.
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.accounts.clone()
     }
 
     /// Numbers, and handles that other threads can ask through.
@@ -248,3 +286,22 @@ pub fn ask_through(sender: &InboxSender<Memo>, ask: Ask) -> Result<(), Ask> {
 
 /// An executor that stands still this long ends the process.
 const STALL_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_partition_has_one_shard_that_serves() {
+        for (serving_count, partition_count) in [(1, 4), (4, 4), (3, 4), (4, 3), (2, 0)] {
+            let shards = 0..serving_count + 2;
+            let all = shards.map(|shard| partitions_of(shard, serving_count, partition_count));
+            let all: Vec<Vec<u16>> = all.collect();
+            assert!(all[serving_count..].iter().all(Vec::is_empty));
+            let mut numbers: Vec<u16> = all.into_iter().flatten().collect();
+            numbers.sort_unstable();
+            assert_eq!(numbers, (0..partition_count as u16).collect::<Vec<u16>>());
+        }
+        assert_eq!(partitions_of(1, 3, 8), [1, 4, 7]);
+    }
+}

@@ -1,5 +1,6 @@
 //! ringpost as a real process on loopback, and the shape of its sources.
 
+mod accounts;
 mod acme;
 mod bad_disk;
 mod compaction;
