@@ -1,6 +1,7 @@
 //! ringpost keeps one complete mail system on every core.
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod acme;
 pub mod admin;
 pub mod config;

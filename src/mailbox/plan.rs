@@ -97,12 +97,15 @@ pub struct Part {
     pub modified: NumberSet,
     /// UIDs of a copy, in the order of `uids`.
     pub target_uids: NumberSet,
+    /// What messages of `uids` have as their mod-sequence for it.
+    pub modseq: u64,
 }
 
 impl Partition {
-    /// A mod-sequence that no command had.
+    /// A mod-sequence that no command had. Above 1, which is what a client is told of a mailbox that
+    /// never had a message: HIGHESTMODSEQ is not 0 (RFC 7162 §7).
     fn next_modseq(&self) -> u64 {
-        (self.modseq + 1).min(MODSEQ_MAX)
+        (self.modseq + 1).clamp(2, MODSEQ_MAX)
     }
 
     /// Above all that were given out, also where those were lost.
@@ -304,7 +307,7 @@ impl Partition {
             }
         }
         part.left = part.left.intersection(uids);
-        part.uids = changed.uids.clone();
+        (part.uids, part.modseq) = (changed.uids.clone(), modseq);
         if changed.uids.is_empty() {
             operations.clear();
         } else {

@@ -1,13 +1,14 @@
 //! A partition over its journal: what is asked for becomes records, and answers come when these are
 //! durable.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::codec::{
-    AccountId, Body, BodyId, BodyPayload, MailboxId, Operation, Quota, SpecialUses,
+    AccountId, Body, BodyId, BodyPayload, FlagsChanged, MailboxId, Operation, Quota, SpecialUses,
 };
 use super::index::Mailbox;
 use super::partition::{Change, Partition};
@@ -56,6 +57,9 @@ pub(super) struct Inner {
 pub struct Stored {
     /// Messages whose flags are different now.
     pub changed: NumberSet,
+    /// What these have as their mod-sequence for it, unless they were changed since: one for each
+    /// record.
+    pub modseqs: Vec<u64>,
     /// Messages that were left alone because they had changed since.
     pub modified: NumberSet,
 }
@@ -175,7 +179,10 @@ impl Store {
     pub fn watch(&self, mailbox: MailboxId) -> Watch {
         let mut watches = self.inner.watches.borrow_mut();
         let bell = watches.entry(mailbox).or_default().clone();
-        Watch { store: self.clone(), mailbox, seen: Cell::new(bell.count.get()), bell }
+        let collected: Rc<RefCell<Changes>> = Rc::default();
+        bell.collected.borrow_mut().push(collected.clone());
+        let seen = Cell::new(bell.count.get());
+        Watch { store: self.clone(), mailbox, bell, seen, collected }
     }
 
     /// Begins an account with its INBOX; both are there when this returns.
@@ -263,6 +270,7 @@ impl Store {
             };
             let part = self.run(plan).await?;
             stored.changed = stored.changed.union(&part.uids);
+            stored.modseqs.extend((!part.uids.is_empty()).then_some(part.modseq));
             stored.modified = stored.modified.union(&part.modified);
             if part.left.is_empty() {
                 return Ok(stored);
@@ -466,6 +474,7 @@ impl Inner {
         for operation in &operations {
             let change = self.partition.borrow_mut().apply(operation);
             self.note(change, appended.ticket);
+            self.collect(operation);
         }
         self.newest.set(self.newest.get().max(appended.ticket));
         Ok(())
@@ -483,6 +492,30 @@ impl Inner {
             self.changes.borrow_mut().push_back((ticket, mailbox));
         }
         self.changed.notify_one();
+    }
+
+    /// Keeps for those who watch which messages were concerned.
+    fn collect(&self, operation: &Operation) {
+        let (mailbox, uids, collect): (_, _, fn(&mut Changes) -> &mut NumberSet) = match operation {
+            Operation::Expunged { mailbox, uids, .. } => {
+                (mailbox, Cow::Borrowed(uids), |changes| &mut changes.vanished)
+            }
+            Operation::Copied { source, is_move: true, copies, .. } => {
+                let uids = copies.iter().map(|copy| (copy.source_uid, copy.source_uid)).collect();
+                (source, Cow::Owned(uids), |changes| &mut changes.vanished)
+            }
+            Operation::FlagsChanged(FlagsChanged { mailbox, uids, .. }) => {
+                (mailbox, Cow::Borrowed(uids), |changes| &mut changes.flagged)
+            }
+            _ => return,
+        };
+        let watches = self.watches.borrow();
+        let Some(bell) = watches.get(mailbox) else { return };
+        for collected in bell.collected.borrow().iter() {
+            let mut collected = collected.borrow_mut();
+            let set = collect(&mut collected);
+            *set = set.union(&uids);
+        }
     }
 
     /// Suspends until everything that was appended is durable.
@@ -539,6 +572,16 @@ impl NewBody<'_> {
 struct Bell {
     count: Cell<u64>,
     rung: Notify,
+    /// Of each watch.
+    collected: RefCell<Vec<Rc<RefCell<Changes>>>>,
+}
+
+/// Messages of a mailbox that were changed, as ranges of UIDs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub vanished: NumberSet,
+    /// Those that vanished afterwards may be among them.
+    pub flagged: NumberSet,
 }
 
 /// Who is told of changes to a mailbox.
@@ -548,6 +591,7 @@ pub struct Watch {
     bell: Rc<Bell>,
     /// Changes told of so far.
     seen: Cell<u64>,
+    collected: Rc<RefCell<Changes>>,
 }
 
 impl Watch {
@@ -557,10 +601,18 @@ impl Watch {
             self.bell.rung.notified().await;
         }
     }
+
+    /// What has been changed since the call before, or since the watch began, as the newest state
+    /// has it. Call it where the mailbox is read: both are of the same moment then, and become
+    /// durable together.
+    pub fn take(&self) -> Changes {
+        self.collected.take()
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.bell.collected.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.collected));
         let mut watches = self.store.inner.watches.borrow_mut();
         // The map has one, this has the other.
         if Rc::strong_count(&self.bell) == 2 {

@@ -137,7 +137,7 @@ fn first_life(data_dir: PathBuf) {
         let mut flags = Flags { system: SystemFlags::SEEN, keywords: Vec::new() };
         flags.add_keyword("$Junk");
         let all = uids(&[(1, 9)]);
-        let stored = store.store_flags(inbox, &all, FlagChange::Add, &flags, Some(1)).await;
+        let stored = store.store_flags(inbox, &all, FlagChange::Add, &flags, Some(2)).await;
         let stored = stored.expect("there");
         assert_eq!((stored.changed, stored.modified), (uids(&[(1, 1)]), uids(&[(2, 3)])));
         let copied = store.copy(inbox, archive, &uids(&[(1, 1), (3, 3)]), false).await;

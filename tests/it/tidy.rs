@@ -22,6 +22,7 @@ const RANKS: &[(&str, u32)] = &[
     ("mailbox", 6),
     ("reception", 7),
     ("delivery", 7),
+    ("access", 7),
     ("shard", 8),
     ("control", 9),
     ("admin", 10),

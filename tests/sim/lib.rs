@@ -106,7 +106,7 @@ pub mod mailbox {
     pub use partition::{Account, Change, Kept, Partition, Usage};
     pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
     pub use recovery::Recovered;
-    pub use store::{Copied, StartError, Store, Stored, Watch};
+    pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
 }
 
 /// Of the room `delivery` of the server what shares the limits of sites out.
