@@ -4,6 +4,7 @@
 pub mod access;
 pub mod acme;
 pub mod admin;
+pub mod auth;
 pub mod config;
 pub mod control;
 pub mod delivery;

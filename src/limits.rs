@@ -154,6 +154,25 @@ pub const HTTP_FIELDS_MAX: usize = 64;
 /// Interim (1xx) responses before the one that counts.
 pub const HTTP_INTERIM_RESPONSES_MAX: usize = 8;
 
+// ---- auth ----
+
+/// Longest password, in octets.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Longest response of a client in a SASL exchange, in base64.
+pub const SASL_RESPONSE_BYTES_MAX: usize = 4096;
+/// Memory in KiB that a stored hash may ask for, and passes over it.
+pub const PASSWORD_HASH_KIB_MAX: u32 = 256 * 1024;
+pub const PASSWORD_HASH_PASSES_MAX: u32 = 16;
+/// Threads that hash passwords, each with the memory that a hash takes.
+pub const AUTH_THREADS_MAX: usize = 4;
+/// Passwords that wait to be hashed; more are refused for now. Some seconds' worth.
+pub const AUTH_WAITING_MAX: usize = 256;
+/// Clients, names, passwords that were right and passwords that were wrong that are remembered, of
+/// each so many; half of them at least.
+pub const AUTH_REMEMBERED_MAX: usize = 1 << 16;
+/// Clients that have logged in under one name that are remembered.
+pub const AUTH_CLIENTS_OF_NAME_MAX: usize = 8;
+
 // ---- delivery ----
 
 /// Domains of a shard whose MX hosts are being found out at the same time; more wait.

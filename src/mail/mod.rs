@@ -1,5 +1,5 @@
-//! The nouns of mail: addresses, envelopes, replies and their classes, enhanced status codes,
-//! queue ids.
+//! The nouns of mail: addresses, clients, envelopes, replies and their classes, enhanced status
+//! codes, queue ids.
 //!
 //! **Owns** the types every other room speaks in. Values only: no state, no clock, no input and no
 //! output.
@@ -10,6 +10,7 @@
 pub mod account;
 pub mod address;
 pub mod class;
+pub mod client;
 pub mod envelope;
 pub mod outcome;
 pub mod protection;

@@ -1,6 +1,8 @@
 //! Hashes of the one crypto library, for whoever may not name it.
 
-use aws_lc_rs::{digest, hmac};
+use std::num::NonZeroU32;
+
+use aws_lc_rs::{digest, hmac, pbkdf2};
 
 /// SHA-256 (FIPS 180-4).
 pub fn sha256(message: &[u8]) -> [u8; 32] {
@@ -12,6 +14,13 @@ pub fn sha256(message: &[u8]) -> [u8; 32] {
 pub fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     hmac::sign(&key, message).as_ref().try_into().expect("SHA-256 has 32 octets")
+}
+
+/// PBKDF2 (RFC 8018 §5.2) with HMAC-SHA-256. Takes about a microsecond for each iteration.
+pub fn pbkdf2_hmac_sha256(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> [u8; 32] {
+    let mut derived = [0; 32];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut derived);
+    derived
 }
 
 #[cfg(test)]

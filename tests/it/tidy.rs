@@ -12,6 +12,7 @@ const RANKS: &[(&str, u32)] = &[
     ("metrics", 3),
     ("event", 3),
     ("runtime", 4),
+    ("auth", 5),
     ("routing", 5),
     ("journal", 5),
     ("fsck", 5),

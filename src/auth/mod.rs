@@ -1,0 +1,215 @@
+//! Who somebody is: passwords, the SASL exchanges that carry them, and limits on failures.
+//!
+//! **Owns** the text that stands for a password at rest, the threads that hash, which passwords
+//! were right lately, and how often who was wrong.
+//! **Uses** `mail::account`, `proto::sasl`, the hashes of `tls`, `runtime`.
+//! **Holds** that no executor hashes a password, that a name that nobody has costs what one costs
+//! that somebody has, that a password that was right costs no hash a second time, and that no
+//! stranger can keep the owner of an account out of it for ever.
+//! **Start reading** at `Authenticator::check_password`, then `failures`.
+
+mod exchange;
+mod failures;
+mod hashing;
+mod recent;
+mod secret;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use exchange::{Exchange, Step};
+pub use secret::{Secret, make_secret};
+
+use crate::limits::{AUTH_REMEMBERED_MAX, PASSWORD_BYTES_MAX};
+use crate::mail::account::{Account, Accounts};
+use crate::mail::client::ClientKey;
+use crate::proto::sasl::digest::Hashes;
+use crate::runtime::{clock, timer};
+use crate::tls::digest::{hmac_sha256, sha256};
+use failures::{Attempt, Failures, NameKey};
+use hashing::Hashing;
+use recent::Recent;
+
+/// Whom names may mean.
+#[derive(Clone, Default)]
+pub struct Realm {
+    pub accounts: Arc<Accounts>,
+    /// Of a name without one.
+    pub domain: Option<Box<str>>,
+}
+
+impl Realm {
+    /// The whole name in lower case. What is not UTF-8 is the name of nobody.
+    fn full_name(&self, name: &[u8]) -> String {
+        let mut name = String::from_utf8_lossy(name).to_lowercase();
+        if let Some(domain) = &self.domain
+            && !name.contains('@')
+        {
+            name.push('@');
+            name.push_str(domain);
+        }
+        name
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Wrong name or password; which one is not told.
+    Credentials,
+    /// There were too many failures: nothing was checked, nor will be for so long.
+    TooManyFailures { wait: Duration },
+    /// Too many passwords wait to be checked, or it took too long. Trying again later may help.
+    Busy,
+    /// The client gave up.
+    Cancelled,
+    /// What came is not base64, or not what the mechanism wants. Nothing was checked.
+    Malformed,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Credentials => f.write_str("Wrong name or password"),
+            Refusal::TooManyFailures { wait } => {
+                write!(f, "Too many failures; try again in {} seconds", wait.as_secs() + 1)
+            }
+            Refusal::Busy => f.write_str("Too many logins at once; try again later"),
+            Refusal::Cancelled => f.write_str("Authentication was given up"),
+            Refusal::Malformed => f.write_str("Not what the mechanism says"),
+        }
+    }
+}
+
+/// Checks passwords, for every shard. Clones are the same.
+///
+/// What shards share here is behind one lock. It is held for a look into a table, by executors
+/// alone and never by a thread that hashes, and it is taken at a login, not for mail.
+#[derive(Clone)]
+pub struct Authenticator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    hashing: Hashing,
+    /// Of this process: what is remembered under it is worth nothing elsewhere.
+    key: [u8; 32],
+    state: Mutex<State>,
+}
+
+struct State {
+    failures: Failures,
+    /// Passwords that were right, and ones that were wrong from the same client.
+    right: Recent<Mac, ()>,
+    wrong: Recent<Mac, ()>,
+}
+
+/// Stands for a password of an account, under the key of the process.
+type Mac = [u8; 32];
+
+impl Authenticator {
+    /// Hashes on at most `thread_max` threads of its own; they are there while somebody waits.
+    pub fn new(thread_max: usize) -> Self {
+        let mut key = [0; 32];
+        clock::fill_random(&mut key);
+        let state = Mutex::new(State {
+            failures: Failures::new(),
+            right: Recent::new(AUTH_REMEMBERED_MAX),
+            wrong: Recent::new(AUTH_REMEMBERED_MAX),
+        });
+        Self { inner: Arc::new(Inner { hashing: Hashing::new(thread_max), key, state }) }
+    }
+
+    /// Passwords that were hashed so far.
+    pub fn hash_count(&self) -> u64 {
+        self.inner.hashing.count()
+    }
+
+    /// The account of a name, if this is its password.
+    ///
+    /// Suspends while the password is hashed, unless it was right lately, and before that for some
+    /// seconds where failures came before. Dropped midway, the attempt counts as failed.
+    pub async fn check_password(
+        &self,
+        realm: &Realm,
+        client: IpAddr,
+        name: &[u8],
+        password: &[u8],
+    ) -> Result<Arc<Account>, Refusal> {
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            return Err(Refusal::Credentials);
+        }
+        let name = realm.full_name(name);
+        let client = ClientKey::new(client);
+        let attempt = self.begin(client, &name).await?;
+        let account = realm.accounts.get(&name);
+        let text = account.and_then(|account| account.secret.as_deref());
+        let mac = self.mac(&[name.as_bytes(), text.unwrap_or_default().as_bytes(), password]);
+        // One client's mistakes tell nobody else about themselves.
+        let of_client = self.mac(&[&mac, &client.to_bytes()]);
+        let (was_right, was_wrong) = {
+            let mut state = self.state();
+            (state.right.get(&mac).is_some(), state.wrong.get(&of_client).is_some())
+        };
+        if was_wrong {
+            // A program that repeats an old password guesses nothing.
+            self.state().failures.withdraw(&attempt);
+            return Err(Refusal::Credentials);
+        }
+        let is_right = if was_right {
+            Ok(true)
+        } else {
+            // A name that nobody has, or that cannot log in, costs as much.
+            let secret = text.and_then(Secret::parse).unwrap_or_else(Secret::of_nobody);
+            self.inner.hashing.verify(secret.password, password).await
+        };
+        let mut state = self.state();
+        match (is_right, account) {
+            (Ok(true), Some(account)) => {
+                state.right.put(mac, ());
+                state.failures.succeed(&attempt, clock::coarse_ms());
+                Ok(account.clone())
+            }
+            (Ok(_), _) => {
+                state.wrong.put(of_client, ());
+                Err(Refusal::Credentials)
+            }
+            (Err(hashing::Busy), _) => {
+                state.failures.withdraw(&attempt);
+                Err(Refusal::Busy)
+            }
+        }
+    }
+
+    /// Begins an attempt, which counts as failed until it has succeeded or was withdrawn: however
+    /// many are made at once, no more are than may be. Waits first where failures came before.
+    async fn begin(&self, client: ClientKey, name: &str) -> Result<Attempt, Refusal> {
+        let name = NameKey::new(&self.mac(&[name.as_bytes()]));
+        let begun = self.state().failures.begin(client, name, clock::coarse_ms());
+        let (attempt, delay) = begun.map_err(|wait| Refusal::TooManyFailures { wait })?;
+        if !delay.is_zero() {
+            timer::sleep(delay).await;
+        }
+        Ok(attempt)
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Mac {
+        let mut message = Vec::new();
+        for part in parts {
+            message.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            message.extend_from_slice(part);
+        }
+        hmac_sha256(&self.inner.key, &message)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const HASHES: Hashes = Hashes { sha256, hmac_sha256 };
+
+#[cfg(test)]
+mod tests;
