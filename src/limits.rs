@@ -106,6 +106,8 @@ pub const PARTITIONS_MAX: usize = SHARDS_MAX;
 
 /// Longest name of an account: an address.
 pub const ACCOUNT_NAME_BYTES_MAX: usize = LOCAL_PART_BYTES_MAX + 1 + DOMAIN_BYTES_MAX;
+/// Longest text that a password is checked against.
+pub const ACCOUNT_SECRET_BYTES_MAX: usize = 1024;
 /// Longest name of a mailbox, its superiors included.
 pub const MAILBOX_NAME_BYTES_MAX: usize = 512;
 /// Mailboxes of one account, and names that it is subscribed to.
@@ -122,6 +124,10 @@ pub const EXPUNGED_KEPT_MAX: usize = 1 << 20;
 /// Deliveries that a partition would know again. A repeat comes from a process that died before it
 /// had settled the recipient, so from what was in flight: far fewer.
 pub const DELIVERY_KEYS_MAX: usize = 1 << 16;
+/// Content that goes to another shard's partition in one memo.
+pub const POST_PIECE_BYTES_MAX: usize = 64 * 1024;
+/// Octets of such content that a shard has under way; more wait for their turn.
+pub const POST_BYTES_UNDER_WAY_MAX: usize = 8 * 1024 * 1024;
 /// What one record about messages names or lists; larger commands are several records.
 pub const MAILBOX_RECORD_BYTES_MAX: usize = 512 * 1024;
 

@@ -8,7 +8,8 @@ use crate::journal::Location;
 use crate::journal::kind;
 use crate::journal::payload::{Reader, text};
 use crate::limits::{
-    ACCOUNT_NAME_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
+    ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX,
+    MAILBOX_NAME_BYTES_MAX,
 };
 use crate::proto::imap::flag::SystemFlags;
 use crate::proto::imap::mailbox::SpecialUse;
@@ -68,6 +69,11 @@ pub enum Operation {
     QuotaSet {
         account: AccountId,
         quota: Quota,
+    },
+    /// What a password of its is checked against from now on.
+    SecretSet {
+        account: AccountId,
+        secret: Box<str>,
     },
     /// A name is subscribed to or no longer, whether a mailbox has it or not.
     Subscribed {
@@ -245,6 +251,7 @@ impl Operation {
             Operation::AccountAdded { account, .. }
             | Operation::AccountRemoved { account, .. }
             | Operation::QuotaSet { account, .. }
+            | Operation::SecretSet { account, .. }
             | Operation::Subscribed { account, .. } => (kind::ACCOUNT, account.0),
             Operation::MailboxCreated { mailbox, .. }
             | Operation::MailboxRenamed { mailbox, .. }
@@ -273,6 +280,10 @@ impl Operation {
             Operation::QuotaSet { quota, .. } => {
                 out.extend_from_slice(&[VERSION, account::QUOTA]);
                 quota.write(out);
+            }
+            Operation::SecretSet { secret, .. } => {
+                out.extend_from_slice(&[VERSION, account::SECRET]);
+                out.extend_from_slice(secret.as_bytes());
             }
             Operation::Subscribed { name, is_subscribed, .. } => {
                 let action =
@@ -425,6 +436,10 @@ fn read_account(account: AccountId, reader: &mut Reader<'_>) -> Result<Operation
         }
         account::REMOVED => Operation::AccountRemoved { account, at_s: reader.u32()? },
         account::QUOTA => Operation::QuotaSet { account, quota: Quota::read(reader)? },
+        account::SECRET => {
+            let secret = name(rest(reader)?, ACCOUNT_SECRET_BYTES_MAX)?;
+            Operation::SecretSet { account, secret }
+        }
         action @ (account::SUBSCRIBED | account::UNSUBSCRIBED) => {
             let name = name(rest(reader)?, MAILBOX_NAME_BYTES_MAX)?;
             let is_subscribed = action == account::SUBSCRIBED;
@@ -606,6 +621,7 @@ mod account {
     pub const SUBSCRIBED: u8 = 3;
     pub const UNSUBSCRIBED: u8 = 4;
     pub const QUOTA: u8 = 5;
+    pub const SECRET: u8 = 6;
 }
 
 /// What follows the version in a MAILBOX.

@@ -14,8 +14,8 @@ use super::index::{Entry, Mailbox, Vanished};
 use super::partition::{Kept, Partition};
 use crate::journal::payload::{Reader, text};
 use crate::limits::{
-    ACCOUNT_NAME_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX, SUBSCRIPTIONS_MAX,
-    VANISHED_RANGES_MAX,
+    ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
+    SUBSCRIPTIONS_MAX, VANISHED_RANGES_MAX,
 };
 use crate::proto::imap::flag::SystemFlags;
 
@@ -82,6 +82,7 @@ impl Partition {
                     out.extend_from_slice(&id.0.to_le_bytes());
                     write_text(&account.name, out);
                     account.quota.write(out);
+                    write_text(account.secret.as_deref().unwrap_or_default(), out);
                     out.extend_from_slice(&(account.subscriptions.len() as u16).to_le_bytes());
                     account.subscriptions.iter().for_each(|name| write_text(name, out));
                 });
@@ -218,11 +219,15 @@ impl Partition {
         let id = AccountId(number(item)?);
         let name = read_name(item, ACCOUNT_NAME_BYTES_MAX)?;
         let quota = Quota::read(item)?;
+        let secret_bytes = usize::from(item.u16()?);
+        let secret = text(item.take(secret_bytes)?)?;
         let count = usize::from(item.u16()?);
-        if count > SUBSCRIPTIONS_MAX {
+        if count > SUBSCRIPTIONS_MAX || secret.len() > ACCOUNT_SECRET_BYTES_MAX {
             return Err(Malformed);
         }
-        self.add_account(id, &name).quota = quota;
+        let account = self.add_account(id, &name);
+        account.quota = quota;
+        account.secret = (!secret.is_empty()).then_some(secret);
         for _ in 0..count {
             let name = read_name(item, MAILBOX_NAME_BYTES_MAX)?;
             if let Some(account) = self.accounts.get_mut(&id) {

@@ -26,13 +26,18 @@ pub struct Partition {
     pub(super) bodies: Bodies,
     pub(super) expunged: Expunged,
     pub(super) keys: Keys,
+    /// Of accounts that have no limit of their own; not part of what records say.
+    pub(super) default_quota: Quota,
 }
 
 /// An account, and its mailboxes by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Account {
     pub name: Box<str>,
+    /// Its own, which `Partition::quota` may fill up.
     pub quota: Quota,
+    /// What a password is checked against, as `auth` writes it.
+    pub secret: Option<Box<str>>,
     pub mailboxes: BTreeMap<Box<str>, MailboxId>,
     pub subscriptions: BTreeSet<Box<str>>,
 }
@@ -73,6 +78,16 @@ impl Partition {
     /// The account of this name, in any case.
     pub fn find_account(&self, name: &str) -> Option<AccountId> {
         self.by_name.get(&*name.to_ascii_lowercase()).copied()
+    }
+
+    /// How much an account may hold: what it has no limit for has the common one.
+    pub fn quota(&self, account: AccountId) -> Quota {
+        let own = self.account(account).map(|account| account.quota).unwrap_or_default();
+        let common = self.default_quota;
+        Quota {
+            bytes: if own.bytes == 0 { common.bytes } else { own.bytes },
+            messages: if own.messages == 0 { common.messages } else { own.messages },
+        }
     }
 
     /// What an account holds in its mailboxes, by their headers.
@@ -159,6 +174,12 @@ impl Partition {
             Operation::QuotaSet { account, quota } => {
                 if let Some(known) = self.accounts.get_mut(account) {
                     known.quota = *quota;
+                }
+                Change::None
+            }
+            Operation::SecretSet { account, secret } => {
+                if let Some(known) = self.accounts.get_mut(account) {
+                    known.secret = Some(secret.clone());
                 }
                 Change::None
             }

@@ -11,8 +11,8 @@ use super::codec::{
 use super::index::{Entry, Mailbox};
 use super::partition::{Account, Partition, Usage};
 use crate::limits::{
-    ACCOUNT_NAME_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
-    MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
+    ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX,
+    MAILBOX_NAME_BYTES_MAX, MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
 };
 use crate::proto::imap::flag::{Flags, SystemFlags};
 use crate::proto::imap::mailbox::MailboxName;
@@ -30,6 +30,8 @@ pub enum Refusal {
     IsInbox,
     /// An empty name, or one longer than a limit.
     BadName,
+    /// An empty secret, or one longer than a limit.
+    BadSecret,
     TooManyMailboxes,
     TooManySubscriptions,
     /// The mailbox has as many keywords as it may.
@@ -44,6 +46,8 @@ pub enum Refusal {
     NoSpace,
     /// Messages that are being received hold too many segments.
     TooManyDrafts,
+    /// The shard that has the partition does not answer, or is about to stop. It passes.
+    Unavailable,
 }
 
 /// Which messages of a mailbox are expunged.
@@ -57,10 +61,19 @@ pub enum Expunging<'a> {
     All(&'a NumberSet),
 }
 
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Mailbox(MailboxId),
+    Inbox(AccountId),
+    /// The mailbox of this name, as `MailboxName` has it, or INBOX where there is none.
+    Named(AccountId, Box<str>),
+}
+
 /// One recipient of a message, or the mailbox of an APPEND.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    pub mailbox: MailboxId,
+    pub to: Target,
     /// Header fields in front of the content, with their line ends.
     pub prefix: Vec<u8>,
     /// INTERNALDATE, Unix seconds.
@@ -102,8 +115,8 @@ pub struct Part {
 }
 
 impl Partition {
-    /// A mod-sequence that no command had. Above 1, which is what a client is told of a mailbox that
-    /// never had a message: HIGHESTMODSEQ is not 0 (RFC 7162 §7).
+    /// A mod-sequence that no command had. Above 1, which is what a client is told of a mailbox
+    /// that never had a message: HIGHESTMODSEQ is not 0 (RFC 7162 §7).
     fn next_modseq(&self) -> u64 {
         (self.modseq + 1).clamp(2, MODSEQ_MAX)
     }
@@ -117,8 +130,25 @@ impl Partition {
         self.mailbox(mailbox).ok_or(Refusal::NoSuchMailbox)
     }
 
-    fn quota(&self, account: AccountId) -> Quota {
-        self.account(account).map(|account| account.quota).unwrap_or_default()
+    /// The mailbox that a delivery is for.
+    fn target(&self, target: &Target) -> Result<&Mailbox, Refusal> {
+        let (account, name) = match target {
+            Target::Mailbox(mailbox) => return self.known(*mailbox),
+            Target::Inbox(account) => (*account, INBOX),
+            Target::Named(account, name) => (*account, &**name),
+        };
+        self.known_account(account)?;
+        let found = self.find_mailbox(account, name).or_else(|| self.find_mailbox(account, INBOX));
+        found.ok_or(Refusal::NoSuchMailbox)
+    }
+
+    /// Why an account does not take a message of so many octets.
+    pub fn over_quota(&self, account: AccountId, bytes: u64) -> Option<Refusal> {
+        if self.account(account).is_none() {
+            return Some(Refusal::NoSuchAccount);
+        }
+        let with_it = self.usage(account).with(Usage { bytes, messages: 1 });
+        (!with_it.fits(self.quota(account))).then_some(Refusal::OverQuota)
     }
 
     fn known_account(&self, account: AccountId) -> Result<&Account, Refusal> {
@@ -130,6 +160,7 @@ impl Partition {
         &self,
         (account, inbox): (AccountId, MailboxId),
         name: &str,
+        secret: Option<&str>,
         now_s: u32,
     ) -> Result<Vec<Operation>, Refusal> {
         if name.is_empty() || name.len() > ACCOUNT_NAME_BYTES_MAX {
@@ -145,7 +176,18 @@ impl Partition {
             uid_validity: self.next_uid_validity(now_s),
             special_uses: SpecialUses::default(),
         };
-        Ok(vec![Operation::AccountAdded { account, name: name.into() }, created])
+        let mut operations = vec![Operation::AccountAdded { account, name: name.into() }, created];
+        if let Some(secret) = secret {
+            check_secret(secret)?;
+            operations.push(Operation::SecretSet { account, secret: secret.into() });
+        }
+        Ok(operations)
+    }
+
+    pub fn plan_secret(&self, account: AccountId, secret: &str) -> Result<Vec<Operation>, Refusal> {
+        self.known_account(account)?;
+        check_secret(secret)?;
+        Ok(vec![Operation::SecretSet { account, secret: secret.into() }])
     }
 
     /// An account with all it has is no more.
@@ -473,7 +515,8 @@ impl<'a> Batch<'a> {
     }
 
     fn add(&mut self, delivery: &Delivery, bytes: u64, body: BodyId) -> Result<Delivered, Refusal> {
-        let known = self.partition.known(delivery.mailbox)?;
+        let known = self.partition.target(&delivery.to)?;
+        let mailbox = known.id;
         let is_known = |key| self.partition.has_delivered(key) || self.keys.contains(&key);
         if delivery.key.is_some_and(is_known) {
             return Ok(Delivered::Before);
@@ -484,7 +527,7 @@ impl<'a> Batch<'a> {
         if !with_it.fits(self.partition.quota(account)) {
             return Err(Refusal::OverQuota);
         }
-        let front = self.fronts.entry(delivery.mailbox).or_insert_with(|| Front::of(known));
+        let front = self.fronts.entry(mailbox).or_insert_with(|| Front::of(known));
         let uid = front.uid()?;
         let keywords = front.bits(&delivery.flags, &mut self.operations)?;
         let message = Message {
@@ -499,7 +542,7 @@ impl<'a> Batch<'a> {
         *usage = with_it;
         front.uid_next = uid + 1;
         self.keys.extend(delivery.key);
-        let (mailbox, uid_validity) = (delivery.mailbox, known.uid_validity);
+        let uid_validity = known.uid_validity;
         self.operations.push(Operation::Appended { mailbox, message, key: delivery.key });
         Ok(Delivered::As { uid_validity, uid })
     }
@@ -551,6 +594,11 @@ impl Front {
         }
         Ok(self.known_bits(flags))
     }
+}
+
+fn check_secret(secret: &str) -> Result<(), Refusal> {
+    let is_good = !secret.is_empty() && secret.len() <= ACCOUNT_SECRET_BYTES_MAX;
+    if is_good { Ok(()) } else { Err(Refusal::BadSecret) }
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {

@@ -134,7 +134,7 @@ impl Store {
             name: account.name.to_ascii_lowercase().into(),
             id: id.0,
             partition,
-            secret: None,
+            secret: account.secret.clone(),
         });
         accounts.collect()
     }
@@ -185,13 +185,18 @@ impl Store {
         Watch { store: self.clone(), mailbox, bell, seen, collected }
     }
 
-    /// Begins an account with its INBOX; both are there when this returns.
-    pub async fn add_account(&self, name: &str) -> Result<AccountId, Refusal> {
+    /// Begins an account with its INBOX; both are there when this returns. Without a secret nobody
+    /// logs in.
+    pub async fn add_account(
+        &self,
+        name: &str,
+        secret: Option<&str>,
+    ) -> Result<AccountId, Refusal> {
         let journal = &self.inner.journal;
         let account = AccountId(journal.next_message_id());
         let inbox = MailboxId(journal.next_message_id());
         let plan = |partition: &Partition| {
-            partition.plan_account((account, inbox), name, now_s()).map(of(account))
+            partition.plan_account((account, inbox), name, secret, now_s()).map(of(account))
         };
         self.run(plan).await
     }
@@ -199,6 +204,21 @@ impl Store {
     /// Ends an account. Its messages are kept for a while, as expunged ones are.
     pub async fn remove_account(&self, account: AccountId) -> Result<(), Refusal> {
         self.run(|partition| partition.plan_account_removal(account, now_s()).map(of(()))).await
+    }
+
+    /// A password of the account is checked against `secret` from now on.
+    pub async fn set_secret(&self, account: AccountId, secret: &str) -> Result<(), Refusal> {
+        self.run(|partition| partition.plan_secret(account, secret).map(of(()))).await
+    }
+
+    /// How much accounts may hold that have no limit of their own. Not remembered over a restart.
+    pub fn set_default_quota(&self, quota: Quota) {
+        self.inner.partition.borrow_mut().default_quota = quota;
+    }
+
+    /// Why an account does not take a message of so many octets, as far as is known now.
+    pub fn over_quota(&self, account: AccountId, bytes: u64) -> Option<Refusal> {
+        self.inner.partition.borrow().over_quota(account, bytes)
     }
 
     /// How much an account may hold from now on; it keeps what it has.

@@ -2,6 +2,7 @@
 
 use super::ask::Ask;
 use crate::delivery::DeliveryMemo;
+use crate::mailbox::MailboxMemo;
 use crate::reception::ClientMemo;
 
 /// One message into a shard's inbox. A full inbox gives it back: the sender keeps it.
@@ -10,6 +11,8 @@ pub enum Memo {
     Client(ClientMemo),
     /// Leases of limited sites, and what rules for replies say of sites.
     Delivery(DeliveryMemo),
+    /// Messages for another shard's mailboxes.
+    Mailbox(MailboxMemo),
     /// The control thread wants to know or change something.
     Ask(Ask),
 }

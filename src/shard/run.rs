@@ -15,7 +15,8 @@ use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
 use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
 use crate::mail::Accounts;
-use crate::mailbox::{self, OpenedPartition, PartitionError, Stores};
+use crate::mailbox::codec::Quota;
+use crate::mailbox::{self, OpenedPartition, PartitionError, Post, Stores};
 use crate::metrics::Metrics;
 use crate::queue::{Flow, Mode, Obstacles, Order, Queue, Recovered, StandingOrders, Steered};
 use crate::reception::Reception;
@@ -148,7 +149,7 @@ pub(super) async fn run(start: Start) {
     }
     let Neighbours { place, serving_count, senders, accounts } = gate.recv().await;
     let shard_count = senders.len();
-    let of_delivery = senders.clone();
+    let (of_delivery, of_post) = (senders.clone(), senders.clone());
     let neighbourhood = Neighbourhood {
         shard: place,
         shard_count,
@@ -157,12 +158,19 @@ pub(super) async fn run(start: Start) {
         policies,
         tls_reports,
     };
+    let carry = Rc::new(move |to: usize, memo| {
+        of_post[to].try_send(Memo::Mailbox(memo)).map_err(|memo| match memo {
+            Memo::Mailbox(memo) => memo,
+            _ => unreachable!("what was sent comes back"),
+        })
+    });
+    let post = Post::start(stores.clone(), place, serving_count, shard_count, carry);
     let delivery =
         Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
             Memo::Client(memo) => memo,
-            Memo::Delivery(_) | Memo::Ask(_) => unreachable!("what was sent comes back"),
+            _ => unreachable!("what was sent comes back"),
         })
     });
     let reception = Reception::start(
@@ -178,19 +186,24 @@ pub(super) async fn run(start: Start) {
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
         reception.listen(listener.attach(), of_config);
     }
-    let mut this = Shard { number, config, journal, queue, stores, delivery, reception, metrics };
+    let mut this =
+        Shard { number, config, journal, queue, stores, post, delivery, reception, metrics };
+    this.set_default_quota();
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
             Memo::Delivery(memo) => this.delivery.on_memo(memo),
+            Memo::Mailbox(memo) => this.post.on_memo(memo),
             Memo::Ask(Ask::Drain { time_max }) => {
                 // Other shards may still need answers while this one drains.
                 let (reception, delivery) = (this.reception.clone(), this.delivery.clone());
+                let post = this.post.clone();
                 task::spawn(async move {
                     loop {
                         match inbox.recv().await {
                             Memo::Client(memo) => reception.on_memo(memo),
                             Memo::Delivery(memo) => delivery.on_memo(memo),
+                            Memo::Mailbox(memo) => post.on_memo(memo),
                             Memo::Ask(_) => {}
                         }
                     }
@@ -209,6 +222,7 @@ struct Shard {
     journal: Journal,
     queue: Queue,
     stores: Stores,
+    post: Post,
     delivery: Delivery,
     reception: Reception,
     metrics: Rc<Metrics>,
@@ -296,9 +310,15 @@ impl Shard {
                 self.delivery.reload(config.clone());
                 self.reception.reload(config.clone(), self.delivery.resolver());
                 self.config = config;
+                self.set_default_quota();
             }
             Ask::Drain { .. } => unreachable!("the dispatch loop ends at it"),
         }
+    }
+
+    fn set_default_quota(&self) {
+        let quota = Quota { bytes: self.config.mailboxes.quota, messages: 0 };
+        self.stores.iter().for_each(|(_, store)| store.set_default_quota(quota));
     }
 
     /// No new transactions; replies to end of data are awaited; then everything is made durable.
@@ -308,10 +328,12 @@ impl Shard {
         self.delivery.drain();
         let sessions_gone = self.reception.drained(end).await;
         let connections_gone = self.delivery.drained(end).await;
-        self.delivery.end_tls_reports(end.max(clock::now() + REPORTS_SAVED)).await;
+        self.delivery.end_tls_reports(end.max(clock::now() + LAST_WORDS)).await;
         self.queue.drain();
         self.queue.flushed().await;
         self.queue.checkpoint_at_stop().await;
+        // Others may still have mail for these partitions.
+        self.post.quiet(end.max(clock::now() + LAST_WORDS)).await;
         self.stores.close().await;
         self.journal.close().await;
         if !(sessions_gone && connections_gone) {
@@ -336,7 +358,8 @@ impl Shard {
     }
 }
 
-/// Time that is left for counts of TLS to be saved, whatever else took long.
-const REPORTS_SAVED: Duration = Duration::from_millis(500);
+/// Time that is left for counts of TLS to be saved, and for what other shards ask for, whatever
+/// else took long.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often whoever gave an order hears how far it is.
 const PROGRESS_PERIOD_MS: u64 = 200;

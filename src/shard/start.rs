@@ -280,7 +280,7 @@ impl Shards {
 pub fn ask_through(sender: &InboxSender<Memo>, ask: Ask) -> Result<(), Ask> {
     sender.try_send(Memo::Ask(ask)).map_err(|memo| match memo {
         Memo::Ask(ask) => ask,
-        Memo::Client(_) | Memo::Delivery(_) => unreachable!("what was sent comes back"),
+        _ => unreachable!("what was sent comes back"),
     })
 }
 

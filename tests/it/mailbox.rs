@@ -9,7 +9,7 @@ use ringpost::journal::{Journal, JournalConfig, OpenError, Owner};
 use ringpost::limits::CHUNK_BYTES_MAX;
 use ringpost::mailbox::codec::{AccountId, DeliveryKey, MailboxId, SpecialUses};
 use ringpost::mailbox::{
-    Content, Delivered, Delivery, Expunging, Partition, Recovered, Refusal, Store,
+    Content, Delivered, Delivery, Expunging, Partition, Recovered, Refusal, Store, Target,
 };
 use ringpost::proto::imap::flag::{Flags, SystemFlags};
 use ringpost::proto::imap::mailbox::MailboxName;
@@ -44,7 +44,8 @@ fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'stat
 fn to(mailbox: MailboxId, prefix: &str, key: Option<u128>) -> Delivery {
     let flags = Flags::default();
     let key = key.map(DeliveryKey);
-    Delivery { mailbox, prefix: prefix.as_bytes().to_vec(), date_s: 1_600_000_000, flags, key }
+    let to = Target::Mailbox(mailbox);
+    Delivery { to, prefix: prefix.as_bytes().to_vec(), date_s: 1_600_000_000, flags, key }
 }
 
 async fn deliver(
@@ -118,8 +119,9 @@ fn first_life(data_dir: PathBuf) {
     let long = long();
     run(move || async move {
         let store = open(&data_dir).expect("a journal");
-        let account = store.add_account("Jo@example.test").await.expect("room");
-        assert_eq!(store.add_account("jo@example.test").await, Err(Refusal::Exists));
+        let account = store.add_account("Jo@example.test", Some("secret")).await;
+        let account = account.expect("room");
+        assert_eq!(store.add_account("jo@example.test", None).await, Err(Refusal::Exists));
         let (found, inbox) = account_and_inbox(&store).await;
         assert_eq!(found, account);
         let archive = store.create_mailbox(account, &named("a/b"), SpecialUses::default()).await;
@@ -160,6 +162,9 @@ fn second_life(data_dir: PathBuf) {
     run(move || async move {
         let store = open(&data_dir).expect("a journal");
         assert_eq!(store.lost_count(), 0);
+        let accounts = store.accounts(3);
+        assert_eq!((&*accounts[0].name, accounts[0].partition), ("jo@example.test", 3));
+        assert_eq!(accounts[0].secret.as_deref(), Some("secret"));
         let (account, inbox) = account_and_inbox(&store).await;
         let look = |partition: &Partition| {
             let archive = partition.find_mailbox(account, "c").expect("renamed");

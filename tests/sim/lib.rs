@@ -104,7 +104,7 @@ pub mod mailbox {
     pub use draft::Draft;
     pub use index::{Entry, Mailbox, Status};
     pub use partition::{Account, Change, Kept, Partition, Usage};
-    pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal};
+    pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
     pub use recovery::Recovered;
     pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
 }

@@ -20,7 +20,7 @@ use ringpost_sim::journal::{Journal, Replay, Replayed, kind};
 use ringpost_sim::limits::FRAME_BYTES_MAX;
 use ringpost_sim::mailbox::codec::{DeliveryKey, MailboxId, SpecialUses};
 use ringpost_sim::mailbox::{
-    Delivered, Delivery, Expunging, Mailbox, Partition, Recovered, Refusal, Store,
+    Delivered, Delivery, Expunging, Mailbox, Partition, Recovered, Refusal, Store, Target,
 };
 use ringpost_sim::proto::imap::flag::{Flags, SystemFlags};
 use ringpost_sim::proto::imap::mailbox::MailboxName;
@@ -604,7 +604,7 @@ async fn fulfil(
     let mut uid_validity = 0;
     match wish {
         Wish::Account => {
-            let account = store.add_account(&name).await?;
+            let account = store.add_account(&name, None).await?;
             let inbox = store.read(|partition| {
                 partition.find_mailbox(account, "INBOX").map(|inbox| inbox.uid_validity)
             });
@@ -617,7 +617,7 @@ async fn fulfil(
                 let mut of_target = Flags { system: SystemFlags(*flags), keywords: Vec::new() };
                 keyword.iter().for_each(|keyword| of_target.add_keyword(keyword));
                 deliveries.push(Delivery {
-                    mailbox: id(*target)?,
+                    to: Target::Mailbox(id(*target)?),
                     prefix: prefix(*mark, *target),
                     date_s: 1_000_000,
                     flags: of_target,

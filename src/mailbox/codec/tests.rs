@@ -32,6 +32,7 @@ fn operations() -> Vec<Operation> {
         Operation::AccountAdded { account, name: "zoë@example.test".into() },
         Operation::AccountRemoved { account, at_s: 9 },
         Operation::QuotaSet { account, quota: Quota { bytes: 1 << 40, messages: 7 } },
+        Operation::SecretSet { account, secret: "$argon2id$v=19$x".into() },
         Operation::Subscribed { account, name: "Entwürfe".into(), is_subscribed: true },
         Operation::Subscribed { account, name: "x".into(), is_subscribed: false },
         Operation::MailboxCreated {
@@ -79,6 +80,7 @@ fn operations_read_back_and_no_part_of_one_passes_for_whole() {
         let ends_in_text = matches!(
             operation,
             Operation::AccountAdded { .. }
+                | Operation::SecretSet { .. }
                 | Operation::Subscribed { .. }
                 | Operation::MailboxCreated { .. }
                 | Operation::MailboxRenamed { .. }

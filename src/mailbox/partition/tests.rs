@@ -1,6 +1,6 @@
 use super::super::codec::{BodyId, BodyPayload, Quota, SpecialUses};
 use super::super::items::Cursor;
-use super::super::plan::{Delivered, Delivery, Expunging, Part, Refusal};
+use super::super::plan::{Delivered, Delivery, Expunging, Part, Refusal, Target};
 use super::*;
 use crate::journal::Location;
 use crate::limits::{KEYWORDS_MAX, VANISHED_RANGES_MAX};
@@ -57,7 +57,7 @@ impl Driver {
 
     fn account(&mut self, name: &str) -> Done<(AccountId, MailboxId)> {
         let ids = (AccountId(self.id()), MailboxId(self.id()));
-        let operations = self.partition.plan_account(ids, name, self.now_s)?;
+        let operations = self.partition.plan_account(ids, name, None, self.now_s)?;
         self.apply(operations);
         Ok(ids)
     }
@@ -91,8 +91,8 @@ impl Driver {
         let mut deliveries = Vec::new();
         let mut bodies = Vec::new();
         for mailbox in mailboxes {
-            let (flags, prefix) = (flags.clone(), Vec::new());
-            deliveries.push(Delivery { mailbox: *mailbox, prefix, date_s: self.now_s, flags, key });
+            let (flags, prefix, to) = (flags.clone(), Vec::new(), Target::Mailbox(*mailbox));
+            deliveries.push(Delivery { to, prefix, date_s: self.now_s, flags, key });
             bodies.push(BodyId(self.id()));
         }
         let planned = self.partition.plan_deliveries(&deliveries, 10, &bodies, self.now_s);
@@ -538,6 +538,10 @@ fn step(driver: &mut Driver, chance: &mut Chance) {
             let left = driver.partition.plan_subscription(account, &named(name), false);
             driver.apply(left.expect("there"));
         }
+        29 => {
+            let secret = chance.of(&["one", "two"]);
+            driver.apply(driver.partition.plan_secret(account, secret).expect("there"));
+        }
         5 => {
             let uses = SpecialUses(chance.below(256) as u8);
             driver.apply(driver.partition.plan_special_use(mailbox, uses).expect("there"));
@@ -673,7 +677,7 @@ fn numbers_that_nobody_gives_out_are_malformed() {
     let range = [&[1, 0, 0, 0][..], &[255; 4], &[0; 4]].concat();
     assert_eq!(item(5, &[&[7, 0, 0, 0, 0, 0, 0, 0], &range[..]].concat()), Ok(()));
     assert!(item(5, &[&[0; 8], &range[..]].concat()).is_err(), "mailbox 0");
-    let account = [&[1, 0, b'x'][..], &[0; 12], &[0; 2]].concat();
+    let account = [&[1, 0, b'x'][..], &[0; 12], &[0; 2], &[0; 2]].concat();
     assert_eq!(item(3, &[&[255; 8], &account[..]].concat()), Ok(()));
     assert!(item(3, &[&[0; 8], &account[..]].concat()).is_err(), "account 0");
     assert!(item(9, &[]).is_err());
