@@ -3,7 +3,7 @@
 //! `source` sends, `sink` receives, `relay` puts a server between them, measures it and proves
 //! that nothing was lost; with `--peer` another server does the same work in the same run.
 //! `backlog`, `limits` and `mixed` are scenarios with sinks that are dead, slow or strict, `mx` one
-//! with a name server; `tls` measures what TLS costs.
+//! with a name server; `tls` measures what TLS costs, `mailbox` what a server of mailboxes does.
 #![deny(unsafe_code)]
 
 mod audit;
@@ -38,6 +38,7 @@ enum Command {
     Relay(Box<relay::Options>),
     Backlog(Box<scenario::backlog::Options>),
     Limits(Box<scenario::limits::Options>),
+    Mailbox(Box<scenario::mailbox::Options>),
     Mixed(Box<scenario::mixed::Options>),
     Mx(Box<scenario::mx::Options>),
     Tls(Box<scenario::tls::Options>),
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Relay(options) => relay::run(*options),
         Command::Backlog(options) => scenario::backlog::run(*options),
         Command::Limits(options) => scenario::limits::run(*options),
+        Command::Mailbox(options) => scenario::mailbox::run(*options),
         Command::Mixed(options) => scenario::mixed::run(*options),
         Command::Mx(options) => scenario::mx::run(*options),
         Command::Tls(options) => scenario::tls::run(*options),

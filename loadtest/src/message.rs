@@ -39,7 +39,8 @@ pub enum IdBlock {
 }
 
 impl Template {
-    fn new(content: Vec<u8>, id_block: IdBlock, reverse_path: &str) -> Self {
+    /// Of `content`, CRLF-canonical, which the id block goes before.
+    pub fn new(content: Vec<u8>, id_block: IdBlock, reverse_path: &str) -> Self {
         let bytes = id_block.bytes() + content.len();
         let body = if content.is_ascii() { "" } else { " BODY=8BITMIME" };
         let mut stuffed = Vec::with_capacity(content.len() + 64);

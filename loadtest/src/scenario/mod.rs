@@ -1,6 +1,6 @@
 //! Scenarios: a server of their own, sinks that misbehave as told, and what must hold then.
 //!
-//! **Owns** `backlog`, `limits`, `mixed`, `mx` and `tls`, and what they share.
+//! **Owns** `backlog`, `limits`, `mailbox`, `mixed`, `mx` and `tls`, and what they share.
 //! **Uses** `sink` and `source` in this process, the server as a process, `audit`, `ids`.
 //! **Holds** that a scenario in which something broke that must hold cannot end with success.
 //! **Start reading** at `backlog::run`, then `stage::Stage`.
@@ -9,6 +9,7 @@ pub mod backlog;
 mod config;
 mod handshakes;
 pub mod limits;
+pub mod mailbox;
 pub mod mixed;
 pub mod mx;
 mod server;

@@ -8,7 +8,7 @@
 
 mod dispatch;
 mod options;
-mod replies;
+pub mod replies;
 mod session;
 mod tally;
 mod work;

@@ -1,0 +1,219 @@
+//! What was measured, as it is printed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::crew::{Tally, Work};
+use super::{Options, Part, Peer};
+use crate::latency::LatencySummary;
+use crate::scenario::median;
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    rounds: usize,
+    round_seconds: f64,
+    connections: usize,
+    readers: usize,
+    mailbox_messages: u64,
+    peer_name: Option<&'static str>,
+    peer_version: Option<String>,
+    peer_storage: Option<String>,
+    peer_durability: Option<&'static str>,
+    peer_hibernates: bool,
+    pub ours: Side,
+    pub peer: Side,
+    pub ratio: Ratio,
+    pub broken: Vec<String>,
+}
+
+/// What one server did.
+#[derive(Debug, Default, Serialize)]
+pub struct Side {
+    /// By part, and in the mixed load by `mixed_` and part.
+    pub parts: BTreeMap<String, Rates>,
+    /// By kind of command, over all rounds.
+    pub latency: BTreeMap<&'static str, Spread>,
+    pub mixed_latency: BTreeMap<&'static str, Spread>,
+    pub idle_bytes: Option<f64>,
+    pub idle_sessions: usize,
+    pub accepted: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub foreign: u64,
+    pub large: Option<Large>,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Spread {
+    pub count: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+impl From<LatencySummary> for Spread {
+    fn from(summary: LatencySummary) -> Self {
+        let LatencySummary { count, p50_us, p99_us, max_us, .. } = summary;
+        Self { count, p50_us, p99_us, max_us }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Rates {
+    pub per_s: Option<f64>,
+    /// CPU of all processes of the server for each; not in the mixed load, where it is that of all.
+    pub cpu_us: Option<f64>,
+    pub per_s_of_rounds: Vec<f64>,
+    pub cpu_us_of_rounds: Vec<f64>,
+    /// Flushes of the disk for each message, where they can be counted.
+    pub flushes: Vec<f64>,
+}
+
+/// Ours over theirs, above 1 where ours is better.
+#[derive(Debug, Default, Serialize)]
+pub struct Ratio {
+    pub lmtp_per_s: Option<f64>,
+    pub fetch_per_s: Option<f64>,
+    pub search_per_s: Option<f64>,
+    pub pop3_per_s: Option<f64>,
+    pub idle_bytes: Option<f64>,
+    pub push_p99: Option<f64>,
+    /// Of the rounds, by part.
+    pub of_rounds: BTreeMap<String, Vec<f64>>,
+    pub cpu: BTreeMap<String, f64>,
+    /// Of median latencies, by kind of command.
+    pub latency_p50: BTreeMap<&'static str, f64>,
+}
+
+/// One large mailbox.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Large {
+    pub messages: u64,
+    pub fill_per_s: f64,
+    pub select_warm: Spread,
+    /// From the exec of the server to its greeting.
+    pub restart_ms: f64,
+    /// The first SELECT of the mailbox after it.
+    pub select_cold_ms: f64,
+    pub list_1000_cold_ms: f64,
+    pub list_1000_warm_ms: f64,
+    pub flags_ms: f64,
+    pub flags_per_s: f64,
+    /// What FETCH 1:* FLAGS added to the server's proportional memory, at most.
+    pub flags_memory_bytes: u64,
+    pub memory_bytes: u64,
+    pub page_cache_dropped: bool,
+}
+
+impl Report {
+    pub fn new(options: &Options) -> Self {
+        let has_peer = options.peer == Some(Peer::Dovecot);
+        Self {
+            rounds: options.rounds,
+            round_seconds: options.round_time.as_secs_f64(),
+            connections: options.connections,
+            readers: options.readers,
+            mailbox_messages: options.mailbox_messages,
+            peer_name: has_peer.then_some("dovecot"),
+            peer_version: has_peer.then(super::host::dovecot_version).flatten(),
+            peer_storage: has_peer.then(|| options.peer_storage.clone()),
+            peer_durability: has_peer.then_some("mail_fsync = optimized, as shipped"),
+            peer_hibernates: options.peer_hibernates,
+            ..Self::default()
+        }
+    }
+
+    pub fn side(&mut self, is_peer: bool) -> &mut Side {
+        if is_peer { &mut self.peer } else { &mut self.ours }
+    }
+
+    /// Works out the ratios from both sides.
+    pub fn compare(&mut self) {
+        for (part, ours) in &self.ours.parts {
+            let Some(peers) = self.peer.parts.get(part) else { continue };
+            let pairs = ours.per_s_of_rounds.iter().zip(&peers.per_s_of_rounds);
+            let ratios: Vec<f64> = pairs.map(|(ours, peers)| ours / peers.max(1e-9)).collect();
+            let slot = match part.as_str() {
+                "lmtp" => Some(&mut self.ratio.lmtp_per_s),
+                "fetch" => Some(&mut self.ratio.fetch_per_s),
+                "search" => Some(&mut self.ratio.search_per_s),
+                "pop3" => Some(&mut self.ratio.pop3_per_s),
+                _ => None,
+            };
+            if let Some(slot) = slot {
+                *slot = median(&ratios);
+            }
+            self.ratio.of_rounds.insert(part.clone(), ratios);
+            if let (Some(ours), Some(peers)) = (ours.cpu_us, peers.cpu_us) {
+                self.ratio.cpu.insert(part.clone(), peers / ours.max(1e-9));
+            }
+        }
+        for (kind, ours) in &self.ours.latency {
+            let Some(peers) = self.peer.latency.get(kind) else { continue };
+            let ratio = peers.p50_us as f64 / ours.p50_us.max(1) as f64;
+            self.ratio.latency_p50.insert(kind, ratio);
+            if *kind == "push_after_answer" {
+                self.ratio.push_p99 = Some(peers.p99_us as f64 / ours.p99_us.max(1) as f64);
+            }
+        }
+        if let (Some(ours), Some(peers)) = (self.ours.idle_bytes, self.peer.idle_bytes) {
+            self.ratio.idle_bytes = Some(peers / ours.max(1.0));
+        }
+    }
+}
+
+impl Rates {
+    /// Adds a round in which `count` were done, which cost `cpu` and `flushes` where that is known.
+    pub fn add(&mut self, count: u64, work: &Work, cpu: Option<Duration>, flushes: Option<u64>) {
+        self.per_s_of_rounds.push(count as f64 / work.seconds.max(1e-6));
+        let of_each = |all: f64| all / count.max(1) as f64;
+        self.cpu_us_of_rounds.extend(cpu.map(|cpu| of_each(cpu.as_micros() as f64)));
+        self.flushes.extend(flushes.map(|flushes| of_each(flushes as f64)));
+        self.per_s = median(&self.per_s_of_rounds);
+        self.cpu_us = median(&self.cpu_us_of_rounds);
+    }
+}
+
+/// How a part's operations are named in a tally: by their first letters.
+pub fn counted_as(part: Part) -> &'static str {
+    match part {
+        Part::Lmtp => "lmtp",
+        Part::Fetch => "fetch_",
+        Part::Search => "search_",
+        Part::Pop3 => "pop3_retr",
+        Part::Push => "push_after",
+        Part::Mixed | Part::Idle => "",
+    }
+}
+
+/// Latencies by kind.
+pub fn summaries(tally: &Tally) -> BTreeMap<&'static str, Spread> {
+    tally.kinds().map(|(kind, latencies)| (kind, latencies.summary().into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_those_of_the_rounds_and_above_one_where_ours_is_better() {
+        let mut report = Report::default();
+        let rates = |per_s: &[f64], cpu_us| Rates {
+            per_s_of_rounds: per_s.to_vec(),
+            cpu_us: Some(cpu_us),
+            ..Rates::default()
+        };
+        report.ours.parts.insert("lmtp".to_owned(), rates(&[100.0, 90.0, 400.0], 5.0));
+        report.peer.parts.insert("lmtp".to_owned(), rates(&[10.0, 30.0, 100.0], 20.0));
+        report.ours.parts.insert("fetch".to_owned(), rates(&[1.0], 1.0));
+        (report.ours.idle_bytes, report.peer.idle_bytes) = (Some(10.0), Some(1000.0));
+        report.compare();
+        assert_eq!(report.ratio.lmtp_per_s, Some(4.0));
+        assert_eq!(report.ratio.of_rounds["lmtp"], [10.0, 3.0, 4.0]);
+        assert_eq!(report.ratio.cpu["lmtp"], 4.0);
+        assert_eq!((report.ratio.fetch_per_s, report.ratio.idle_bytes), (None, Some(100.0)));
+    }
+}
