@@ -25,6 +25,11 @@ pub const PATH_BYTES_MAX: usize = 254;
 /// Recipients of one mail transaction that a configuration may allow.
 pub const RECIPIENTS_MAX: usize = 2000;
 
+/// Aliases that are followed one after the other.
+pub const ALIAS_DEPTH_MAX: usize = 16;
+/// Addresses that one address may stand for.
+pub const ALIAS_TARGETS_MAX: usize = 1000;
+
 /// Rules of one file by which replies are judged.
 pub const REPLY_RULES_MAX: usize = 4096;
 /// Distinct plain texts of these rules: one bit each on the stack of whoever judges.
@@ -181,6 +186,12 @@ pub const AUTH_CLIENTS_OF_NAME_MAX: usize = 8;
 
 // ---- delivery ----
 
+/// Deliveries of a shard into mailboxes or Maildirs at the same time, to one place: each has one
+/// piece of content in memory.
+pub const LOCAL_DELIVERIES_MAX: usize = 64;
+/// Threads of a shard that write into Maildirs.
+pub const MAILDIR_THREADS: usize = 4;
+
 /// Domains of a shard whose MX hosts are being found out at the same time; more wait.
 pub const DISCOVERIES_MAX: usize = 64;
 /// Domains of which a shard remembers where their mail goes.
@@ -233,6 +244,8 @@ const _: () = assert!(DISCOVERIES_MAX * 2 * MX_HOSTS_MAX < DNS_QUESTIONS_MAX);
 const _: () = assert!(COMMAND_LINE_BYTES_MAX <= READ_BUFFER_BYTES);
 // An envelope with all its recipients and a whole buffer of content fit one frame.
 const _: () = assert!(CHUNK_BYTES_MAX + RECIPIENTS_MAX * (PATH_BYTES_MAX + 16) < FRAME_BYTES_MAX);
+// One list does not fill a message by itself.
+const _: () = assert!(ALIAS_TARGETS_MAX <= RECIPIENTS_MAX);
 // Two of the longest records about messages fit a frame, with whatever is small beside them.
 const _: () = assert!(2 * MAILBOX_RECORD_BYTES_MAX <= FRAME_BYTES_MAX);
 // What a checkpoint says of one account, or of one mailbox but for its messages, fits one record.

@@ -29,8 +29,7 @@ impl Config {
     /// What is asked of a server before mail to `domain` goes to `next_hop`: what the domain wants,
     /// and what the password wants. `None` for MX hosts.
     pub fn demand_to(&self, next_hop: Option<&NextHop>, domain: &str) -> Arc<Demand> {
-        if let Some(NextHop::Socket(_)) = next_hop {
-            // It does not leave the machine.
+        if next_hop.is_some_and(NextHop::stays_here) {
             return Arc::new(Demand { level: Level::None, ..Demand::default() });
         }
         let demand = self.demand_of(domain);

@@ -1,12 +1,13 @@
 //! `[mailboxes]` and `[[alias]]`: whose mail stays here, and under which other names it comes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::explain::Out;
 use super::table::{Checked, Table};
 use super::values::{write_duration, write_size};
 use super::{Config, Protocol};
-use crate::limits::LOCAL_DOMAINS_MAX;
+use crate::limits::{ALIAS_DEPTH_MAX, ALIAS_TARGETS_MAX, LOCAL_DOMAINS_MAX};
 use crate::mail::address::{AddressRef, Utf8, is_domain};
 
 /// `[mailboxes]`
@@ -111,6 +112,9 @@ fn read_alias(table: &Table<'_, '_>) -> Checked<Alias> {
     if to.is_empty() {
         return Err(table.missing("to"));
     }
+    if to.len() > ALIAS_TARGETS_MAX {
+        return Err(table.refused("to", &format!("more than {ALIAS_TARGETS_MAX}")));
+    }
     Ok(Alias { address, to })
 }
 
@@ -132,15 +136,6 @@ pub(super) fn check(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
         let message = format!("mailboxes.domains: {} stands there twice", twice[0]);
         return wrong(&["mailboxes", "domains"], message);
     }
-    for route in &config.routes {
-        if domains.binary_search(&&route.domain).is_ok() {
-            let message = format!(
-                "mailboxes.domains: {} has a [[route]]; remove one of the two",
-                route.domain
-            );
-            return wrong(&["mailboxes", "domains"], message);
-        }
-    }
     let mut addresses = std::collections::HashSet::new();
     for (index, alias) in config.aliases.iter().enumerate() {
         let path = ["alias", &index.to_string(), "address"];
@@ -155,10 +150,80 @@ pub(super) fn check(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
             return wrong(&path, message);
         }
     }
+    if let Err((index, problem)) = Chains::new(config).check() {
+        let path = ["alias", &index.to_string(), "to"];
+        return wrong(&path, format!("alias.to: {problem}"));
+    }
     for (index, listener) in config.listeners.iter().enumerate() {
         check_protocol(root, config, (index, listener.protocol))?;
     }
     Ok(())
+}
+
+/// Aliases and how far they lead.
+struct Chains<'c> {
+    config: &'c Config,
+    by_address: HashMap<&'c str, usize>,
+    /// By position: how many aliases the longest chain has that begins there, once that is known.
+    lengths: Vec<Option<usize>>,
+}
+
+impl<'c> Chains<'c> {
+    fn new(config: &'c Config) -> Self {
+        let addresses = config.aliases.iter().enumerate();
+        let by_address = addresses.map(|(index, alias)| (alias.address.as_str(), index));
+        Self { config, by_address: by_address.collect(), lengths: vec![None; config.aliases.len()] }
+    }
+
+    /// Finds one that leads back to itself or too far, by its position.
+    fn check(mut self) -> Result<(), (usize, String)> {
+        for index in 0..self.lengths.len() {
+            self.length(index, &mut Vec::new()).map_err(|problem| (index, problem))?;
+        }
+        Ok(())
+    }
+
+    fn length(&mut self, index: usize, path: &mut Vec<usize>) -> Result<usize, String> {
+        if let Some(length) = self.lengths[index] {
+            return Ok(length);
+        }
+        let aliases = &self.config.aliases;
+        if let Some(first) = path.iter().position(|it| *it == index) {
+            let names =
+                path[first..].iter().chain([&index]).map(|it| aliases[*it].address.as_str());
+            return Err(format!("a loop: {}", names.collect::<Vec<_>>().join(" -> ")));
+        }
+        let too_far = || format!("more than {ALIAS_DEPTH_MAX} aliases one after the other");
+        if path.len() >= ALIAS_DEPTH_MAX {
+            return Err(too_far());
+        }
+        path.push(index);
+        let mut length = 1;
+        for target in &aliases[index].to {
+            // One that stands in its own list is the account of that name.
+            let next = self.alias_of(target).filter(|next| *next != index);
+            if let Some(next) = next {
+                length = length.max(1 + self.length(next, path)?);
+            }
+        }
+        path.pop();
+        if length > ALIAS_DEPTH_MAX {
+            return Err(too_far());
+        }
+        self.lengths[index] = Some(length);
+        Ok(length)
+    }
+
+    /// The alias that mail for an address goes by, that of its name without a detail included.
+    fn alias_of(&self, address: &str) -> Option<usize> {
+        let address = address.to_lowercase();
+        let (local_part, domain) = address.rsplit_once('@')?;
+        let separator = self.config.mailboxes.detail_separator.chars().next();
+        let base = separator.and_then(|it| local_part.split_once(it)).map(|(base, _)| base);
+        let base = base.map(|base| format!("{base}@{domain}"));
+        let names = [Some(&address), base.as_ref()].into_iter().flatten();
+        names.into_iter().find_map(|name| self.by_address.get(name.as_str()).copied())
+    }
 }
 
 /// A listener of this protocol, at this position, has what it needs.
@@ -289,8 +354,38 @@ mod tests {
         check(&alias("address = \"@b.test\"\nto = [\"a@a.test\"]"), 6, "b.test is not one of");
         let twice = "[[alias]]\naddress = \"x@a.test\"\nto = [\"a@a.test\"]\n".repeat(2);
         check(&format!("{one}{twice}"), 9, "x@a.test has an [[alias]] already");
-        let route = "[[route]]\ndomain = \"a.test\"\nnext_hop = \"mx\"";
-        check(&format!("{one}{route}"), 4, "a.test has a [[route]]");
+    }
+
+    #[test]
+    fn aliases_that_lead_nowhere_are_refused() {
+        let read = |aliases: &[(&str, &str)]| {
+            let mut text = "[mailboxes]\ndomains = [\"a.test\"]\n".to_owned();
+            for (address, to) in aliases {
+                text += &format!("[[alias]]\naddress = \"{address}@a.test\"\nto = [{to}]\n");
+            }
+            parse(&text)
+        };
+        let one = |to: &str| format!("\"{to}@a.test\"");
+        let problem = |aliases: &[(&str, &str)]| read(aliases).expect_err("refused");
+        let (x, y) = (one("x"), one("Y+detail"));
+        let expected = "f:7: alias.to: a loop: x@a.test -> y@a.test -> x@a.test";
+        assert_eq!(problem(&[("x", &y), ("y", &x)]), expected);
+        let list = format!("{}, {x}", one("z"));
+        assert!(problem(&[("x", &y), ("y", &list)]).contains("a loop"));
+        // What stands in its own list is an account, and so may be what a catch-all leads to.
+        let own = format!("{x}, \"x@far.test\"");
+        assert!(read(&[("x", &own), ("y", &x), ("", &y)]).is_ok());
+        assert!(read(&[("", &one("nobody"))]).is_ok());
+        let names: Vec<String> = (0..=ALIAS_DEPTH_MAX).map(|at| format!("x{at}")).collect();
+        let targets: Vec<String> = names[1..].iter().map(|name| one(name)).collect();
+        let chain = names.iter().map(String::as_str).zip(targets.iter().map(String::as_str));
+        let mut chain: Vec<(&str, &str)> = chain.collect();
+        assert_eq!(chain.len(), ALIAS_DEPTH_MAX);
+        assert!(read(&chain).is_ok());
+        chain.push((&names[ALIAS_DEPTH_MAX], &x));
+        assert!(problem(&chain).contains("more than 16 aliases one after the other"));
+        chain.reverse();
+        assert!(problem(&chain).contains("more than 16 aliases one after the other"));
     }
 
     #[test]

@@ -325,6 +325,11 @@ pub enum NextHop {
     Socket(Arc<str>),
     /// `mx`: the MX hosts of the recipient's domain. `mx://DOMAIN`: those of this one; lower case.
     Mx(Option<Arc<str>>),
+    /// `maildir:///PATH`: a directory of files for each mailbox; `{domain}` and `{local_part}`
+    /// stand for parts of its address. Absolute, of printable ASCII.
+    Maildir(Arc<str>),
+    /// The mailboxes of this server. Nobody writes it: `[mailboxes]` says whose they are.
+    Mailboxes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

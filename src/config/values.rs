@@ -140,6 +140,7 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
         "lmtp" => NextHopProtocol::Lmtp,
         "lmtp+unix" => return is_socket(rest).then(|| NextHop::Socket(rest.into())),
         "mx" => return parse_host(rest).map(|domain| NextHop::Mx(Some(domain))),
+        "maildir" => return is_maildir(rest).then(|| NextHop::Maildir(rest.into())),
         _ => return None,
     };
     let address = match rest.strip_prefix("localhost:") {
@@ -154,11 +155,25 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     parse_host(host).map(|host| NextHop::Host { protocol, host, port })
 }
 
-/// A path that a socket can have (`sun_path`), and that is told from what stands behind it in the
-/// name of a site.
+/// A path that a socket can have (`sun_path`).
 fn is_socket(path: &str) -> bool {
+    is_plain_path(path) && path.len() <= SOCKET_PATH_BYTES_MAX
+}
+
+/// A path in which names stand for parts of an address.
+fn is_maildir(path: &str) -> bool {
+    let filled_in = path.replace("{domain}", "").replace("{local_part}", "");
+    let has_steps_up = path.split('/').any(|step| step == "..");
+    is_plain_path(path)
+        && path.len() <= MAILDIR_PATH_BYTES_MAX
+        && !filled_in.contains(['{', '}'])
+        && !has_steps_up
+}
+
+/// Absolute, and told from what stands behind it in the name of a site.
+fn is_plain_path(path: &str) -> bool {
     let is_plain = |octet: u8| octet.is_ascii_graphic() && !b"#,*".contains(&octet);
-    path.starts_with('/') && path.len() <= SOCKET_PATH_BYTES_MAX && path.bytes().all(is_plain)
+    path.starts_with('/') && path.bytes().all(is_plain)
 }
 
 /// A name that the DNS may be asked for, as it compares: no address, no U-labels.
@@ -172,6 +187,11 @@ impl NextHop {
     /// Reads what `Display` writes.
     pub fn parse(text: &str) -> Option<NextHop> {
         parse_next_hop(text)
+    }
+
+    /// Whether mail does not leave this machine on its way there.
+    pub fn stays_here(&self) -> bool {
+        matches!(self, NextHop::Socket(_) | NextHop::Maildir(_) | NextHop::Mailboxes)
     }
 
     /// Whether the DNS has to be asked where it is.
@@ -188,6 +208,8 @@ impl std::fmt::Display for NextHop {
             NextHop::Socket(path) => write!(f, "lmtp+unix://{path}"),
             NextHop::Mx(None) => f.write_str("mx"),
             NextHop::Mx(Some(domain)) => write!(f, "mx://{domain}"),
+            NextHop::Maildir(path) => write!(f, "maildir://{path}"),
+            NextHop::Mailboxes => f.write_str("mailboxes"),
         }
     }
 }
@@ -204,10 +226,12 @@ impl std::fmt::Display for NextHopProtocol {
 /// What an operator may write for a next hop.
 pub(super) const NEXT_HOP_FORMS: &str = concat!(
     "\"smtp://ADDRESS:PORT\", \"smtp://HOST:PORT\", \"lmtp://...\", \"lmtp+unix:///PATH\", ",
-    "\"mx\" or \"mx://DOMAIN\"",
+    "\"mx\", \"mx://DOMAIN\" or \"maildir:///PATH/{domain}/{local_part}\"",
 );
 /// Longest path of a socket: `sun_path` with its NUL has 108 octets.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Longest path of a Maildir before an address is filled in.
+const MAILDIR_PATH_BYTES_MAX: usize = 255;
 /// Highest core number that can be pinned to.
 const CORE_MAX: usize = 1023;
 
@@ -269,6 +293,7 @@ mod tests {
             "lmtp+unix:///run/dovecot/lmtp",
             "mx",
             "mx://a.test",
+            "maildir:///var/mail/{domain}/{local_part}/Maildir",
         ] {
             assert_eq!(parse_next_hop(text).map(|hop| hop.to_string()).as_deref(), Some(text));
         }
@@ -296,6 +321,11 @@ mod tests {
             "mx://127.0.0.1",
             "mx://b\u{fc}cher.test",
             "MX",
+            "mailboxes",
+            "maildir://var/mail",
+            "maildir:///var/{user}",
+            "maildir:///var/{domain",
+            "maildir:///var/../{domain}",
         ] {
             assert_eq!(parse_next_hop(text), None, "{text}");
         }

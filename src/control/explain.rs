@@ -188,6 +188,7 @@ fn in_words(matched: Matched, domain: &str) -> String {
     match matched {
         Matched::Route => format!("[[route]] {domain}"),
         Matched::Below(bytes) => format!("[[route]] *.{}", &domain[domain.len() - bytes..]),
+        Matched::Local => "[mailboxes] domains".to_owned(),
         Matched::Smarthost => "smarthost".to_owned(),
     }
 }
@@ -247,7 +248,7 @@ fn tls_way(domain: &str, next_hop: Option<&NextHop>, config: &Config) -> TlsWay 
     let demand = config.demand_to(next_hop, domain);
     let credentials = next_hop.and_then(|next_hop| config.credentials_of(next_hop));
     let said_by = match credentials {
-        _ if matches!(next_hop, Some(NextHop::Socket(_))) => "a socket of this machine".to_owned(),
+        _ if next_hop.is_some_and(NextHop::stays_here) => "it stays on this machine".to_owned(),
         Some((index, it)) if demand.level > config.demand_of(domain).level => {
             format!("[[credentials]] {}: {}", index + 1, it.next_hop)
         }
@@ -469,7 +470,7 @@ mod tests {
         assert_eq!((level.as_str(), of_user), ("verify", login));
         assert_eq!(of_domain, "[[tls_policy]] 1: strict.test");
         let (level, by_socket, _) = of("strict.test", Some("lmtp+unix:///run/lmtp"));
-        assert_eq!((&*level, &*by_socket), ("none", "a socket of this machine"));
+        assert_eq!((&*level, &*by_socket), ("none", "it stays on this machine"));
         let elsewhere = of("a.test", Some("smtp://other.test:587"));
         assert_eq!(elsewhere, ("opportunistic".to_owned(), "[delivery.tls]".to_owned(), None));
     }

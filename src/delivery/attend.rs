@@ -40,6 +40,9 @@ impl Delivery {
             return;
         }
         line.used_ms.set(clock::coarse_ms());
+        if line.key.hop.place.is_here() {
+            return self.attend_here(line);
+        }
         let (mut busy, mut idle) = (None, None);
         for member in line.members_by_turn() {
             match self.offer(line, &member.site) {

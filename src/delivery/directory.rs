@@ -87,7 +87,10 @@ impl Question {
     /// What a next hop needs to know for mail to a domain in lower case; `None` where it is known.
     pub fn of(next_hop: &NextHop, domain: &Rc<str>) -> Option<Self> {
         Some(match next_hop {
-            NextHop::Address { .. } | NextHop::Socket(_) => return None,
+            NextHop::Address { .. }
+            | NextHop::Socket(_)
+            | NextHop::Maildir(_)
+            | NextHop::Mailboxes => return None,
             NextHop::Mx(None) => Question::Mx(domain.clone()),
             NextHop::Mx(Some(domain)) => Question::MxOf(domain.clone()),
             NextHop::Host { protocol, host, port } => {

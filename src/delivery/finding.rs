@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::queue::ledger::Waiting;
 use crate::queue::{Flow, FlowId};
 use crate::routing::dane::Dane;
+use crate::routing::local::Local;
 use crate::routing::mx::{Destination, Policy};
 use crate::routing::{Hop, Place, Routes};
 use crate::runtime::sync::zip;
@@ -28,6 +29,7 @@ use crate::runtime::{clock, net, task};
 /// How the way of mail is found under one configuration.
 pub(super) struct Wayfinder {
     pub routes: Routes,
+    pub local: Local,
     pub resolver: Resolver,
     pub policy: Policy,
     /// In lower case.
@@ -40,6 +42,7 @@ impl Wayfinder {
     pub fn new(config: &Config, metrics: Rc<Metrics>) -> Self {
         Self {
             routes: Routes::new(config),
+            local: Local::new(config),
             resolver: Resolver::new(Settings::of_machine(&config.dns), metrics),
             // Where the system does not say, names alone tell us from others.
             policy: Policy::new(config, &net::machine_addresses().unwrap_or_default()),

@@ -581,7 +581,7 @@ impl Link {
     /// An attempt in this session.
     fn attempt(&self, site: &Site) -> Attempt {
         let remote = Remote {
-            address: (!matches!(site.key.hop.place, Place::Socket(_))).then(|| self.address.ip()),
+            address: site.key.hop.place.has_source().then(|| self.address.ip()),
             host: self.host.clone(),
             delivers: site.key.hop.protocol() == NextHopProtocol::Lmtp,
             offers_dsn: self.client.capabilities().dsn,

@@ -28,6 +28,7 @@ pub mod known;
 pub mod lease;
 mod line;
 mod link;
+mod local;
 mod login;
 mod parking;
 mod siblings;
@@ -50,7 +51,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::limits::LINE_HISTORIES_MAX;
-use crate::mail::{Outcome, RecipientOutcome, Reply, ReplyClass, Stream, TlsTag, WaitCause};
+use crate::mail::{
+    Accounts, Outcome, RecipientOutcome, Reply, ReplyClass, Stream, TlsTag, WaitCause,
+};
 use crate::metrics::Metrics;
 use crate::proto::tlsrpt::PolicyReport;
 use crate::queue::ledger::{CauseTimes, Waiting};
@@ -58,6 +61,7 @@ use crate::queue::{
     Announcement, Attempt, Flow, FlowId, LineId, Message, Queue, Sites, StandingOrders, Task,
 };
 use crate::routing::{Hop, Place};
+use crate::runtime::blocking::Pool;
 use crate::runtime::{clock, task, timer};
 use directory::Directory;
 use finding::{Way, Wayfinder};
@@ -144,6 +148,10 @@ struct Inner {
     /// shard.
     outbox: RefCell<VecDeque<(usize, DeliveryMemo)>>,
     parking: Parking,
+    /// Who has mailboxes here.
+    accounts: RefCell<Arc<Accounts>>,
+    /// Begun when they are needed first.
+    maildir_threads: RefCell<Option<Pool>>,
     draining: Cell<bool>,
 }
 
@@ -191,6 +199,8 @@ impl Delivery {
                 policies,
                 suspensions: RefCell::default(),
                 outbox: RefCell::default(),
+                accounts: RefCell::default(),
+                maildir_threads: RefCell::default(),
                 draining: Cell::new(false),
             }),
         };
@@ -220,6 +230,11 @@ impl Delivery {
         }
         // Orders for a site are for other flows now.
         task::spawn(self.clone().sort_anew());
+    }
+
+    /// These have mailboxes here from now on.
+    pub fn set_accounts(&self, accounts: Arc<Accounts>) {
+        self.inner.accounts.replace(accounts);
     }
 
     /// The resolver of this shard, until the next reload.

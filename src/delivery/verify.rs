@@ -148,6 +148,9 @@ struct Asking {
 
 impl Asking {
     async fn ask(&mut self, address: AddressRef<'_>) -> Result<Judged, Judged> {
+        if let Some(judged) = self.judge_mailbox_here(address.as_str()) {
+            return Ok(judged);
+        }
         let domain = address.domain().to_lowercase();
         let (deadline, left) = (Deadline::default(), self.left());
         let way = timer::timeout(&deadline, left, self.way_to(&domain)).await;
@@ -174,6 +177,21 @@ impl Asking {
         Err(Judged::new(Verdict::Unknown, 0, "tls-failed"))
     }
 
+    /// The verdict on a mailbox of this server; `None` for one of somewhere else.
+    fn judge_mailbox_here(&self, address: &str) -> Option<Judged> {
+        let accounts = self.inner.accounts.borrow();
+        match self.inner.finder.borrow().local.resolve(&accounts, address)? {
+            Ok(targets) if targets.iter().all(|it| it.account.is_some()) => {
+                Some(Judged::new(Verdict::Deliverable, 100, "local-mailbox"))
+            }
+            Ok(_) => None,
+            Err(reply) if reply.is_permanent() => {
+                Some(Judged::new(Verdict::Undeliverable, 100, "no-local-mailbox"))
+            }
+            Err(_) => Some(Judged::new(Verdict::Unknown, 0, "local-aliases")),
+        }
+    }
+
     /// Where mail for the domain goes.
     async fn way_to(&mut self, domain: &str) -> Result<(Place, Published, Vec<Candidate>), Judged> {
         let finder = self.inner.finder.borrow().clone();
@@ -188,6 +206,8 @@ impl Asking {
                 return Ok((place, Published::default(), candidates));
             }
             NextHop::Socket(_) => return Err(Judged::new(Verdict::Unknown, 0, "local-socket")),
+            NextHop::Mailboxes => return Err(Judged::new(Verdict::Unknown, 0, "local-alias")),
+            NextHop::Maildir(_) => return Err(Judged::new(Verdict::Unknown, 0, "local-files")),
             NextHop::Mx(None) => self.inner.discover_domain(&finder, domain).await,
             NextHop::Mx(Some(other)) => discover(resolver, other, policy).await,
             NextHop::Host { protocol, host, port } => {

@@ -14,8 +14,8 @@ use super::wanted::Published;
 use super::{Delivery, Inner};
 use crate::config::{Config, Pool};
 use crate::queue::Flow;
+use crate::routing::Hop;
 use crate::routing::dane::Dane;
-use crate::routing::{Hop, Place};
 use crate::runtime::{clock, timer};
 
 /// The way of a flow as one shard sees it.
@@ -191,7 +191,7 @@ pub fn rules_file(config: &Config) -> String {
 /// The sites that mail to a place by a pool goes to, with their weights.
 pub fn sites_of(config: &Config, hop: &Hop, pool: Option<&Pool>) -> Vec<(SiteKey, u32)> {
     // What does not leave the machine has no source.
-    let pool = pool.filter(|_| !matches!(hop.place, Place::Socket(_)));
+    let pool = pool.filter(|_| hop.place.has_source());
     let Some(pool) = pool else { return vec![(SiteKey { hop: hop.clone(), source: None }, 1)] };
     let members = pool.members.iter().map(|member| {
         let source = config.source(&member.source).map(|source| source.address);

@@ -85,6 +85,8 @@ codes! {
     OK_CONTENT = 2 . 6 . 0;
     OTHER_TRANSIENT = 4 . 0 . 0;
     BAD_MAILBOX = 5 . 1 . 1;
+    MAILBOX_FULL = 4 . 2 . 2;
+    MAILBOX_FULL_FOR_GOOD = 5 . 2 . 2;
     BAD_DESTINATION_SYSTEM = 5 . 1 . 2;
     BAD_DESTINATION_SYNTAX = 5 . 1 . 3;
     BAD_REVERSE_PATH_SYNTAX = 5 . 1 . 7;
@@ -92,6 +94,7 @@ codes! {
     NULL_MX = 5 . 1 . 10;
     /// A reply to VRFY that neither confirms nor denies.
     CANNOT_VERIFY = 2 . 5 . 2;
+    OTHER_MAIL_SYSTEM = 4 . 3 . 0;
     MAIL_SYSTEM_FULL = 4 . 3 . 1;
     SYSTEM_NOT_ACCEPTING = 4 . 3 . 2;
     MESSAGE_TOO_BIG = 5 . 3 . 4;

@@ -54,6 +54,49 @@ pub fn decode(text: &str) -> String {
     out
 }
 
+/// The ORCPT of a mailbox (RFC 3461 §4.2, RFC 6533 §3); `None` where it would be too long.
+pub fn original_recipient(mailbox: &str) -> Option<Box<str>> {
+    use std::fmt::Write;
+    let is_ascii = mailbox.is_ascii();
+    let mut out = String::from(if is_ascii { "rfc822;" } else { "utf-8;" });
+    for c in mailbox.chars() {
+        let code = u32::from(c);
+        // Writing into memory does not fail.
+        let _ = match c {
+            '+' | '=' | ' ' if is_ascii => write!(out, "+{code:02X}"),
+            c if is_ascii => write!(out, "{c}"),
+            '!'..='~' if !matches!(c, '+' | '=' | '\\') => write!(out, "{c}"),
+            _ => write!(out, "\\x{{{code:02X}}}"),
+        };
+    }
+    (out.len() <= ORIGINAL_RECIPIENT_BYTES_MAX).then(|| out.into())
+}
+
+/// The mailbox that an ORCPT is about, if it is about one.
+pub fn mailbox_of(original_recipient: &str) -> Option<String> {
+    let (kind, address) = original_recipient.split_once(';')?;
+    let mailbox = match kind.to_ascii_lowercase().as_str() {
+        "rfc822" => decode(address),
+        "utf-8" => decode_points(address)?,
+        _ => return None,
+    };
+    (!mailbox.contains(char::is_control)).then_some(mailbox)
+}
+
+/// What `utf-8-addr-xtext` stands for; `None` where it is none.
+fn decode_points(text: &str) -> Option<String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("\\x{") {
+        let (digits, behind) = behind.split_once('}')?;
+        out.push_str(before);
+        out.push(char::from_u32(u32::from_str_radix(digits, 16).ok()?)?);
+        rest = behind;
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
 /// `+` and two hexadecimal digits in upper case for an octet, other printable ASCII for itself;
 /// what it stands for is printable too, so that it can neither end nor fold a header field.
 fn is_printable_xtext(text: &[u8]) -> bool {
@@ -134,6 +177,24 @@ mod tests {
             assert!(!is_valid(text), "{text}");
         }
         assert!(is_valid(&"x".repeat(100)) && !is_valid(&"x".repeat(101)));
+    }
+
+    #[test]
+    fn a_mailbox_comes_back_from_its_original_recipient() {
+        let check = |mailbox: &str, expected: &str, utf8| {
+            let text = original_recipient(mailbox).expect("short enough");
+            assert_eq!(&*text, expected);
+            assert!(parse_original_recipient(text.as_bytes(), utf8).is_some(), "{text}");
+            assert_eq!(mailbox_of(&text).as_deref(), Some(mailbox));
+        };
+        check("a+x@b.test", "rfc822;a+2Bx@b.test", Utf8::Refused);
+        check("\"a =\\b\"@b.test", "rfc822;\"a+20+3D\\b\"@b.test", Utf8::Refused);
+        let text = "utf-8;g\\x{FC}\\x{2B}\\x{1F600}@b.test";
+        check("g\u{fc}+\u{1f600}@b.test", text, Utf8::Refused);
+        assert_eq!(original_recipient(&"\u{fc}".repeat(100)), None);
+        for text in ["x400;/c=de", "a@b.test", "utf-8;\\x{110000}", "utf-8;\\x{", "rfc822;+0A"] {
+            assert_eq!(mailbox_of(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -222,6 +222,11 @@ impl Queue {
         queue
     }
 
+    /// The id of its journal, which no other one has.
+    pub fn store_id(&self) -> u128 {
+        u128::from_be_bytes(self.inner.journal.store_id().0)
+    }
+
     /// Swaps the configuration; waits already running keep their length.
     pub fn reload(&self, config: Arc<Config>) {
         self.inner.config.replace(config);

@@ -4,13 +4,14 @@
 //! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `dns`, `metrics`.
 //! While room in the journal gets short, a listener lets in ten sessions a second, and MAIL is
 //! answered after 200 ms: deliveries catch up. Nothing is refused for that.
-//! **Holds** that only configured networks relay, that a client's sessions are counted exactly over
+//! **Holds** that only configured networks relay, that everybody else reaches local domains only, that a client's sessions are counted exactly over
 //! all shards, and that an idle session keeps no buffer.
 //! **Start reading** at `Reception::listen`, then `session`.
 
 pub mod clients;
 mod policy;
 mod proxy;
+mod recipients;
 mod session;
 mod stream;
 
@@ -28,6 +29,7 @@ use crate::proto::smtp::data::BareNewline;
 use crate::proto::smtp::server::{Dialect, ServerConfig};
 use crate::queue::Queue;
 use crate::routing::Routes;
+use crate::routing::local::Local;
 use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::{clock, task, timer};
 use clients::{Admission, Clients};
@@ -57,6 +59,7 @@ struct Terms {
     /// For clients that may relay, and for the others.
     server: [Rc<ServerConfig>; 2],
     routes: Routes,
+    local: Local,
     /// Of the shard.
     resolver: Resolver,
     /// Header fields that say what a message is part of.
@@ -83,9 +86,9 @@ impl Terms {
         };
         let relaying = server((!hold_max.is_zero()).then_some(hold_max));
         let server = [Rc::new(relaying), Rc::new(server(None))];
-        let routes = Routes::new(&config);
+        let (routes, local) = (Routes::new(&config), Local::new(&config));
         let fields = Fields::new(&reception.headers, hold_max);
-        Self { config, server, routes, resolver, fields }
+        Self { config, server, routes, local, resolver, fields }
     }
 
     /// What a client lives under that may relay, or may not.

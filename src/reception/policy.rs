@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::Terms;
-use crate::mail::{AddressRef, Reply, status};
+use crate::mail::{Accounts, AddressRef, Reply, status};
 use crate::proto::dns::Kind;
+use crate::routing::local::Target;
 use crate::routing::mx::{Destination, NULL_MX_REVERSE_PATH, is_null_mx};
 
 /// Whether this client may relay to wherever a route leads.
@@ -27,19 +28,32 @@ pub(super) async fn on_mail(terms: &Terms, reverse_path: &str) -> Reply {
     }
 }
 
-/// The answer to RCPT.
-pub(super) fn on_rcpt(terms: &Terms, may_relay: bool, forward_path: AddressRef<'_>) -> Reply {
+/// Whom a forward-path leads to.
+pub(super) enum Leads {
+    /// To itself, somewhere else.
+    Away,
+    /// To these, by way of a local domain.
+    Home(Vec<Target>),
+}
+
+/// What RCPT comes to, or the answer that refuses it. Mail for local domains comes from anybody.
+pub(super) fn on_rcpt(
+    terms: &Terms,
+    accounts: &Accounts,
+    may_relay: bool,
+    forward_path: AddressRef<'_>,
+) -> Result<Leads, Reply> {
+    if let Some(found) = terms.local.resolve(accounts, forward_path.as_str()) {
+        return found.map(Leads::Home);
+    }
     if !may_relay {
-        return RELAYING_DENIED;
+        return Err(RELAYING_DENIED);
     }
-    match terms.routes.resolve(forward_path.domain()) {
-        Ok(_) => RECIPIENT_OK,
-        Err(reply) => reply,
-    }
+    terms.routes.resolve(forward_path.domain()).map(|_| Leads::Away)
 }
 
 pub(super) const MAIL_OK: Reply = Reply::new(250, status::OK_REVERSE_PATH, "Ok");
-const RECIPIENT_OK: Reply = Reply::new(250, status::OK_RECIPIENT, "Ok");
+pub(super) const RECIPIENT_OK: Reply = Reply::new(250, status::OK_RECIPIENT, "Ok");
 const RELAYING_DENIED: Reply =
     Reply::new(550, status::DELIVERY_NOT_AUTHORIZED, "Relaying denied for your address");
 /// VRFY neither confirms nor denies (RFC 5321 §3.5.3).

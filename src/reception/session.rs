@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::policy;
+use super::policy::{self, Leads};
+use super::recipients::{Named, Recipients};
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
 use crate::config::ListenerTls;
 use crate::mail::{
-    self, Envelope, EnvelopeFlags, Protection, QueueId, Recipient, Reply, TlsTag, VerifiedBy,
+    self, AddressRef, Envelope, EnvelopeFlags, Protection, QueueId, Reply, TlsTag, VerifiedBy,
     status,
 };
 use crate::proto::message::received::Received;
@@ -84,7 +85,7 @@ struct Session<'s> {
 /// A mail transaction under way.
 struct Transaction {
     reverse_path: Box<str>,
-    recipients: Vec<Recipient>,
+    recipients: Recipients,
     flags: EnvelopeFlags,
     tls: TlsTag,
     envelope_id: Option<Box<str>>,
@@ -325,6 +326,7 @@ impl Session<'_> {
     fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
         let Transaction { reverse_path, recipients, flags, tls, envelope_id, hold, .. } =
             transaction;
+        let recipients = recipients.into_all();
         let config = &self.terms.config;
         let now_ms = clock::unix_ms();
         let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
@@ -440,7 +442,7 @@ impl Machine<'_> {
                     let reverse_path = mail.reverse_path.map_or("", |path| path.as_str()).into();
                     *self.transaction = Some(Box::new(Transaction {
                         reverse_path,
-                        recipients: Vec::with_capacity(1),
+                        recipients: Recipients::default(),
                         flags: mail.flags,
                         tls: match (mail.require_tls, mail.reverse_path) {
                             (false, _) => TlsTag::None,
@@ -462,21 +464,9 @@ impl Machine<'_> {
                     self.server.answer(&policy::MAIL_OK, self.out);
                 }
                 Event::Rcpt(rcpt) => {
-                    let reply = policy::on_rcpt(self.terms, self.may_relay, rcpt.forward_path);
-                    let numbers = &self.inner.metrics.reception;
-                    if reply.is_positive() {
-                        numbers.recipients_accepted.add(1);
-                        let transaction = self.transaction.as_mut();
-                        let transaction = transaction.expect("RCPT belongs to a transaction");
-                        transaction.recipients.push(Recipient {
-                            address: rcpt.forward_path.as_str().into(),
-                            original_recipient: rcpt.original_recipient.map(Box::from),
-                            notify: rcpt.notify,
-                        });
-                    } else {
-                        numbers.recipients_refused.add(1);
-                    }
-                    self.server.answer(&reply, self.out);
+                    let named = Named::new(&rcpt);
+                    let found = self.find(rcpt.forward_path);
+                    self.take_recipient(named, found);
                 }
                 Event::Vrfy(_) => self.server.answer(&policy::VRFY, self.out),
                 Event::BeginContent { declared_bytes } => self.begin_content(declared_bytes),
@@ -498,6 +488,28 @@ impl Machine<'_> {
                 Event::Quit | Event::Close => return (at, Need::Close),
             }
         }
+    }
+
+    fn find(&self, forward_path: AddressRef<'_>) -> Result<Leads, Reply> {
+        let accounts = self.inner.accounts.borrow();
+        policy::on_rcpt(self.terms, &accounts, self.may_relay, forward_path)
+    }
+
+    /// Answers RCPT.
+    fn take_recipient(&mut self, named: Named, found: Result<Leads, Reply>) {
+        let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
+        let taken = match found {
+            Ok(Leads::Away) => transaction.recipients.add(named),
+            Ok(Leads::Home(targets)) => transaction.recipients.add_found(&named, targets),
+            Err(reply) => Err(reply),
+        };
+        let numbers = &self.inner.metrics.reception;
+        match taken {
+            Ok(()) => numbers.recipients_accepted.add(1),
+            Err(_) => numbers.recipients_refused.add(1),
+        }
+        let reply = taken.err().unwrap_or(policy::RECIPIENT_OK);
+        self.server.answer(&reply, self.out);
     }
 
     fn begin_content(&mut self, declared_bytes: u64) {

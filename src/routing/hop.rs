@@ -30,6 +30,10 @@ pub enum Place {
     Socket(Arc<str>),
     /// MX hosts, as `Plan::roll_up_key` says them.
     Exchanges(Arc<str>),
+    /// Directories of files, as the next hop says.
+    Maildir(Arc<str>),
+    /// The mailboxes of this server.
+    Mailboxes,
 }
 
 impl Place {
@@ -38,6 +42,8 @@ impl Place {
         match next_hop.clone() {
             NextHop::Address { protocol, address } => Some(Place::Address { protocol, address }),
             NextHop::Socket(path) => Some(Place::Socket(path)),
+            NextHop::Maildir(path) => Some(Place::Maildir(path)),
+            NextHop::Mailboxes => Some(Place::Mailboxes),
             NextHop::Host { .. } | NextHop::Mx(_) => None,
         }
     }
@@ -48,8 +54,20 @@ impl Place {
             Place::Address { protocol, address } => NextHop::Address { protocol, address },
             Place::Host { protocol, host, port } => NextHop::Host { protocol, host, port },
             Place::Socket(path) => NextHop::Socket(path),
+            Place::Maildir(path) => NextHop::Maildir(path),
+            Place::Mailboxes => NextHop::Mailboxes,
             Place::Exchanges(_) => return None,
         })
+    }
+
+    /// Whether mail gets there without a connection.
+    pub fn is_here(&self) -> bool {
+        matches!(self, Place::Maildir(_) | Place::Mailboxes)
+    }
+
+    /// Whether an address is needed from which to connect.
+    pub fn has_source(&self) -> bool {
+        !self.is_here() && !matches!(self, Place::Socket(_))
     }
 }
 
@@ -61,7 +79,8 @@ impl Hop {
     pub fn protocol(&self) -> NextHopProtocol {
         match &self.place {
             Place::Address { protocol, .. } | Place::Host { protocol, .. } => *protocol,
-            Place::Socket(_) => NextHopProtocol::Lmtp,
+            // What is not connected to delivers finally, as LMTP does.
+            Place::Socket(_) | Place::Maildir(_) | Place::Mailboxes => NextHopProtocol::Lmtp,
             Place::Exchanges(_) => NextHopProtocol::Smtp,
         }
     }
@@ -72,7 +91,7 @@ impl Hop {
             Place::Address { protocol: NextHopProtocol::Lmtp, address } => {
                 address.ip().is_loopback()
             }
-            Place::Socket(_) => true,
+            Place::Socket(_) | Place::Maildir(_) | Place::Mailboxes => true,
             _ => false,
         }
     }
@@ -86,6 +105,7 @@ impl Hop {
         let place = match place.strip_prefix("mx://") {
             Some(hosts) if !hosts.is_empty() => Place::Exchanges(hosts.into()),
             Some(_) => return None,
+            None if place == MAILBOXES => Place::Mailboxes,
             None => match NextHop::parse(place)? {
                 NextHop::Host { protocol, host, port } => Place::Host { protocol, host, port },
                 next_hop => Place::known(&next_hop)?,
@@ -104,10 +124,15 @@ impl fmt::Display for Hop {
             Place::Host { protocol, host, port } => write!(f, "{protocol}://{host}:{port}")?,
             Place::Socket(path) => write!(f, "lmtp+unix://{path}")?,
             Place::Exchanges(hosts) => write!(f, "mx://{hosts}")?,
+            Place::Maildir(path) => write!(f, "maildir://{path}")?,
+            Place::Mailboxes => f.write_str(MAILBOXES)?,
         }
         self.domain.as_ref().map_or(Ok(()), |domain| write!(f, "#{domain}"))
     }
 }
+
+/// As `NextHop` writes it.
+const MAILBOXES: &str = "mailboxes";
 
 #[cfg(test)]
 mod tests {
@@ -125,6 +150,8 @@ mod tests {
             "mx://[192.0.2.1]",
             "mx://mx1.a.test#b.test",
             "smtp://192.0.2.1:25#b.test",
+            "maildir:///var/mail/{domain}/{local_part}#b.test",
+            "mailboxes",
         ] {
             assert_eq!(Hop::parse(text).map(|hop| hop.to_string()).as_deref(), Some(text));
         }

@@ -1,16 +1,17 @@
 //! From a forward-path to where its mail goes.
 //!
-//! **Owns** the table of routes, what MX, address and TLSA records mean for mail, and the names of
-//! sites.
+//! **Owns** the table of routes, who gets the mail of local domains, what MX, address and TLSA
+//! records mean for mail, and the names of sites.
 //! **Uses** `config`, `mail`, `proto::dns`, `tls`. Asks nobody: answers of the DNS are handed in.
 //! **Holds** that a domain resolves to one next hop, or to the reply that refuses it.
-//! **Start reading** at `Routes::resolve`, then `mx::Exchanges::read`.
+//! **Start reading** at `Routes::resolve`, then `local::Local::resolve`, `mx::Exchanges::read`.
 
 pub mod dane;
 mod hop;
+pub mod local;
 pub mod mx;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::config::{Config, NextHop};
 use crate::mail::{EnhancedStatusCode, Reply};
@@ -23,7 +24,10 @@ pub struct Routes {
     /// By the suffix behind `*.`.
     wildcard: HashMap<String, NextHop>,
     smarthost: Option<NextHop>,
-    hostname: String,
+    /// Domains whose mail stays here, as they compare.
+    local: HashSet<Box<str>>,
+    /// The domain of what has none.
+    own_domain: String,
 }
 
 /// What led to a next hop.
@@ -33,6 +37,8 @@ pub enum Matched {
     Route,
     /// The route of what is below the last so many octets of the domain.
     Below(usize),
+    /// The domain is one of `[mailboxes]`.
+    Local,
     Smarthost,
 }
 
@@ -45,13 +51,15 @@ impl Routes {
                 None => exact.insert(route.domain.clone(), route.next_hop.clone()),
             };
         }
-        let hostname = config.hostname.to_ascii_lowercase();
-        Self { exact, wildcard, smarthost: config.smarthost.clone(), hostname }
+        let domains = &config.mailboxes.domains;
+        let own_domain = domains.first().unwrap_or(&config.hostname).to_ascii_lowercase();
+        let local = domains.iter().map(|domain| local::comparable(domain)).collect();
+        Self { exact, wildcard, smarthost: config.smarthost.clone(), local, own_domain }
     }
 
     /// The next hop for a domain in any case; empty is this host (a bare `Postmaster`).
     ///
-    /// The exact domain wins, then the longest wildcard, then the smarthost.
+    /// The exact domain wins, then that it is local, then the longest wildcard, then the smarthost.
     pub fn resolve(&self, domain: &str) -> Result<NextHop, Reply> {
         self.explain(domain).map(|(_, next_hop)| next_hop)
     }
@@ -59,9 +67,12 @@ impl Routes {
     /// As `resolve`, with what led there.
     pub fn explain(&self, domain: &str) -> Result<(Matched, NextHop), Reply> {
         let domain = domain.to_ascii_lowercase();
-        let domain = if domain.is_empty() { &self.hostname } else { &domain };
+        let domain = if domain.is_empty() { &self.own_domain } else { &domain };
         if let Some(next_hop) = self.exact.get(domain) {
             return Ok((Matched::Route, next_hop.clone()));
+        }
+        if !self.local.is_empty() && self.local.contains(&local::comparable(domain)) {
+            return Ok((Matched::Local, NextHop::Mailboxes));
         }
         let mut rest = domain.as_str();
         while let Some((_, suffix)) = rest.split_once('.') {
@@ -106,6 +117,15 @@ mod tests {
             assert_eq!(routes.resolve(domain), Ok(hop(port)), "{domain}");
         }
         assert_eq!(routes.resolve("test"), Err(NO_ROUTE));
+        config.mailboxes.domains =
+            ["x.a.test", "b\u{fc}cher.test", "a.test"].map(String::from).into();
+        let routes = Routes::new(&config);
+        for domain in ["X.a.test", "xn--bcher-kva.test", "B\u{dc}cher.test", ""] {
+            let expected = Ok((Matched::Local, NextHop::Mailboxes));
+            assert_eq!(routes.explain(domain), expected, "{domain}");
+        }
+        assert_eq!(routes.resolve("a.test"), Ok(hop(1)));
+        config.mailboxes.domains.clear();
         config.smarthost = Some(hop(9));
         assert_eq!(Routes::new(&config).resolve("test"), Ok(hop(9)));
     }

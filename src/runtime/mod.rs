@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 pub mod aligned;
+pub mod blocking;
 pub mod clock;
 pub mod deadline;
 pub mod disk;

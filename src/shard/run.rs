@@ -182,6 +182,7 @@ pub(super) async fn run(start: Start) {
         serving_count,
         send,
     );
+    delivery.set_accounts(accounts.clone());
     reception.set_accounts(accounts);
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
         reception.listen(listener.attach(), of_config);
@@ -303,7 +304,10 @@ impl Shard {
                     let _ = reply.send(delivery.verify(&address).await);
                 });
             }
-            Ask::Accounts(accounts) => self.reception.set_accounts(accounts),
+            Ask::Accounts(accounts) => {
+                self.delivery.set_accounts(accounts.clone());
+                self.reception.set_accounts(accounts);
+            }
             Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());

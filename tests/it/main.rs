@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod interop;
 mod limits;
+mod local;
 mod login;
 mod mailbox;
 mod memory;
