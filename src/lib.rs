@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod delivery;
 pub mod dns;
+pub mod entrance;
 pub mod event;
 pub mod fsck;
 pub mod journal;

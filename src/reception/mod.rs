@@ -1,16 +1,15 @@
 //! Reception: SMTP sessions from the first octet to the 250 that takes responsibility.
 //!
-//! **Owns** listeners' sessions, their policy, and the limits on clients.
-//! **Uses** `proto::smtp::server`, `queue::Draft`, `routing`, `dns`, `metrics`.
+//! **Owns** listeners' sessions and their policy.
+//! **Uses** `entrance`, `proto::smtp::server`, `queue::Draft`, `routing`, `dns`, `metrics`.
 //! While room in the journal gets short, a listener lets in ten sessions a second, and MAIL is
 //! answered after 200 ms: deliveries catch up. Nothing is refused for that.
-//! **Holds** that only configured networks relay, that everybody else reaches local domains only, that a client's sessions are counted exactly over
-//! all shards, and that an idle session keeps no buffer.
+//! **Holds** that only configured networks relay, that everybody else reaches local domains only,
+//! that a client's sessions are counted exactly over all shards, and that an idle session keeps no
+//! buffer.
 //! **Start reading** at `Reception::listen`, then `session`.
 
-pub mod clients;
 mod policy;
-mod proxy;
 mod recipients;
 mod session;
 mod stream;
@@ -23,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Config, ListenerTls, Network};
 use crate::dns::Resolver;
+use crate::entrance::clients::{Admission, ClientMemo, Clients, SendMemo};
+use crate::entrance::proxy;
 use crate::mail::{Accounts, Reply, Stream, status};
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
@@ -32,8 +33,6 @@ use crate::routing::Routes;
 use crate::routing::local::Local;
 use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::{clock, task, timer};
-use clients::{Admission, Clients};
-pub use clients::{ClientMemo, SendMemo};
 use stream::Fields;
 
 /// Reception of this shard. Clones are the same.

@@ -9,9 +9,9 @@ use super::policy::{self, Leads};
 use super::recipients::{Named, Recipients};
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
 use crate::config::ListenerTls;
+use crate::entrance;
 use crate::mail::{
-    self, AddressRef, Envelope, EnvelopeFlags, Protection, QueueId, Reply, TlsTag, VerifiedBy,
-    status,
+    self, AddressRef, Envelope, EnvelopeFlags, Protection, QueueId, Reply, TlsTag, status,
 };
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
@@ -401,21 +401,15 @@ async fn handshake(
     stream: &mut Stream,
 ) -> io::Result<Protection> {
     let numbers = &inner.metrics.reception;
-    stream.set_deadline(Some(terms.config.reception.idle_timeout.min(HANDSHAKE_TIME_MAX)));
-    let connection = rustls::ServerConnection::new(context.config()).map_err(io::Error::other)?;
-    if let Err(error) = stream.start_tls(connection).await {
-        numbers.tls_failures.add(1);
-        return Err(error);
-    }
-    let session = stream.tls().expect("the handshake is done");
-    let is_verified = context.is_client_verified(session.peer_certificates());
-    let protection = tls::protection(session, is_verified.then_some(VerifiedBy::Ca));
-    match protection.version {
+    let time_max = terms.config.reception.idle_timeout;
+    let secured = entrance::handshake(context, stream, time_max).await;
+    let secured = secured.inspect_err(|_| numbers.tls_failures.add(1))?;
+    match secured.protection.version {
         tls::TLS13 => numbers.tls13_sessions.add(1),
         _ => numbers.tls12_sessions.add(1),
     }
-    numbers.tls_resumed.add(u64::from(tls::is_resumed(session)));
-    Ok(protection)
+    numbers.tls_resumed.add(u64::from(secured.is_resumed));
+    Ok(secured.protection)
 }
 
 /// The machine with its decisions, between two waits.
@@ -555,8 +549,6 @@ fn queued(id: QueueId) -> Reply {
 
 /// Before MAIL is answered while room gets short.
 const SLOW_MAIL: Duration = Duration::from_millis(200);
-/// Longest time for the handshake of a client.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(60);
 const TIMED_OUT: Reply = Reply::new(421, status::BAD_CONNECTION, "Timed out; closing");
 /// A Received field of ordinary names.
 const RECEIVED_BYTES: usize = 256;

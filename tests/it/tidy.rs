@@ -13,6 +13,7 @@ const RANKS: &[(&str, u32)] = &[
     ("event", 3),
     ("runtime", 4),
     ("auth", 5),
+    ("entrance", 5),
     ("routing", 5),
     ("journal", 5),
     ("fsck", 5),

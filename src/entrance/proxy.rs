@@ -12,7 +12,7 @@ use crate::runtime::net::TcpStream;
 ///
 /// Suspends until the header is whole, for `HEADER_TIME_MAX` at most. An error where the proxy
 /// says something else: the connection is good for nothing.
-pub(super) async fn client(stream: &mut TcpStream, peer: IpAddr) -> io::Result<IpAddr> {
+pub async fn client(stream: &mut TcpStream, peer: IpAddr) -> io::Result<IpAddr> {
     stream.set_deadline(Some(HEADER_TIME_MAX));
     let mut header = Vec::new();
     loop {
