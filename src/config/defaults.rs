@@ -46,6 +46,7 @@ impl Default for Config {
                 hold_max: Duration::from_secs(7 * 86_400),
                 headers: Headers::default(),
             },
+            access: super::Access::default(),
             mailboxes: Mailboxes::default(),
             aliases: Vec::new(),
             journal: Journal {

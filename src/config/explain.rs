@@ -6,7 +6,7 @@ use std::path::Path;
 use super::mailboxes::PROTOCOLS;
 use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LISTENER_TLS, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, credentials, egress, mailboxes, retry, tls};
+use super::{Config, access, credentials, egress, mailboxes, retry, tls};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads; passwords are left out.
@@ -62,6 +62,7 @@ impl Config {
             out.text(key, name);
         }
         mailboxes::explain(self, &mut out);
+        access::explain(&self.access, &mut out);
         let it = &self.journal;
         out.table("[journal]");
         out.text("segment_bytes", Some(&write_size(it.segment_bytes)));

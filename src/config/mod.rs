@@ -5,6 +5,7 @@
 //! **Holds** that a `Config` is immutable; a reload makes a new one.
 //! **Start reading** at `Config`.
 
+mod access;
 mod acme;
 mod credentials;
 mod defaults;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
+pub use access::Access;
 pub use acme::{Acme, read_identity};
 pub use credentials::Credentials;
 pub use dns::Dns;
@@ -67,6 +69,7 @@ pub struct Config {
     pub tls: Tls,
     pub acme: Option<Acme>,
     pub reception: Reception,
+    pub access: Access,
     pub mailboxes: Mailboxes,
     pub aliases: Vec<Alias>,
     pub journal: Journal,

@@ -119,6 +119,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
     config.listeners = root.tables("listener", read_listener)?;
     root.table("reception", |it| read_reception(it, &mut config))?;
     mailboxes::read(&root, &mut config)?;
+    root.table("access", |it| super::access::read(it, &mut config.access))?;
     root.table("journal", |it| read_journal(it, &mut config))?;
     root.table("queue", |it| read_queue(it, &mut config))?;
     retry::read(&root, &mut config)?;

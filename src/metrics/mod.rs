@@ -142,6 +142,24 @@ numbers! {
         tls_resumed counter "Sessions whose TLS was resumed.";
         tls_failures counter "TLS handshakes of clients that failed.";
     }
+    access {
+        sessions counter "Sessions begun that read mailboxes.";
+        sessions_open gauge "Sessions open that read mailboxes.";
+        sessions_refused counter "Such sessions refused before the greeting.";
+        sessions_moved counter "Sessions that came from another shard after their login.";
+        moves_failed counter "Sessions that could not go to the shard of their mailboxes.";
+        logins counter "Logins that succeeded.";
+        logins_refused counter "Logins with a wrong name or password.";
+        logins_limited counter "Logins not tried because there were too many failures.";
+        logins_busy counter "Logins not tried because too many waited.";
+        password_hashes counter "Passwords that were hashed.";
+        tls13_sessions counter "Sessions protected by TLS 1.3.";
+        tls12_sessions counter "Sessions protected by TLS 1.2.";
+        tls_resumed counter "Sessions whose TLS was resumed.";
+        tls_failures counter "TLS handshakes of clients that failed.";
+        pop3_retrieved counter "Messages sent by POP3, whole or their top.";
+        pop3_deleted counter "Messages deleted by POP3.";
+    }
     journal {
         frames counter "Frames written.";
         flushes counter "Flushes of the log: one for each frame.";

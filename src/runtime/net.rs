@@ -100,6 +100,20 @@ impl Listener {
     }
 }
 
+/// A connected socket that no executor has: on its way from one to another. Closed when dropped.
+pub struct DetachedTcpStream {
+    socket: OwnedFd,
+}
+
+impl DetachedTcpStream {
+    /// Hands the socket to the calling executor.
+    pub fn attach(self) -> io::Result<TcpStream> {
+        // SAFETY: `into_raw_fd` gave up the only owner.
+        let stream = unsafe { glommio::net::TcpStream::from_raw_fd(self.socket.into_raw_fd()) };
+        TcpStream::new(stream)
+    }
+}
+
 /// A connected socket of this executor. Closed when dropped.
 pub struct TcpStream {
     stream: glommio::net::TcpStream,
@@ -110,6 +124,20 @@ impl TcpStream {
     fn new(stream: glommio::net::TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, deadline: Deadline::default() })
+    }
+
+    /// Takes the socket from the calling executor: two system calls. Gives the stream back where
+    /// there is no descriptor to be had.
+    pub fn detach(self) -> Result<DetachedTcpStream, Box<Self>> {
+        let fd = self.stream.as_raw_fd();
+        // The executor closes the descriptor that it has when it has forgotten it; what it was told
+        // to wait for there is not waited for at this one.
+        // SAFETY: no memory is passed; the descriptor is open.
+        match check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) }) {
+            // SAFETY: the descriptor was made here and has no other owner.
+            Ok(fd) => Ok(DetachedTcpStream { socket: unsafe { OwnedFd::from_raw_fd(fd) } }),
+            Err(_) => Err(Box::new(self)),
+        }
     }
 
     /// Connects from `local` (any address where `None`) within `timeout`.

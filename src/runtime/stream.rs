@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustls::{CommonState, Connection};
 
-use super::net::{TcpStream, Unsent, VECTORS_MAX, with_scratch};
+use super::net::{DetachedTcpStream, TcpStream, Unsent, VECTORS_MAX, with_scratch};
 use crate::limits::READ_BUFFER_BYTES;
 
 /// A connected socket of this executor, and the TLS session on it where there is one. What is said
@@ -20,6 +20,19 @@ use crate::limits::READ_BUFFER_BYTES;
 pub struct Stream {
     tcp: TcpStream,
     tls: Option<Box<Tls>>,
+}
+
+/// A connection that no executor has: on its way from one to another.
+pub struct DetachedStream {
+    tcp: DetachedTcpStream,
+    tls: Option<Box<Tls>>,
+}
+
+impl DetachedStream {
+    /// Hands the connection to the calling executor.
+    pub fn attach(self) -> io::Result<Stream> {
+        Ok(Stream { tcp: self.tcp.attach()?, tls: self.tls })
+    }
 }
 
 impl From<TcpStream> for Stream {
@@ -40,6 +53,16 @@ impl Stream {
         poll_fn(|context| tls.poll_handshake(&mut self.tcp, context)).await?;
         self.tls = Some(tls);
         Ok(())
+    }
+
+    /// Takes the connection from the calling executor, with what was deciphered and not read. Gives
+    /// it back where there is no descriptor to be had.
+    pub fn detach(self) -> Result<DetachedStream, Box<Self>> {
+        let Self { tcp, tls } = self;
+        match tcp.detach() {
+            Ok(tcp) => Ok(DetachedStream { tcp, tls }),
+            Err(tcp) => Err(Box::new(Self { tcp: *tcp, tls })),
+        }
     }
 
     /// The TLS session, once its handshake is done.

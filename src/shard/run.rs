@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::ask::{self, Ask, Progress, QueueStats};
 use super::memo::Memo;
-use crate::config::{Config, Durability};
+use crate::access::{self, Access};
+use crate::auth::Authenticator;
+use crate::config::{Config, Durability, Protocol};
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
 use crate::delivery::tls_reports::ReportStore;
@@ -69,6 +71,7 @@ pub(super) struct Start {
     pub policies: Policies,
     /// Where reports on TLS outlive the process.
     pub tls_reports: ReportStore,
+    pub authenticator: Authenticator,
     pub suspensions: Arc<StandingOrders>,
     /// Partitions of mailboxes that are this shard's.
     pub partitions: Vec<u16>,
@@ -90,6 +93,7 @@ pub(super) async fn run(start: Start) {
         lease_records,
         policies,
         tls_reports,
+        authenticator,
         suspensions,
         partitions,
         opened,
@@ -167,6 +171,7 @@ pub(super) async fn run(start: Start) {
     let post = Post::start(stores.clone(), place, serving_count, shard_count, carry);
     let delivery =
         Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);
+    let of_access = senders.clone();
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
             Memo::Client(memo) => memo,
@@ -183,26 +188,57 @@ pub(super) async fn run(start: Start) {
         send,
     );
     delivery.set_accounts(accounts.clone());
-    reception.set_accounts(accounts);
+    reception.set_accounts(accounts.clone());
+    let setting = access::Setting {
+        stores: stores.clone(),
+        authenticator,
+        shard: place,
+        shard_count: serving_count,
+        send: Rc::new(move |to, memo| {
+            of_access[to].try_send(Memo::Access(memo)).map_err(|memo| match memo {
+                Memo::Access(memo) => memo,
+                _ => unreachable!("what was sent comes back"),
+            })
+        }),
+    };
+    let access = Access::start(config.clone(), accounts, metrics.clone(), setting);
     for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
-        reception.listen(listener.attach(), of_config);
+        match of_config.protocol {
+            Protocol::Imap | Protocol::Pop3 => access.listen(listener.attach(), of_config),
+            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+                reception.listen(listener.attach(), of_config);
+            }
+        }
     }
-    let mut this =
-        Shard { number, config, journal, queue, stores, post, delivery, reception, metrics };
+    let mut this = Shard {
+        number,
+        config,
+        journal,
+        queue,
+        stores,
+        post,
+        delivery,
+        reception,
+        access,
+        metrics,
+    };
     this.set_default_quota();
     loop {
         match inbox.recv().await {
             Memo::Client(memo) => this.reception.on_memo(memo),
+            Memo::Access(memo) => this.access.on_memo(memo),
             Memo::Delivery(memo) => this.delivery.on_memo(memo),
             Memo::Mailbox(memo) => this.post.on_memo(memo),
             Memo::Ask(Ask::Drain { time_max }) => {
                 // Other shards may still need answers while this one drains.
                 let (reception, delivery) = (this.reception.clone(), this.delivery.clone());
                 let post = this.post.clone();
+                let access = this.access.clone();
                 task::spawn(async move {
                     loop {
                         match inbox.recv().await {
                             Memo::Client(memo) => reception.on_memo(memo),
+                            Memo::Access(memo) => access.on_memo(memo),
                             Memo::Delivery(memo) => delivery.on_memo(memo),
                             Memo::Mailbox(memo) => post.on_memo(memo),
                             Memo::Ask(_) => {}
@@ -226,6 +262,7 @@ struct Shard {
     post: Post,
     delivery: Delivery,
     reception: Reception,
+    access: Access,
     metrics: Rc<Metrics>,
 }
 
@@ -235,6 +272,7 @@ impl Shard {
         match ask {
             Ask::Snapshot(reply) => {
                 self.update_journal_numbers();
+                self.access.update_numbers();
                 self.queue.update_gauges();
                 let _ = reply.send(self.metrics.snapshot());
             }
@@ -306,13 +344,15 @@ impl Shard {
             }
             Ask::Accounts(accounts) => {
                 self.delivery.set_accounts(accounts.clone());
-                self.reception.set_accounts(accounts);
+                self.reception.set_accounts(accounts.clone());
+                self.access.set_accounts(accounts);
             }
             Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {
                 self.queue.reload(config.clone());
                 self.delivery.reload(config.clone());
                 self.reception.reload(config.clone(), self.delivery.resolver());
+                self.access.reload(config.clone());
                 self.config = config;
                 self.set_default_quota();
             }
@@ -329,8 +369,9 @@ impl Shard {
     async fn drain(self, deadline: Duration) {
         let end = clock::now() + deadline;
         self.reception.drain();
+        self.access.drain();
         self.delivery.drain();
-        let sessions_gone = self.reception.drained(end).await;
+        let sessions_gone = self.reception.drained(end).await & self.access.drained(end).await;
         let connections_gone = self.delivery.drained(end).await;
         self.delivery.end_tls_reports(end.max(clock::now() + LAST_WORDS)).await;
         self.queue.drain();

@@ -12,13 +12,14 @@ use std::time::Duration;
 use super::ask::Ask;
 use super::memo::Memo;
 use super::run::{self, Neighbours, OpenFailure, Opened};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
 use crate::delivery::tls_reports::ReportStore;
 use crate::event::LogSink;
 use crate::journal::{self, OpenError};
-use crate::limits::{INBOX_MESSAGES_MAX, SHARDS_MAX};
+use crate::limits::{AUTH_THREADS_MAX, INBOX_MESSAGES_MAX, SHARDS_MAX};
 use crate::mail::Accounts;
 use crate::mailbox::{self, PartitionError};
 use crate::queue::StandingOrders;
@@ -164,6 +165,7 @@ impl Bound {
             .map_err(|error| StartError::Thread { name: "mta-sts".into(), error })?;
         let tls_reports = ReportStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "tls-reports".into(), error })?;
+        let authenticator = Authenticator::new((self.cores.len() / 2).clamp(1, AUTH_THREADS_MAX));
         let serving_count = self.shard_count();
         let cores = self.cores();
         let serving = self.listeners.into_iter().enumerate();
@@ -183,6 +185,7 @@ impl Bound {
                 lease_records: lease_records.clone(),
                 policies: policies.clone(),
                 tls_reports: tls_reports.clone(),
+                authenticator: authenticator.clone(),
                 suspensions: suspensions.clone(),
                 partitions: partitions_of(number, serving_count, partition_count),
                 opened: opened_sender,

@@ -75,6 +75,21 @@ impl ContentWriter {
         out.extend_from_slice(if self.at_line_start { b".\r\n" } else { b"\r\n.\r\n" });
     }
 
+    /// The next piece itself, where all of it is wanted and goes out as it is: nothing needs to be
+    /// copied. Otherwise nothing has happened: `write` it.
+    pub fn pass<'p>(&mut self, piece: &'p [u8]) -> Option<&'p [u8]> {
+        let needs_dots = self.leading_dot == LeadingDot::Possible
+            && (self.at_line_start && piece.first() == Some(&b'.')
+                || memmem::find(piece, b"\n.").is_some());
+        if self.wanted != Wanted::Everything || needs_dots {
+            return None;
+        }
+        if let Some(last) = piece.last() {
+            self.at_line_start = *last == b'\n';
+        }
+        Some(piece)
+    }
+
     fn write_stuffed(&self, mut piece: &[u8], out: &mut Vec<u8>) {
         if self.at_line_start && piece.first() == Some(&b'.') {
             out.push(b'.');
@@ -119,11 +134,13 @@ mod tests {
     /// What is sent of content in two pieces, whatever the cut.
     fn sent(content: &[u8], writer: &ContentWriter) -> String {
         let at = |cut: usize| {
+            let passed = passed(content, cut, writer);
             let (mut writer, mut out) = (writer.clone(), Vec::new());
             if writer.write(&content[..cut], &mut out) == Progress::More {
                 writer.write(&content[cut..], &mut out);
             }
             writer.finish(&mut out);
+            assert_eq!(passed, out, "cut at {cut}");
             String::from_utf8(out).expect("UTF-8")
         };
         let whole = at(content.len());
@@ -131,6 +148,20 @@ mod tests {
             assert_eq!(at(cut), whole, "cut at {cut}");
         }
         whole
+    }
+
+    /// The same with pieces that are not copied where they need not be.
+    fn passed(content: &[u8], cut: usize, writer: &ContentWriter) -> Vec<u8> {
+        let (mut writer, mut out) = (writer.clone(), Vec::new());
+        for piece in [&content[..cut], &content[cut..]] {
+            match writer.pass(piece) {
+                Some(piece) => out.extend_from_slice(piece),
+                None if writer.write(piece, &mut out) == Progress::Enough => break,
+                None => {}
+            }
+        }
+        writer.finish(&mut out);
+        out
     }
 
     #[test]

@@ -29,8 +29,20 @@ pub enum Channel {
     PlainWithStls,
     /// Nothing, and passwords are refused.
     Plain,
+    /// Nothing, on a network that is trusted as if; STLS is offered.
+    TrustedWithStls,
     /// TLS, or a network that is trusted like it.
     Protected,
+}
+
+impl Channel {
+    fn offers_stls(self) -> bool {
+        matches!(self, Channel::PlainWithStls | Channel::TrustedWithStls)
+    }
+
+    fn takes_passwords(self) -> bool {
+        matches!(self, Channel::Protected | Channel::TrustedWithStls)
+    }
 }
 
 /// What happened. Borrowed from the input.
@@ -74,8 +86,10 @@ pub enum Listing {
 pub enum LoginRefusal {
     /// Wrong name or password: asking the person for another one may help (RFC 3206 §4).
     Credentials,
-    /// Another session holds the maildrop, or too many sessions are there.
+    /// Too many sessions of the account are there.
     InUse,
+    /// Too many failures: nothing is checked for so many seconds.
+    TooManyFailures { wait_s: u64 },
     /// For now, on our side.
     Temporary,
     /// Until somebody acts.
@@ -137,6 +151,11 @@ impl Server {
             error_count: 0,
             is_discarding: false,
         }
+    }
+
+    /// Goes on elsewhere with a session whose login was right: waits for `open` or `refuse_login`.
+    pub fn logged_in(config: Rc<ServerConfig>, channel: Channel) -> Self {
+        Self { phase: Phase::Awaiting(Awaiting::Login), ..Self::new(config, channel) }
     }
 
     /// Writes the greeting.
@@ -203,16 +222,19 @@ impl Server {
         self.take(|awaiting| awaiting == Awaiting::Login);
         self.name = None;
         self.error_count += 1;
-        err(
-            match refusal {
-                LoginRefusal::Credentials => "[AUTH] Wrong name or password",
-                LoginRefusal::InUse => "[IN-USE] The mailbox is in use",
-                LoginRefusal::Temporary => "[SYS/TEMP] Not available now, try again later",
-                LoginRefusal::Permanent => "[SYS/PERM] Not available",
-                LoginRefusal::Cancelled => "Authentication was given up",
-            },
-            out,
-        );
+        let text = match refusal {
+            LoginRefusal::TooManyFailures { wait_s } => {
+                let _ =
+                    write!(out, "-ERR [SYS/TEMP] Too many failures, try again in {wait_s} s\r\n");
+                return;
+            }
+            LoginRefusal::Credentials => "[AUTH] Wrong name or password",
+            LoginRefusal::InUse => "[IN-USE] Too many sessions of this mailbox",
+            LoginRefusal::Temporary => "[SYS/TEMP] Not available now, try again later",
+            LoginRefusal::Permanent => "[SYS/PERM] Not available",
+            LoginRefusal::Cancelled => "Authentication was given up",
+        };
+        err(text, out);
     }
 
     pub fn answer_size(&mut self, bytes: u64, out: &mut Vec<u8>) {
@@ -341,7 +363,7 @@ impl Server {
         out: &mut Vec<u8>,
     ) -> Option<Event<'i>> {
         match command {
-            Command::Stls if self.channel == Channel::PlainWithStls => {
+            Command::Stls if self.channel.offers_stls() => {
                 ok(&["Begin TLS"], out);
                 self.wait(Awaiting::Tls, Event::StartTls)
             }
@@ -355,7 +377,7 @@ impl Server {
                 None
             }
             Command::User(_) | Command::Pass(_) | Command::Auth { .. }
-                if self.channel != Channel::Protected =>
+                if !self.channel.takes_passwords() =>
             {
                 self.fail("[SYS/PERM] Passwords need TLS", out)
             }
@@ -439,18 +461,15 @@ impl Server {
     }
 
     fn mechanisms(&self) -> &str {
-        match self.channel {
-            Channel::Protected => &self.config.mechanisms,
-            _ => "",
-        }
+        if self.channel.takes_passwords() { &self.config.mechanisms } else { "" }
     }
 
     fn write_capabilities(&self, out: &mut Vec<u8>) {
         ok(&["Capabilities follow"], out);
-        if self.channel == Channel::PlainWithStls {
+        if self.channel.offers_stls() {
             write_line(&["STLS"], out);
         }
-        if self.channel == Channel::Protected {
+        if self.channel.takes_passwords() {
             write_line(&["USER"], out);
         }
         if !self.mechanisms().is_empty() {

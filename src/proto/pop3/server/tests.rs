@@ -152,7 +152,7 @@ fn logins_are_refused_with_a_code() {
         Channel::Protected,
         "PASS x\r\nUSER a\r\nPASS  b\r\nUSER a\r\nPASS busy\r\nQUIT\r\n",
         "-ERR USER comes first\r\n+OK Password, please\r\n-ERR [AUTH] Wrong name or password\r\n\
-         +OK Password, please\r\n-ERR [IN-USE] The mailbox is in use\r\n+OK Bye\r\n",
+         +OK Password, please\r\n-ERR [IN-USE] Too many sessions of this mailbox\r\n+OK Bye\r\n",
         &["a  b", "a busy", "close"],
     );
 }
