@@ -76,6 +76,12 @@ pub const MX_HOSTS_MAX: usize = 10;
 /// Addresses of one MX host that are tried, and of all hosts of a domain.
 pub const MX_HOST_ADDRESSES_MAX: usize = 6;
 pub const MX_ADDRESSES_MAX: usize = 30;
+/// Octets of a header section that HEADER.FIELDS and SEARCH HEADER look at.
+pub const IMAP_FIELDS_BYTES_MAX: usize = 1024 * 1024;
+/// Message-IDs of a References field that threads are made by: the last ones.
+pub const IMAP_REFERENCES_MAX: usize = 128;
+/// Octets of a text that SORT compares.
+pub const IMAP_SORT_KEY_BYTES_MAX: usize = 256;
 /// Octets of one IMAP command with its literals but without messages; clients send long sets whole.
 pub const IMAP_COMMAND_BYTES_MAX: usize = 64 * 1024;
 /// The same before authentication.

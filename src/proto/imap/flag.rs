@@ -54,16 +54,24 @@ impl Flags {
 
     /// Appends `(\Seen $Junk)`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let system = NAMES.iter().filter(|(_, flag)| self.system.has(*flag));
-        let names = system.map(|(name, _)| *name).chain(self.keywords.iter().map(|it| &**it));
-        let mut is_empty = true;
-        for name in names {
-            write_separator(is_empty, out);
-            out.extend_from_slice(name.as_bytes());
-            is_empty = false;
-        }
-        out.extend_from_slice(if is_empty { b"()" } else { b")" });
+        write_flags(self.system, self.keywords.iter().map(|it| &**it), out);
     }
+}
+
+/// Appends flags and keywords as `Flags::write` does.
+pub fn write_flags<'k>(
+    system: SystemFlags,
+    keywords: impl Iterator<Item = &'k str>,
+    out: &mut Vec<u8>,
+) {
+    let system = NAMES.iter().filter(|(_, flag)| system.has(*flag)).map(|(name, _)| *name);
+    let mut is_empty = true;
+    for name in system.chain(keywords) {
+        write_separator(is_empty, out);
+        out.extend_from_slice(name.as_bytes());
+        is_empty = false;
+    }
+    out.extend_from_slice(if is_empty { b"()" } else { b")" });
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! server says is written by `response`, `envelope`, `structure`, and the types themselves.
 
 pub mod append;
+pub mod base_subject;
 pub mod command;
 pub mod cursor;
 pub mod date;
@@ -21,4 +22,6 @@ pub mod set;
 pub mod store;
 pub mod string;
 pub mod structure;
+pub mod summary;
+pub mod threading;
 pub mod utf7;

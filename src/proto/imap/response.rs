@@ -71,6 +71,7 @@ plain_codes! {
     ClientBug "CLIENTBUG"
     Closed "CLOSED"
     CompressionActive "COMPRESSIONACTIVE"
+    Corruption "CORRUPTION"
     ExpungeIssued "EXPUNGEISSUED"
     HasChildren "HASCHILDREN"
     InUse "INUSE"

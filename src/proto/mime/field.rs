@@ -82,6 +82,9 @@ macro_rules! field_names {
         pub enum FieldName { $($name),* }
 
         impl FieldName {
+            /// All of them, each at the position that is its number.
+            pub(super) const ALL: &[Self] = &[$(Self::$name),*];
+
             /// The field of this name, in any case.
             pub fn from_octets(name: &[u8]) -> Option<Self> {
                 $(if name.eq_ignore_ascii_case($text.as_bytes()) { return Some(Self::$name); })*
@@ -136,6 +139,11 @@ field_names! {
     XPriority "X-Priority" Root
     Importance "Importance" Root
     ListId "List-Id" Root
+    ListPost "List-Post" Root
+    ListUnsubscribe "List-Unsubscribe" Root
+    AutoSubmitted "Auto-Submitted" Root
+    DispositionNotificationTo "Disposition-Notification-To" Root
+    XUniformTypeIdentifier "X-Uniform-Type-Identifier" Root
 }
 
 #[cfg(test)]

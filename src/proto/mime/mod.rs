@@ -5,11 +5,17 @@
 //! `structure::Structure` behind.
 
 pub mod address;
+pub mod casemap;
+pub mod charset;
 pub mod date;
+pub mod encoded_word;
 pub mod field;
+pub mod haystack;
 mod lexer;
 pub mod media_type;
+pub mod preview;
 pub mod scan;
+pub mod stored;
 pub mod structure;
 pub mod transfer;
 

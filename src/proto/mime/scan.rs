@@ -284,17 +284,24 @@ impl Scanner {
             _ if self.structure.is_message(index) => Scope::Message,
             _ => Scope::Part,
         };
-        if name.scope() <= scope {
+        if name.scope() > scope {
+            return;
+        }
+        if self.structure.text.len() == MIME_KEPT_BYTES_MAX {
+            // Fields without a body would be without a bound.
+            self.structure.is_truncated = true;
+        } else {
             let start = self.structure.text.len();
-            self.structure.fields.push(KeptField { name, text: start..start });
+            let body = start + colon + 1..start;
+            self.structure.fields.push(KeptField { name, whole: start..start, body });
             self.is_keeping = true;
-            self.keep(&head[colon + 1..]);
+            self.keep(head);
         }
     }
 
     fn keep(&mut self, octets: &[u8]) {
         let Structure { fields, text, .. } = &mut self.structure;
-        let start = fields.last().expect("a field is being kept").text.start;
+        let start = fields.last().expect("a field is being kept").whole.start;
         let room = (MIME_FIELD_BYTES_MAX - (text.len() - start))
             .min(MIME_KEPT_BYTES_MAX - text.len())
             .min(octets.len());
@@ -310,9 +317,10 @@ impl Scanner {
         let Structure { fields, text, parts, .. } = &mut self.structure;
         parts[index].fields.end = fields.len();
         let field = fields.last_mut().expect("a field was kept");
-        let body = without_line_end(&text[field.text.start..]);
-        field.text.end = field.text.start + body.len();
-        text.truncate(field.text.end);
+        field.whole.end = text.len();
+        // Where there was no room for the name, there is none for the body.
+        let start = field.body.start.min(text.len());
+        field.body = start..start + without_line_end(&text[start..]).len();
     }
 
     /// Begins a part at the current position, inside the innermost open one.

@@ -12,7 +12,7 @@ pub struct Structure {
     /// A limit was met: parts are missing, or fields of some.
     pub is_truncated: bool,
     pub(super) fields: Vec<KeptField>,
-    /// The bodies of kept fields, one behind the other.
+    /// The kept fields as they stand, one behind the other.
     pub(super) text: Vec<u8>,
 }
 
@@ -50,7 +50,10 @@ pub enum PartKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeptField {
     pub name: FieldName,
-    pub text: Range<usize>,
+    /// With its name and its line ends.
+    pub whole: Range<usize>,
+    /// Behind the colon, without the last line end.
+    pub body: Range<usize>,
 }
 
 /// What of a part is asked for (RFC 9051 §6.4.5, `section-text`).
@@ -91,7 +94,27 @@ impl Structure {
     /// Bodies of the kept fields of this name in order, still folded.
     pub fn fields(&self, index: usize, name: FieldName) -> impl Iterator<Item = &[u8]> {
         let fields = self.fields[self.parts[index].fields.clone()].iter();
-        fields.filter(move |field| field.name == name).map(|field| &self.text[field.text.clone()])
+        fields.filter(move |field| field.name == name).map(|field| &self.text[field.body.clone()])
+    }
+
+    /// The kept fields of a part in order, each with its name and its line ends.
+    pub fn whole_fields(&self, index: usize) -> impl Iterator<Item = (FieldName, &[u8])> {
+        let fields = self.fields[self.parts[index].fields.clone()].iter();
+        fields.map(|field| (field.name, &self.text[field.whole.clone()]))
+    }
+
+    /// The structure of the same content with trace fields of `bytes` octets in front, none of them
+    /// a field that is kept.
+    pub fn behind(mut self, bytes: u64) -> Self {
+        for (index, part) in self.parts.iter_mut().enumerate() {
+            if index == 0 {
+                part.header_bytes += bytes;
+            } else {
+                part.header_offset += bytes;
+            }
+            part.body_offset += bytes;
+        }
+        self
     }
 
     /// Body of the first kept field of this name, still folded.

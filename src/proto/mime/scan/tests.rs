@@ -213,7 +213,26 @@ fn what_is_kept_of_fields_is_bounded() {
     assert!(structure.is_truncated);
     assert_eq!(structure.text.len(), MIME_KEPT_BYTES_MAX);
     let first = structure.field(0, FieldName::Subject).expect("kept");
-    assert_eq!(first.len(), MIME_FIELD_BYTES_MAX);
+    assert_eq!(first.len(), MIME_FIELD_BYTES_MAX - "Subject:".len());
+}
+
+#[test]
+fn fields_are_kept_as_they_stand() {
+    let structure = scan(b"X: 1\r\nsubject :\r\n a\nTo:b\n\nSubject: no\r\n");
+    let whole: Vec<_> = structure.whole_fields(0).collect();
+    let expected: [(FieldName, &[u8]); 2] =
+        [(FieldName::Subject, b"subject :\r\n a\n"), (FieldName::To, b"To:b\n")];
+    assert_eq!(whole, expected);
+    assert_eq!(structure.field(0, FieldName::Subject), Some(&b"\r\n a"[..]));
+}
+
+#[test]
+fn trace_fields_in_front_move_everything() {
+    let content = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n\
+        --b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n";
+    let prefix = b"Return-Path: <>\r\nReceived: by us\r\n";
+    let whole = scan(&[&prefix[..], content].concat());
+    assert_eq!(scan(content).behind(prefix.len() as u64), whole);
 }
 
 /// Pseudo-random lines of what matters to the scanner.
