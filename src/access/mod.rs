@@ -5,8 +5,9 @@
 //! **Uses** `entrance`, `auth`, `mailbox`, `proto::imap`, `proto::pop3`, `runtime`. Never `queue`,
 //! `reception` or `delivery`.
 //! **Holds** that a session tells of nothing that is not durable, that the numbers a client was
-//! told stay good until it is told otherwise, that no password is asked for where others hear it,
-//! and that an idle session keeps no buffer.
+//! told stay good until it is told otherwise, that no literal has another length than was
+//! announced, that no password is asked for where others hear it, and that an idle session keeps no
+//! buffer.
 //! **Start reading** at `Access::listen`, then `Access::settle`, then `imap` and `pop3`.
 
 mod connection;

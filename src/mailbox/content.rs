@@ -29,6 +29,22 @@ pub enum ContentError {
     Lost,
 }
 
+impl ContentError {
+    /// The same once more, for another who asked.
+    pub fn again(&self) -> Self {
+        match self {
+            ContentError::Journal(ReadError::Io(error)) => {
+                ContentError::Journal(ReadError::Io(error.kind().into()))
+            }
+            ContentError::Journal(ReadError::Checksum(place)) => {
+                ContentError::Journal(ReadError::Checksum(*place))
+            }
+            ContentError::Malformed => ContentError::Malformed,
+            ContentError::Lost => ContentError::Lost,
+        }
+    }
+}
+
 impl From<ReadError> for ContentError {
     fn from(error: ReadError) -> Self {
         ContentError::Journal(error)

@@ -1,8 +1,8 @@
 //! Mailboxes: accounts, their mailboxes, the messages in them, and the journal that holds them.
 //!
 //! **Owns** what the records ACCOUNT, MAILBOX, BODY, APPEND, FLAGS, EXPUNGE, COPY and KEYWORD mean
-//! (docs/MAILBOX.md), and the index over the messages of a partition.
-//! **Uses** `journal`, `runtime`, `config`, and of `proto` the words of IMAP. Never `queue`.
+//! (docs/MAILBOX.md), the index over the messages of a partition, and their summaries.
+//! **Uses** `journal`, `runtime`, `config`, and of `proto` the words of IMAP and MIME. Never `queue`.
 //! **Holds** that UIDs of a mailbox increase and are never used again, that state moves by
 //! `Partition::apply` alone, in operation and in replay, and that nothing is told of before it is
 //! durable.
@@ -24,6 +24,7 @@ mod post;
 mod recovery;
 mod store;
 mod stores;
+mod summaries;
 
 pub use content::{Content, ContentError, Piece};
 pub use draft::Draft;
@@ -35,3 +36,4 @@ pub use post::{Committed, MailboxMemo, Post, PostDraft};
 pub use recovery::Recovered;
 pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
 pub use stores::Stores;
+pub use summaries::KeptSummary;

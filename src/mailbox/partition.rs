@@ -142,6 +142,11 @@ impl Partition {
         kept.map(|((_, uid), kept)| (uid, kept))
     }
 
+    /// An expunged message that is kept for a while.
+    pub fn expunged(&self, mailbox: MailboxId, uid: u32) -> Option<Kept> {
+        self.expunged.by_message.get(&(mailbox, uid)).copied()
+    }
+
     /// How many of all mailboxes are kept.
     pub fn expunged_count(&self) -> usize {
         self.expunged.by_message.len()

@@ -164,7 +164,19 @@ impl Store {
         mailbox: MailboxId,
         read: impl FnOnce(&Mailbox) -> T,
     ) -> Option<T> {
-        let value = self.inner.partition.borrow().mailbox(mailbox).map(read);
+        self.read_with_bodies(mailbox, |_, mailbox| read(mailbox)).await
+    }
+
+    /// Like `read_mailbox`, with what is known beside the mailbox: bodies, and what was expunged.
+    pub async fn read_with_bodies<T>(
+        &self,
+        mailbox: MailboxId,
+        read: impl FnOnce(&Partition, &Mailbox) -> T,
+    ) -> Option<T> {
+        let value = {
+            let partition = self.inner.partition.borrow();
+            partition.mailbox(mailbox).map(|mailbox| read(&partition, mailbox))
+        };
         let pending = match value {
             Some(_) => self.inner.pending.borrow().get(&mailbox).copied(),
             None => Some(self.inner.newest.get()),

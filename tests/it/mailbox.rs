@@ -18,7 +18,7 @@ use ringpost::proto::imap::store::FlagChange;
 use ringpost::runtime::executor;
 use ringpost::runtime::log_ring::Durability;
 
-fn open(data_dir: &Path) -> Result<Store, OpenError> {
+pub(crate) fn open(data_dir: &Path) -> Result<Store, OpenError> {
     let config = JournalConfig {
         data_dir: data_dir.to_owned(),
         owner: Owner::Partition(3),
@@ -36,19 +36,19 @@ fn open(data_dir: &Path) -> Result<Store, OpenError> {
 }
 
 /// Runs something on an executor of its own.
-fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'static) {
     let thread = executor::spawn("mailbox-test", None, body).expect("a thread");
     thread.join().expect("no panic").expect("no error");
 }
 
-fn to(mailbox: MailboxId, prefix: &str, key: Option<u128>) -> Delivery {
+pub(crate) fn to(mailbox: MailboxId, prefix: &str, key: Option<u128>) -> Delivery {
     let flags = Flags::default();
     let key = key.map(DeliveryKey);
     let to = Target::Mailbox(mailbox);
     Delivery { to, prefix: prefix.as_bytes().to_vec(), date_s: 1_600_000_000, flags, key }
 }
 
-async fn deliver(
+pub(crate) async fn deliver(
     store: &Store,
     content: &[u8],
     deliveries: &[Delivery],
@@ -63,7 +63,7 @@ async fn deliver(
     draft.commit(deliveries).await?.into_iter().collect()
 }
 
-async fn octets(content: &Content, from: u32) -> Vec<u8> {
+pub(crate) async fn octets(content: &Content, from: u32) -> Vec<u8> {
     let mut octets = Vec::new();
     while let Some(piece) = content.piece(from + octets.len() as u32).await.expect("readable") {
         octets.extend_from_slice(&piece);
@@ -79,7 +79,7 @@ fn uids(ranges: &[(u32, u32)]) -> NumberSet {
     ranges.iter().copied().collect()
 }
 
-async fn account_and_inbox(store: &Store) -> (AccountId, MailboxId) {
+pub(crate) async fn account_and_inbox(store: &Store) -> (AccountId, MailboxId) {
     let find = |partition: &Partition| {
         let account = partition.find_account("jo@example.test")?;
         Some((account, partition.find_mailbox(account, "INBOX")?.id))

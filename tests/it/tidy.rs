@@ -22,6 +22,7 @@ const RANKS: &[(&str, u32)] = &[
     ("acme", 6),
     ("queue", 6),
     ("mailbox", 6),
+    ("access", 7),
     ("reception", 7),
     ("delivery", 7),
     ("access", 7),

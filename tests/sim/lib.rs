@@ -99,6 +99,7 @@ pub mod mailbox {
     pub mod plan;
     mod recovery;
     mod store;
+    mod summaries;
 
     pub use content::{Content, ContentError, Piece};
     pub use draft::Draft;
@@ -107,6 +108,7 @@ pub mod mailbox {
     pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
     pub use recovery::Recovered;
     pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
+    pub use summaries::KeptSummary;
 }
 
 /// Of the room `delivery` of the server what shares the limits of sites out.
