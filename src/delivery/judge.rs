@@ -23,6 +23,10 @@ impl Inner {
         }
         let judgement = self.judgement(reply, &attempt.site, site, domain, &stream.tenant);
         self.metrics.replies.count(judgement.class);
+        if site.key.hop.place.is_here() {
+            // Rules are for what others say.
+            return (outcome, Some(judgement.class));
+        }
         self.on_judgement(&judgement, reply, site, &stream.tenant);
         (judgement.outcome.unwrap_or(outcome), Some(judgement.class))
     }

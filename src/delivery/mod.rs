@@ -54,6 +54,7 @@ use crate::limits::LINE_HISTORIES_MAX;
 use crate::mail::{
     Accounts, Outcome, RecipientOutcome, Reply, ReplyClass, Stream, TlsTag, WaitCause,
 };
+use crate::mailbox::Post;
 use crate::metrics::Metrics;
 use crate::proto::tlsrpt::PolicyReport;
 use crate::queue::ledger::{CauseTimes, Waiting};
@@ -148,6 +149,7 @@ struct Inner {
     /// shard.
     outbox: RefCell<VecDeque<(usize, DeliveryMemo)>>,
     parking: Parking,
+    post: Post,
     /// Who has mailboxes here.
     accounts: RefCell<Arc<Accounts>>,
     /// Begun when they are needed first.
@@ -160,6 +162,7 @@ impl Delivery {
     pub fn start(
         config: Arc<Config>,
         queue: Queue,
+        post: Post,
         metrics: Rc<Metrics>,
         neighbourhood: Neighbourhood,
         orders: Arc<StandingOrders>,
@@ -178,6 +181,7 @@ impl Delivery {
                 shard_count,
                 send,
                 parking: Parking::new(&queue, orders),
+                post,
                 asking_line: Cell::new(queue.open_line()),
                 queue,
                 metrics,

@@ -22,6 +22,7 @@ pub mod partition;
 pub mod plan;
 mod post;
 mod recovery;
+mod replies;
 mod store;
 mod stores;
 mod summaries;

@@ -186,6 +186,8 @@ numbers! {
     }
     delivery {
         attempts counter "Delivery attempts of tasks.";
+        mailbox_deliveries counter "Deliveries from the queue into mailboxes of this server.";
+        mailbox_repeats counter "Of these, made before by this process or an earlier one.";
         connections counter "Connections opened to next hops.";
         connections_open gauge "Connections open to next hops.";
         connect_failures counter "Connections that could not be opened.";

@@ -10,6 +10,7 @@
 //! **Start reading** at `Reception::listen`, then `session`.
 
 mod policy;
+mod quota;
 mod recipients;
 mod session;
 mod stream;
@@ -25,6 +26,7 @@ use crate::dns::Resolver;
 use crate::entrance::clients::{Admission, ClientMemo, Clients, SendMemo};
 use crate::entrance::proxy;
 use crate::mail::{Accounts, Reply, Stream, status};
+use crate::mailbox::Post;
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
 use crate::proto::smtp::server::{Dialect, ServerConfig};
@@ -43,6 +45,7 @@ pub struct Reception {
 
 struct Inner {
     queue: Queue,
+    post: Post,
     metrics: Rc<Metrics>,
     /// What new sessions live under.
     terms: RefCell<Rc<Terms>>,
@@ -102,15 +105,16 @@ impl Reception {
         config: Arc<Config>,
         resolver: Resolver,
         queue: Queue,
+        post: Post,
         metrics: Rc<Metrics>,
-        shard: usize,
-        shard_count: usize,
+        (shard, shard_count): (usize, usize),
         send: SendMemo,
     ) -> Reception {
         let sessions_max = config.reception.sessions_per_client_max;
         let clients = Clients::start(shard, shard_count, sessions_max, send);
         let inner = Inner {
             queue,
+            post,
             metrics,
             terms: RefCell::new(Rc::new(Terms::new(config, resolver))),
             accounts: RefCell::default(),

@@ -18,6 +18,7 @@ use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
 use crate::proto::smtp::server::{Channel, ContentSeen, Event, Server};
 use crate::queue::{Draft, Refusal};
+use crate::routing::local::Target;
 use crate::runtime::net::TcpStream;
 use crate::runtime::stream::Stream;
 use crate::runtime::{clock, timer};
@@ -90,6 +91,9 @@ struct Transaction {
     tls: TlsTag,
     envelope_id: Option<Box<str>>,
     hold: Option<Hold>,
+    declared_bytes: u64,
+    /// What RCPT led to while its answer waits for what other shards say.
+    asked: Option<(Named, Vec<Target>)>,
     content: Intake,
     /// Monotonic milliseconds.
     content_began_ms: u64,
@@ -113,6 +117,8 @@ enum Need {
     Input,
     /// An answer of the DNS, before MAIL is answered.
     ReversePath,
+    /// What other shards say of quotas, before RCPT is answered.
+    Quota,
     /// Some time, before MAIL is answered.
     Patience,
     /// The content is whole.
@@ -142,6 +148,10 @@ impl Session<'_> {
                 Need::ReversePath => {
                     self.flush().await?;
                     self.check_reverse_path().await
+                }
+                Need::Quota => {
+                    self.check_quota().await;
+                    self.resume()
                 }
                 Need::Patience => {
                     self.flush().await?;
@@ -215,11 +225,16 @@ impl Session<'_> {
 
     /// Runs the machine over what is there already.
     fn resume(&mut self) -> Need {
-        let Session { inner, terms, may_relay, server, kept, out, transaction, .. } = self;
-        let mut machine = Machine { inner, terms, may_relay: *may_relay, server, out, transaction };
-        let (taken, need) = machine.run(kept);
-        kept.drain(..taken);
+        let kept = std::mem::take(&mut self.kept);
+        let (taken, need) = self.machine().run(&kept);
+        self.kept = kept;
+        self.kept.drain(..taken);
         need
+    }
+
+    fn machine(&mut self) -> Machine<'_> {
+        let Session { inner, terms, may_relay, server, out, transaction, .. } = self;
+        Machine { inner, terms, may_relay: *may_relay, server, out, transaction }
     }
 
     /// Protects what comes from here on. An error ends the session: nobody knows what the client
@@ -251,6 +266,16 @@ impl Session<'_> {
         }
         self.server.answer(&reply, &mut self.out);
         self.resume()
+    }
+
+    /// Answers RCPT.
+    async fn check_quota(&mut self) {
+        let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
+        let (named, targets) = transaction.asked.take().expect("it was asked");
+        let over_quota = self.terms.config.mailboxes.over_quota;
+        let full = self.inner.full(&targets, transaction.declared_bytes, over_quota).await;
+        let found = full.map(|()| Leads::Home(targets));
+        self.machine().take_recipient(named, found);
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -445,6 +470,8 @@ impl Machine<'_> {
                         },
                         envelope_id: mail.envelope_id.map(Box::from),
                         hold: mail.hold,
+                        declared_bytes: mail.size.unwrap_or(0),
+                        asked: None,
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
@@ -459,8 +486,14 @@ impl Machine<'_> {
                 }
                 Event::Rcpt(rcpt) => {
                     let named = Named::new(&rcpt);
-                    let found = self.find(rcpt.forward_path);
-                    self.take_recipient(named, found);
+                    match self.find(rcpt.forward_path) {
+                        Ok(Leads::Home(targets)) => {
+                            if self.take_found(named, targets) {
+                                return (at, Need::Quota);
+                            }
+                        }
+                        found => self.take_recipient(named, found),
+                    }
                 }
                 Event::Vrfy(_) => self.server.answer(&policy::VRFY, self.out),
                 Event::BeginContent { declared_bytes } => self.begin_content(declared_bytes),
@@ -487,6 +520,23 @@ impl Machine<'_> {
     fn find(&self, forward_path: AddressRef<'_>) -> Result<Leads, Reply> {
         let accounts = self.inner.accounts.borrow();
         policy::on_rcpt(self.terms, &accounts, self.may_relay, forward_path)
+    }
+
+    /// Answers RCPT for those that a local domain led to; returns whether other shards have to be
+    /// asked first.
+    fn take_found(&mut self, named: Named, targets: Vec<Target>) -> bool {
+        let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
+        let over_quota = self.terms.config.mailboxes.over_quota;
+        match self.inner.full_here(&targets, transaction.declared_bytes, over_quota) {
+            Some(full) => {
+                self.take_recipient(named, full.map(|()| Leads::Home(targets)));
+                false
+            }
+            None => {
+                transaction.asked = Some((named, targets));
+                true
+            }
+        }
     }
 
     /// Answers RCPT.

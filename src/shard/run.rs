@@ -169,8 +169,14 @@ pub(super) async fn run(start: Start) {
         })
     });
     let post = Post::start(stores.clone(), place, serving_count, shard_count, carry);
-    let delivery =
-        Delivery::start(config.clone(), queue.clone(), metrics.clone(), neighbourhood, suspensions);
+    let delivery = Delivery::start(
+        config.clone(),
+        queue.clone(),
+        post.clone(),
+        metrics.clone(),
+        neighbourhood,
+        suspensions,
+    );
     let of_access = senders.clone();
     let send = Rc::new(move |to: usize, memo| {
         senders[to].try_send(Memo::Client(memo)).map_err(|memo| match memo {
@@ -182,9 +188,9 @@ pub(super) async fn run(start: Start) {
         config.clone(),
         delivery.resolver(),
         queue.clone(),
+        post.clone(),
         metrics.clone(),
-        place,
-        serving_count,
+        (place, serving_count),
         send,
     );
     delivery.set_accounts(accounts.clone());

@@ -2,7 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Behaviour, NextHop, Server, free_address, wait_until};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringpost::mailbox::codec::Quota;
+
+use crate::harness::{Behaviour, Client, NextHop, Server, free_address, wait_until};
+use crate::stored::{MAILBOXES, Stored, add_accounts, inboxes};
 
 /// Strangers only.
 const STRANGERS: &str = "[reception]\nrelay_networks = []\n";
@@ -88,4 +96,227 @@ fn a_local_domain_may_have_its_mailboxes_on_another_server() {
     let mut all: Vec<String> = next_hop.got().iter().map(|it| it.to[0].clone()).collect();
     all.sort();
     assert_eq!(all, ["X@b.test", "x@B.test", "y@b.test", "y@b.test"]);
+}
+
+/// A server of so many shards with these accounts, by partition.
+fn with_accounts(
+    next_hop: std::net::SocketAddr,
+    shards: usize,
+    extra: &str,
+    accounts: &[(u16, &str, Quota)],
+) -> Server {
+    let extra = format!("{MAILBOXES}[shards]\ncount = {shards}\n{extra}");
+    let mut server = Server::start(next_hop, &extra);
+    assert!(server.stop().success(), "{}", server.stderr());
+    for (partition, name, quota) in accounts {
+        add_accounts(server.data_dir(), *partition, &[(*name, *quota)]);
+    }
+    server.start_again();
+    server
+}
+
+fn is_empty(server: &Server) -> bool {
+    server.metric("ringpost_queue_messages") == 0.0
+}
+
+#[test]
+fn mail_for_accounts_is_in_their_mailboxes_wherever_they_are() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let unlimited = Quota::default();
+    let small = Quota { bytes: 2000, messages: 0 };
+    let extra = format!(
+        "{STRANGERS}[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n\
+         [[alias]]\naddress = \"all@local.test\"\n\
+         to = [\"ann@local.test\", \"bob+all@local.test\", \"far@far.test\"]\n"
+    );
+    let accounts = [
+        (0, "ann@local.test", unlimited),
+        (1, "bob@local.test", unlimited),
+        (1, "cat@local.test", unlimited),
+        (0, "full@local.test", small),
+        (1, "full2@local.test", small),
+    ];
+    let mut server = with_accounts(next_hop.address, 2, &extra, &accounts);
+    let mut client = server.greeted();
+    client.expect("MAIL FROM:<s@t.test>", "250");
+    client.expect("RCPT TO:<nobody@local.test>", "550 5.1.1");
+    client.say("RSET");
+    for full in ["full@local.test", "full2@local.test"] {
+        client.expect("MAIL FROM:<s@t.test> SIZE=3000", "250");
+        client.expect(&format!("RCPT TO:<{full}>"), "452 4.2.2");
+        client.say("RSET");
+    }
+    let large = [b"S: x\r\n\r\n".to_vec(), b"..line\r\n".repeat(100_000)].concat();
+    let content = b"S: 1\r\n\r\none\r\n".to_vec();
+    let to = ["Ann@local.test", "all@local.test", "cat+x@LOCAL.test", "bob@local.test"];
+    for content in [&content, &large] {
+        let reply = client.message("s@t.test", &to, content);
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    // Success is reported where somebody asked for it.
+    client.expect("MAIL FROM:<s@t.test> ENVID=e1", "250");
+    client.expect("RCPT TO:<cat@local.test> NOTIFY=SUCCESS ORCPT=rfc822;c@x.test", "250");
+    client.expect("DATA", "354");
+    client.send(&content);
+    client.send(b".\r\n");
+    assert!(client.reply().starts_with("250"));
+    wait_until("all is delivered", || is_empty(&server));
+    let got = next_hop.wait_for(3);
+    let report = got.iter().find(|it| it.from.is_empty()).expect("a report");
+    let text = String::from_utf8_lossy(&report.content);
+    for part in ["Action: delivered", "Final-Recipient: rfc822;cat@local.test", "rfc822;c@x.test"] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert_eq!(got.iter().filter(|it| it.to == ["far@far.test"]).count(), 2);
+    assert_eq!(server.metric("ringpost_delivery_mailbox_deliveries_total"), 7.0);
+    wait_until("it is logged", || server.log().matches("site=mailboxes").count() >= 7);
+    drop(client);
+    assert!(server.stop().success(), "{}", server.stderr());
+    let (first, second) = (inboxes(server.data_dir(), 0), inboxes(server.data_dir(), 1));
+    let large = [b"S: x\r\n\r\n".to_vec(), b".line\r\n".repeat(100_000)].concat();
+    let check = |messages: &[Stored], delivered_to: &str| {
+        let mut ends: Vec<&[u8]> = vec![&content, &large];
+        for message in messages {
+            let text = message.text();
+            let front = format!("Return-Path: <s@t.test>\r\nDelivered-To: {delivered_to}\r\n");
+            assert!(text.starts_with(&front), "{text:.200}");
+            assert!(text[front.len()..].starts_with("Received: from "), "{text:.200}");
+            let at = ends.iter().position(|end| message.octets.ends_with(end));
+            ends.remove(at.expect("content as it came, each once"));
+        }
+        assert!(ends.is_empty() && messages.iter().zip(1..).all(|(it, uid)| it.uid == uid));
+    };
+    check(&first["ann@local.test"], "Ann@local.test");
+    // Whoever is meant twice has it once.
+    let bob = &second["bob@local.test"];
+    assert_eq!(bob.len(), 2, "{:?}", bob.iter().map(Stored::text).collect::<Vec<_>>());
+    let original = "X-Original-To: all@local.test\r\n";
+    assert!(bob.iter().all(|it| it.text().contains("Delivered-To: bob+all@local.test\r\n")));
+    assert!(bob.iter().all(|it| it.text().contains(original)));
+    assert_eq!(second["cat@local.test"].len(), 3);
+    assert!(first["full@local.test"].is_empty());
+}
+
+#[test]
+fn an_account_without_room_gets_its_mail_later_or_never() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let extra = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
+    let small = Quota { bytes: 2000, messages: 0 };
+    let accounts = [(0, "a@local.test", small)];
+    let server = with_accounts(next_hop.address, 1, extra, &accounts);
+    let mut client = server.greeted();
+    let content = [b"x: y\r\n\r\n".to_vec(), b"0123456789 and some more\r\n".repeat(100)].concat();
+    assert!(client.message("s@t.test", &["a@local.test"], &content).starts_with("250"));
+    wait_until("it is tried again", || server.log().matches("outcome=delayed").count() >= 2);
+    assert!(server.log().contains("status=4.2.2 class=mailbox-full "), "{}", server.log());
+    let refusing = MAILBOXES.replace("domains", "over_quota = \"refuse\"\ndomains");
+    let extra = format!("{refusing}[shards]\ncount = 1\n{extra}");
+    server.write_config(next_hop.address, &extra);
+    server.signal("HUP");
+    let report = next_hop.wait_for(1).remove(0);
+    let text = String::from_utf8_lossy(&report.content);
+    assert!(text.contains("Status: 5.2.2") && text.contains("Mailbox is full"), "{text}");
+    client.expect("RSET", "250");
+    let mut client = server.greeted();
+    client.expect("MAIL FROM:<s@t.test> SIZE=5000", "250");
+    client.expect("RCPT TO:<a@local.test>", "552 5.2.2");
+}
+
+/// Sends numbered messages until told to stop; returns the numbers answered 250.
+fn send_until(
+    address: std::net::SocketAddr,
+    sender: usize,
+    stopping: &AtomicBool,
+    accepted: &Mutex<Vec<String>>,
+) {
+    let mut number = 0;
+    while !stopping.load(Ordering::SeqCst) {
+        if std::net::TcpStream::connect(address).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
+        // The server may be killed at any line: whatever goes wrong ends the session only.
+        let session = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut client = Client::connect(address);
+            client.say("EHLO client.test");
+            while !stopping.load(Ordering::SeqCst) {
+                number += 1;
+                let id = format!("{sender}-{number}");
+                let bytes = if number % 40 == 0 { 600_000 } else { 100 * (number % 40) };
+                let body = b"0123456789 and some more of it\r\n".repeat(bytes / 32);
+                let content = [format!("X-Id: {id}\r\n\r\n").as_bytes(), &body].concat();
+                let both = ["ann@local.test", "bob+x@local.test"];
+                let to = if number % 3 == 0 { &both[..] } else { &both[number % 2..][..1] };
+                let reply = client.message("a@from.test", to, &content);
+                if !reply.starts_with("250") {
+                    return;
+                }
+                let mut accepted = accepted.lock().expect("not poisoned");
+                accepted.extend(to.iter().map(|to| format!("{} {id}", &to[..3])));
+            }
+        }));
+        drop(session);
+    }
+}
+
+#[test]
+fn what_was_accepted_is_in_its_mailbox_once_however_often_the_server_is_killed() {
+    let extra = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
+    let unlimited = Quota::default();
+    let accounts = [(0, "ann@local.test", unlimited), (1, "bob@local.test", unlimited)];
+    let mut server = with_accounts(free_address(), 2, extra, &accounts);
+    let (stopping, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
+    let senders: Vec<_> = (0..4)
+        .map(|sender| {
+            let (stopping, accepted) = (stopping.clone(), accepted.clone());
+            let address = server.address;
+            std::thread::spawn(move || send_until(address, sender, &stopping, &accepted))
+        })
+        .collect();
+    let count_accepted = || accepted.lock().expect("not poisoned").len();
+    for round in 1..=6 {
+        let goal = round * 250;
+        wait_until("enough is accepted", || count_accepted() >= goal);
+        server.kill();
+        server.start_again();
+    }
+    stopping.store(true, Ordering::SeqCst);
+    for sender in senders {
+        sender.join().expect("a sender ends");
+    }
+    wait_until("the queue is empty", || is_empty(&server));
+    let repeats = server.metric("ringpost_delivery_mailbox_repeats_total");
+    assert!(server.stop().success(), "{}", server.stderr());
+    let mut copies: HashMap<String, usize> = HashMap::new();
+    let mut uids: HashMap<(String, u32, u32), usize> = HashMap::new();
+    for partition in [0, 1] {
+        for (name, messages) in inboxes(server.data_dir(), partition) {
+            assert!(messages.windows(2).all(|pair| pair[0].uid < pair[1].uid));
+            for message in messages {
+                let text = message.text();
+                let id = text.lines().find_map(|line| line.strip_prefix("X-Id: "));
+                let id = format!("{} {}", &name[..3], id.expect("a number"));
+                *copies.entry(id).or_default() += 1;
+                uids.insert((name.clone(), message.uid_validity, message.uid), 0);
+            }
+        }
+    }
+    let accepted = accepted.lock().expect("not poisoned");
+    let lost: Vec<&String> = accepted.iter().filter(|id| !copies.contains_key(*id)).collect();
+    let twice: Vec<_> = copies.iter().filter(|(_, count)| **count > 1).collect();
+    println!("{} accepted, {} lost, {} twice", accepted.len(), lost.len(), twice.len());
+    println!("{repeats} deliveries made again since the last start");
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    assert!(twice.is_empty(), "twice: {twice:?}");
+    // Every UID that was told of is that of a message, and of one alone.
+    for line in server.log().lines().filter(|line| line.contains("\"Saved as ")) {
+        let name = if line.contains("<ann@") { "ann@local.test" } else { "bob@local.test" };
+        let said = line.split_once("\"Saved as ").expect("a UID").1;
+        let numbers = said.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+        let numbers: Vec<u32> = numbers.take(2).collect();
+        let told = uids.get_mut(&(name.to_owned(), numbers[1], numbers[0]));
+        *told.unwrap_or_else(|| panic!("no such UID: {line}")) += 1;
+    }
+    assert!(uids.values().all(|count| *count <= 1), "a UID was told of twice");
+    assert!(uids.values().filter(|count| **count == 1).count() > accepted.len() / 2);
 }

@@ -35,6 +35,7 @@ mod shards;
 mod sockets;
 mod start;
 mod steer;
+mod stored;
 mod streams;
 mod sts_dane;
 mod tidy;

@@ -3,6 +3,7 @@
 //! There is nobody to connect to and nothing to lease. Ready tasks of such a line are taken at
 //! once, as many as may be under way, and each waits for what it wrote to be durable.
 
+mod mailboxes;
 mod maildir;
 
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use super::Delivery;
 use super::line::Line;
 use super::site::Place as Counted;
 use crate::limits::LOCAL_DELIVERIES_MAX;
-use crate::mail::{QueueId, Reply, WaitCause, status};
+use crate::mail::{QueueId, WaitCause};
 use crate::queue::{Attempt, Remote, Task};
 use crate::routing::Place;
 use crate::runtime::{clock, task};
@@ -41,7 +42,8 @@ impl Delivery {
             Ok(message) => {
                 let replies = match &site.key.hop.place {
                     Place::Maildir(pattern) => inner.to_maildirs(pattern, &message).await,
-                    _ => Ok(message.recipient_indexes.iter().map(|_| NOT_YET).collect()),
+                    Place::Mailboxes => inner.to_mailboxes(&message).await,
+                    _ => unreachable!("other places are connected to"),
                 };
                 replies.map(|replies| (message, replies))
             }
@@ -69,9 +71,6 @@ fn delivery_key(store: u128, message: QueueId, to: &str) -> u128 {
     text.extend_from_slice(to.as_bytes());
     xxh3_128(&text)
 }
-
-const NOT_YET: Reply =
-    Reply::new(451, status::OTHER_MAIL_SYSTEM, "This server puts nothing into mailboxes so far");
 
 #[cfg(test)]
 mod tests {
