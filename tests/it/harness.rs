@@ -55,6 +55,16 @@ impl Server {
         server
     }
 
+    /// The same once `prepare` has put something into its data directory.
+    pub fn prepared(next_hop: SocketAddr, extra: &str, prepare: impl FnOnce(&Path)) -> Server {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data_dir = directory.path().join("data");
+        let mut server = Server::stopped_in(directory, data_dir, next_hop, extra);
+        prepare(&server.data_dir);
+        server.start_again();
+        server
+    }
+
     /// The same with its data elsewhere, not started yet.
     pub fn stopped(data_dir: PathBuf, next_hop: SocketAddr, extra: &str) -> Server {
         Server::stopped_in(tempfile::tempdir().expect("a directory"), data_dir, next_hop, extra)
