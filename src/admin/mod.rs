@@ -1,10 +1,12 @@
-//! The program's command line: serve, check, queue, explain, verify, reload, doctor, dns, fsck.
+//! The program's command line: serve, check, queue, account, mailbox, explain, verify, reload,
+//! doctor, dns, fsck.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
 //! **Holds** that whatever goes wrong is one clear line on standard error with the right exit code.
 //! **Start reading** at `run`, then `serve::serve`.
 
+mod account;
 mod check;
 mod client;
 mod dns;
@@ -13,6 +15,7 @@ mod exit;
 mod explain;
 mod finding;
 mod fsck;
+mod mailbox;
 mod orders;
 mod queue;
 mod serve;
@@ -46,6 +49,12 @@ enum Command {
     /// Shows what is queued in a running server.
     #[command(subcommand)]
     Queue(Box<queue::Command>),
+    /// Accounts: who has mailboxes here.
+    #[command(subcommand)]
+    Account(account::Command),
+    /// The mailboxes of an account.
+    #[command(subcommand)]
+    Mailbox(mailbox::Command),
     /// Says where mail goes, what holds for it, and where the time of a queued message went.
     Explain(explain::Options),
     /// Makes a running server read its configuration and open its log anew, as SIGHUP does.
@@ -92,6 +101,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(source) => serve::serve(source),
         Command::Check(source) => check::check(&source),
         Command::Queue(command) => queue::run(&command),
+        Command::Account(command) => account::run(&command),
+        Command::Mailbox(command) => mailbox::run(&command),
         Command::Explain(options) => explain::run(&options),
         Command::Reload(place) => client::reload(&place),
         Command::Fsck(options) => fsck::run(&options),

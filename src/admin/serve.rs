@@ -9,18 +9,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Source;
+use super::account::generate_password;
 use super::exit::{Exit, Failure};
 use crate::acme;
+use crate::auth;
 use crate::config::{Acme, Config, Durability};
-use crate::control::{self, Control, StandingError};
+use crate::control::{self, Control, Directory, StandingError};
 use crate::event::LogWriter;
 use crate::journal::OpenError;
 use crate::mailbox::PartitionError;
+use crate::mailbox::codec::Quota;
 use crate::queue::StandingOrders;
 use crate::runtime::net::BoundListener;
 use crate::runtime::privilege::{self, Identity, PrivilegeError};
 use crate::runtime::rlimit::{self, LOCKED_MEMORY_BYTES_MIN, Resource};
-use crate::runtime::{probe, signal};
+use crate::runtime::{probe, signal, thread};
 use crate::shard::{self, Bound, Shards, StartError};
 
 /// Runs the server until it has drained after SIGTERM.
@@ -47,15 +50,21 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let socket = control::bind_socket(&config.data_dir)
         .map_err(|error| Failure::new(Exit::CannotCreate, error))?;
     let inboxes = Box::new(shards.senders());
-    let control = Control::new(inboxes, config.clone(), source.config.clone(), log, suspensions);
+    let directory = Directory::new(shards.accounts(), shards.partitions());
+    let file = source.config.clone();
+    let control = Control::new(inboxes, config.clone(), file, log, suspensions, directory);
     control.start(metrics, socket).map_err(|error| Failure::new(Exit::System, error))?;
     if let Some(listener) = acme {
-        let (asked, told) = (control.clone(), control);
+        let (asked, told) = (control.clone(), control.clone());
         let renew = move || told.renew_certificates().map_err(|error| error.to_string());
         let started = acme::start(listener, move || asked.config(), renew);
         started.map_err(|error| Failure::new(Exit::System, error))?;
     }
     say_ready(&config, &cores, &shards, source.config.as_deref());
+    if source.config.is_none() && control.accounts().is_empty() {
+        let added = thread::spawn("first-account", None, move || add_first_account(&control));
+        added.map_err(|error| Failure::new(Exit::System, error))?;
+    }
     let result = shards.join();
     // The file of a socket that nobody listens on; the next start would replace it.
     let _ = fs::remove_file(control::socket_path(&config.data_dir));
@@ -227,6 +236,17 @@ fn bind_exit(error: &io::Error) -> Exit {
     }
 }
 
+/// Somebody to try the embedded default with. Making the secret takes a moment.
+fn add_first_account(control: &Control) {
+    let password = generate_password();
+    let added =
+        control.add_account(FIRST_ACCOUNT, Some(&auth::make_secret(&password)), Quota::default());
+    match added {
+        Ok(()) => eprintln!("ringpost: account {FIRST_ACCOUNT}, password {password}, said once"),
+        Err(error) => eprintln!("ringpost: no account {FIRST_ACCOUNT}: {error}"),
+    }
+}
+
 fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&Path>) {
     for (shard, opened) in shards.opened() {
         if opened.message_count > 0 {
@@ -324,6 +344,8 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
 
 ";
+/// Of the embedded default, in its local domain.
+const FIRST_ACCOUNT: &str = "user@localhost.test";
 /// How long the sockets of a server that ended just now may take to go.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(3);
 const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
@@ -340,6 +362,8 @@ mod tests {
         assert!(TRY_NEXT.contains(&config.listeners[0].address.to_string()));
         let smarthost = config.smarthost.expect("set").to_string();
         assert!(TRY_NEXT.contains(smarthost.trim_start_matches("smtp://")));
+        let (_, domain) = FIRST_ACCOUNT.split_once('@').expect("an address");
+        assert_eq!(config.mailboxes.domains, [domain]);
     }
 
     #[test]

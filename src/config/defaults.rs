@@ -122,6 +122,7 @@ impl Config {
             ..Self::default()
         };
         config.reception.sessions_per_client_max = 10_000;
+        config.mailboxes.domains.push("localhost.test".to_owned());
         // Whoever tries it out sees a sink that comes up later.
         config.queue.retry_wait_min = Duration::from_secs(10);
         config

@@ -47,7 +47,7 @@ pub use retry::{DELAY_NOTICE_ASKED_FOR, Retry, RetryPolicy};
 pub use rules::parse_rules;
 pub use tls::{Certificate, DeliveryTls, PublishedCounts, Tls, TlsPolicy};
 pub use tls_reports::TlsReports;
-pub use values::{parse_duration, parse_next_hop, write_conditions, write_duration};
+pub use values::{parse_duration, parse_next_hop, parse_size, write_conditions, write_duration};
 pub use verify::Verify;
 
 /// Everything an operator can say. `Config::embedded()` is what runs without a file.

@@ -7,6 +7,7 @@
 //! bounded request, and that a configuration is either taken whole or refused with its line.
 //! **Start reading** at `Control`.
 
+mod accounts;
 mod asking;
 pub mod explain;
 mod http;
@@ -24,6 +25,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use accounts::Directory;
 pub use asking::{AskError, Shards};
 pub use socket::{SocketError, bind as bind_socket, path_in as socket_path};
 pub use standing::{StandingError, load as load_suspensions};
@@ -44,6 +46,7 @@ pub struct Control {
     state: Mutex<State>,
     /// Held while they change: file and shards follow in the same order.
     suspensions: Mutex<Arc<StandingOrders>>,
+    directory: Directory,
     /// Operators that are being served.
     client_count: AtomicUsize,
 }
@@ -115,10 +118,12 @@ impl Control {
         source: Option<PathBuf>,
         log: LogSink,
         suspensions: Arc<StandingOrders>,
+        directory: Directory,
     ) -> Arc<Control> {
         let state = Mutex::new(State { config, draining_since: None });
         let suspensions = Mutex::new(suspensions);
-        Arc::new(Control { shards, source, log, state, suspensions, client_count: 0.into() })
+        let client_count = 0.into();
+        Arc::new(Control { shards, source, log, state, suspensions, directory, client_count })
     }
 
     /// Starts the threads: metrics, control socket, signals. They live as long as the process.
@@ -293,6 +298,7 @@ mod tests {
             Some(path.clone()),
             log,
             Arc::default(),
+            Directory::default(),
         );
         std::fs::write(&path, "node = 1\nnod = 2\n").expect("written");
         let error = control.reload().expect_err("refused").to_string();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::accounts::Named;
 use super::asking::{self, AskError};
 use super::wire::{Line, Request};
 use super::{ANSWER_WAIT, Control, explain, orders, verify};
@@ -229,6 +230,26 @@ fn answer_request(
             Ok(())
         }
         Request::Verify { addresses, fresh } => verify::answer(addresses, *fresh, control, out),
+        Request::AccountAdd { name, secret, quota } => {
+            control.try_add_account(name, secret.as_deref(), quota.into())
+        }
+        Request::AccountRemove { name } => control.remove_account(name),
+        Request::AccountPassword { name, secret } => control.set_secret(name, secret),
+        Request::AccountQuota { name, quota } => control.set_quota(name, quota.into()),
+        Request::AccountList => control.list_accounts(out),
+        Request::MailboxList { account } => control.list_mailboxes(account, out),
+        Request::MailboxCreate { account, mailbox, special_uses } => {
+            control.create_mailbox(&Named { account, mailbox }, special_uses)
+        }
+        Request::MailboxRename { account, mailbox, to } => {
+            control.rename_mailbox(&Named { account, mailbox }, to)
+        }
+        Request::MailboxDelete { account, mailbox } => {
+            control.delete_mailbox(&Named { account, mailbox })
+        }
+        Request::MailboxSpecialUses { account, mailbox, special_uses } => {
+            control.set_special_uses(&Named { account, mailbox }, special_uses)
+        }
         Request::Reload => match control.reload() {
             Ok(reloaded) => Ok(out.line(&Line::Note(reloaded.to_string()))?),
             Err(error) => Err(Stop::Refused(error.to_string())),
@@ -357,6 +378,7 @@ const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
 mod tests {
     use std::sync::mpsc::Receiver;
 
+    use super::super::Directory;
     use super::super::asking::fake;
     use super::*;
     use crate::config::Config;
@@ -397,7 +419,8 @@ mod tests {
             std::thread::spawn(move || run_shard(shard as u16, inbox));
         }
         let config = Arc::new(Config::embedded());
-        let control = Control::new(Box::new(shards), config, None, log, Arc::default());
+        let control =
+            Control::new(Box::new(shards), config, None, log, Arc::default(), Directory::default());
         check(&|request: &str| {
             let (ours, mut client) = UnixStream::pair().expect("a pair");
             client.write_all(request.as_bytes()).expect("written");

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::explain::Way;
 use crate::delivery::verify::Verification;
 use crate::delivery::view::RuleSuspension;
+use crate::mailbox::codec::Quota;
 use crate::queue::survey::{Ages, SurveyBy};
 use crate::queue::{Conditions, StandingOrder};
 use crate::shard::ask::{QueueStats, QueuedMessage};
+use crate::shard::mail_order::{AccountView, MailboxView};
 
 /// The one line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +69,64 @@ pub enum Request {
         fresh: bool,
     },
     Reload,
+    /// A new account; without a secret nobody logs in.
+    AccountAdd {
+        name: String,
+        secret: Option<String>,
+        #[serde(default)]
+        quota: AccountQuota,
+    },
+    AccountRemove {
+        name: String,
+    },
+    /// Passwords are checked against this secret from now on.
+    AccountPassword {
+        name: String,
+        secret: String,
+    },
+    AccountQuota {
+        name: String,
+        quota: AccountQuota,
+    },
+    AccountList,
+    MailboxList {
+        account: String,
+    },
+    MailboxCreate {
+        account: String,
+        mailbox: String,
+        #[serde(default)]
+        special_uses: Vec<String>,
+    },
+    MailboxRename {
+        account: String,
+        mailbox: String,
+        to: String,
+    },
+    MailboxDelete {
+        account: String,
+        mailbox: String,
+    },
+    /// It has these and no others from now on.
+    MailboxSpecialUses {
+        account: String,
+        mailbox: String,
+        special_uses: Vec<String>,
+    },
+}
+
+/// How much an account may hold; 0 for no limit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountQuota {
+    pub bytes: u64,
+    pub messages: u32,
+}
+
+impl From<&AccountQuota> for Quota {
+    fn from(quota: &AccountQuota) -> Self {
+        Quota { bytes: quota.bytes, messages: quota.messages }
+    }
 }
 
 /// Which queued messages are meant. Conditions that are there all hold.
@@ -191,6 +251,8 @@ pub enum Line {
     Suspension(StandingOrder),
     /// What a rule for replies holds back or slows down.
     RuleSuspension(RuleSuspension),
+    Account(AccountView),
+    Mailbox(MailboxView),
     /// Words for the operator.
     Note(String),
     /// The answer is not complete, or was refused; the last line.

@@ -37,6 +37,20 @@ impl Accounts {
         self.by_name.get(name)
     }
 
+    /// These, and this one in place of another of its name.
+    pub fn with(&self, account: Account) -> Accounts {
+        let mut accounts = self.clone();
+        accounts.by_name.insert(account.name.clone(), Arc::new(account));
+        accounts
+    }
+
+    /// These but for the one of this name.
+    pub fn without(&self, name: &str) -> Accounts {
+        let mut accounts = self.clone();
+        accounts.by_name.remove(name);
+        accounts
+    }
+
     /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.by_name.values()
@@ -81,6 +95,8 @@ mod tests {
             assert_eq!(accounts.get(name).map(|account| account.id), Some(1));
         }
         assert_eq!(accounts.get("d@b.test"), None);
+        let other = accounts.with(account("c@b.test", 9)).without("a@b.test");
+        assert_eq!(other.iter().map(|account| account.id).collect::<Vec<_>>(), [9]);
         assert!(!format!("{accounts:?}").contains("hidden"));
     }
 }

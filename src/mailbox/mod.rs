@@ -2,7 +2,8 @@
 //!
 //! **Owns** what the records ACCOUNT, MAILBOX, BODY, APPEND, FLAGS, EXPUNGE, COPY and KEYWORD mean
 //! (docs/MAILBOX.md), the index over the messages of a partition, and their summaries.
-//! **Uses** `journal`, `runtime`, `config`, and of `proto` the words of IMAP and MIME. Never `queue`.
+//! **Uses** `journal`, `runtime`, `config`, and of `proto` the words of IMAP and MIME. Never
+//! `queue`.
 //! **Holds** that UIDs of a mailbox increase and are never used again, that state moves by
 //! `Partition::apply` alone, in operation and in replay, and that nothing is told of before it is
 //! durable.

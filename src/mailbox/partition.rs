@@ -105,6 +105,12 @@ impl Partition {
         self.accounts.iter().map(|(id, account)| (*id, account))
     }
 
+    /// Those behind `after`, by number.
+    pub fn accounts_after(&self, after: AccountId) -> impl Iterator<Item = (AccountId, &Account)> {
+        let behind = self.accounts.range((Bound::Excluded(after), Bound::Unbounded));
+        behind.map(|(id, account)| (*id, account))
+    }
+
     pub fn mailbox(&self, id: MailboxId) -> Option<&Mailbox> {
         self.mailboxes.get(&id)
     }

@@ -3,6 +3,7 @@
 //! A plan holds for the state that it was made from: it is appended and applied without a pause.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use super::codec::{
     AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MODSEQ_MAX, MailboxId, Message, Operation,
@@ -48,6 +49,28 @@ pub enum Refusal {
     TooManyDrafts,
     /// The shard that has the partition does not answer, or is about to stop. It passes.
     Unavailable,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::NoSuchAccount => "no such account",
+            Refusal::NoSuchMailbox => "no such mailbox",
+            Refusal::Exists => "there is one of this name already",
+            Refusal::IsInbox => "INBOX is neither deleted nor renamed",
+            Refusal::BadName => "a name that is empty or too long",
+            Refusal::BadSecret => "a secret that is empty or too long",
+            Refusal::TooManyMailboxes => "the account has as many mailboxes as it may",
+            Refusal::TooManySubscriptions => "the account has as many subscriptions as it may",
+            Refusal::TooManyKeywords => "the mailbox has as many keywords as it may",
+            Refusal::OverQuota => "the account would hold more than it may",
+            Refusal::UidsUsedUp => "the mailbox has given out all UIDs there are",
+            Refusal::TooLarge => "too large",
+            Refusal::NoSpace => "no space left for mailboxes",
+            Refusal::TooManyDrafts => "too many messages are being received",
+            Refusal::Unavailable => "the mailboxes are not available now",
+        })
+    }
 }
 
 /// Which messages of a mailbox are expunged.

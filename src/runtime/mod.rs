@@ -26,6 +26,7 @@ pub mod signal;
 pub mod stream;
 pub mod sync;
 pub mod task;
+pub mod terminal;
 pub mod thread;
 pub mod timer;
 pub mod udp;

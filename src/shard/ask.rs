@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mail_order::{MailDone, MailOrder};
 use crate::config::{Config, NextHop};
 use crate::delivery::known::Known;
 use crate::delivery::verify::Verification;
 use crate::delivery::view::{RuleSuspension, WayView};
 use crate::mail::{Accounts, Stream};
+use crate::mailbox::Refusal;
 use crate::metrics::Snapshot;
 use crate::queue::codec::RecipientState;
 use crate::queue::survey::{Survey, SurveyBy};
@@ -69,6 +71,12 @@ pub enum Ask {
         order: Order,
         mode: Mode,
         reply: Sender<Progress>,
+    },
+    /// An operator's order to a partition of this shard.
+    Mail {
+        partition: u16,
+        order: MailOrder,
+        reply: Sender<Result<MailDone, Refusal>>,
     },
     /// These have mailboxes here from now on.
     Accounts(Arc<Accounts>),

@@ -8,6 +8,7 @@
 //! **Start reading** at `Bound::start`, then `run`.
 
 pub mod ask;
+pub mod mail_order;
 mod memo;
 mod run;
 mod start;

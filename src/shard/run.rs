@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::ask::{self, Ask, Progress, QueueStats};
+use super::mail_order;
 use super::memo::Memo;
 use crate::access::{self, Access};
 use crate::auth::Authenticator;
@@ -352,6 +353,12 @@ impl Shard {
                 self.delivery.set_accounts(accounts.clone());
                 self.reception.set_accounts(accounts.clone());
                 self.access.set_accounts(accounts);
+            }
+            Ask::Mail { partition, order, reply } => {
+                let Some(store) = self.post.owner_is_here(partition) else { return };
+                task::spawn(async move {
+                    let _ = reply.send(mail_order::carry_out(&store, partition, order).await);
+                });
             }
             Ask::Suspend(suspensions) => self.delivery.suspend(suspensions),
             Ask::Reload(config) => {

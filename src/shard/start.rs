@@ -265,6 +265,12 @@ impl Shards {
         self.accounts.clone()
     }
 
+    /// The partitions of mailboxes with the number of the shard that has each.
+    pub fn partitions(&self) -> impl Iterator<Item = (u16, usize)> {
+        let all = self.opened.iter();
+        all.flat_map(|(shard, opened)| opened.partitions.iter().map(|it| (it.number, *shard)))
+    }
+
     /// Numbers, and handles that other threads can ask through.
     pub fn senders(&self) -> Vec<(usize, InboxSender<Memo>)> {
         self.shards.iter().map(|shard| (shard.number, shard.sender.clone())).collect()

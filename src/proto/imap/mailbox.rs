@@ -18,6 +18,15 @@ impl MailboxName {
         Some(Self(if is_inbox { "INBOX".into() } else { name.into() }))
     }
 
+    /// The name as people read it; `None` where it is empty or has control characters.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return None;
+        }
+        let is_inbox = text.eq_ignore_ascii_case("INBOX");
+        Some(Self(if is_inbox { "INBOX".into() } else { text.into() }))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -49,9 +58,20 @@ pub enum SpecialUse {
 }
 
 impl SpecialUse {
+    pub const ALL: [SpecialUse; 8] = [
+        Self::All,
+        Self::Archive,
+        Self::Drafts,
+        Self::Flagged,
+        Self::Important,
+        Self::Junk,
+        Self::Sent,
+        Self::Trash,
+    ];
+
     /// The use of an attribute like `\Sent`, in any case.
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        ALL.into_iter().find(|it| name.eq_ignore_ascii_case(it.as_str().as_bytes()))
+        Self::ALL.into_iter().find(|it| name.eq_ignore_ascii_case(it.as_str().as_bytes()))
     }
 
     pub fn as_str(self) -> &'static str {
@@ -67,17 +87,6 @@ impl SpecialUse {
         }
     }
 }
-
-const ALL: [SpecialUse; 8] = [
-    SpecialUse::All,
-    SpecialUse::Archive,
-    SpecialUse::Drafts,
-    SpecialUse::Flagged,
-    SpecialUse::Important,
-    SpecialUse::Junk,
-    SpecialUse::Sent,
-    SpecialUse::Trash,
-];
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +107,7 @@ mod tests {
 
     #[test]
     fn special_uses_go_both_ways() {
-        for special_use in ALL {
+        for special_use in SpecialUse::ALL {
             assert_eq!(SpecialUse::from_name(special_use.as_str().as_bytes()), Some(special_use));
         }
         assert_eq!(SpecialUse::from_name(b"Sent"), None);
