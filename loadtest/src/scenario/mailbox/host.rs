@@ -218,7 +218,10 @@ impl Host {
         let (chain, key) = (certificate.chain.display(), certificate.key.display());
         let Peering { storage, hibernates } = peering;
         let hibernation = match hibernates {
-            true => "imap_hibernate_timeout = 3s\n",
+            true => {
+                "imap_hibernate_timeout = 3s\n\
+                 service imap-hibernate {\n unix_listener imap-hibernate {\n  mode = 0666\n }\n}\n"
+            }
             false => "",
         };
         format!(
@@ -233,7 +236,7 @@ impl Host {
              inet_listener pop3 {{\n port = {}\n}}\n\
              inet_listener pop3s {{\n port = 0\n}}\n}}\n\
              service lmtp {{\n inet_listener lmtp {{\n address = {}\n port = {}\n}}\n}}\n\
-             service imap {{\n unix_listener imap-master {{\n  user = dovecot\n }}\n}}\n\
+             service imap {{\n unix_listener imap-master {{\n  mode = 0666\n }}\n}}\n\
              passdb {{\n driver = static\n args = password={PASSWORD}\n}}\n\
              userdb {{\n driver = static\n\
              args = uid=nobody gid=nogroup home={directory}/mail/%u allow_all_users=yes\n}}\n",

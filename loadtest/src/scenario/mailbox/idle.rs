@@ -12,8 +12,11 @@ use super::report::Report;
 use super::rounds::{FILL_TIME_MAX, Stage};
 use crate::failure::Failure;
 
-/// Proportional memory of all processes with the sessions less that before, for each session.
-pub fn measure(stage: &Stage, index: usize, report: &mut Report) -> Result<(), Failure> {
+/// Proportional memory of all processes with the sessions less that before, for each session. The
+/// server is started anew: what others left free would hide what these need.
+pub fn measure(stage: &mut Stage, index: usize, report: &mut Report) -> Result<(), Failure> {
+    stage.hosts[index].stop()?;
+    stage.hosts[index].start()?;
     let sessions = match stage.is_peer(index) {
         true => stage.options.peer_idle_sessions,
         false => stage.options.idle_sessions,

@@ -51,7 +51,11 @@ use crate::units;
 /// --messages measures one large mailbox instead: SELECT, FETCH 1:* FLAGS and a listing, warm and
 /// after a restart with the page cache dropped (as root).
 ///
-/// Must hold: each accepted message is in its mailbox once; nothing else is.
+/// Must hold: each accepted message is in its mailbox once; nothing else is. With at least 3
+/// rounds of 3 s: ratio.lmtp_per_s is at least 5, ratio.fetch_per_s and ratio.search_per_s 2,
+/// ratio.idle_bytes 10; the p99 of push is below 5 ms. A session in IDLE takes at most 25 KB. With
+/// --messages 1000000: SELECT takes below 1 ms warm (p50) and 20 ms cold, the first listing of 1000
+/// messages below 20 ms. What was not judged is named in not_judged.
 #[derive(clap::Args, Clone, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
@@ -163,6 +167,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         let _ = fs::remove_dir(&options.data);
     }
     done?;
+    report.judge(&options);
     print(&report, options.json);
     judge(&report.broken)
 }

@@ -25,6 +25,7 @@ pub struct Report {
     pub ours: Side,
     pub peer: Side,
     pub ratio: Ratio,
+    not_judged: Vec<String>,
     pub broken: Vec<String>,
 }
 
@@ -165,6 +166,57 @@ impl Report {
     }
 }
 
+/// What has to be at least, or at most, so much.
+struct Promise {
+    name: &'static str,
+    value: Option<f64>,
+    is_judged: bool,
+    least: f64,
+    most: f64,
+}
+
+impl Report {
+    /// Compares what was measured of ringpost with what has to hold.
+    pub fn judge(&mut self, options: &Options) {
+        let is_long = options.rounds >= JUDGED_ROUNDS && options.round_time >= JUDGED_ROUND;
+        let large = self.ours.large.clone();
+        let of_large = |value: fn(&Large) -> f64| large.as_ref().map(value);
+        let is_million = options.messages.is_some_and(|count| count >= JUDGED_MESSAGES);
+        let is_cold = is_million && large.as_ref().is_some_and(|large| large.page_cache_dropped);
+        let push = self.ours.latency.get("push_after_answer").map(|it| it.p99_us as f64 / 1e3);
+        let warm = of_large(|it| it.select_warm.p50_us as f64 / 1e3);
+        let most =
+            |name, value, is_judged, most| Promise { name, value, is_judged, least: 0.0, most };
+        let least = |name, value, least| {
+            let (is_judged, most) = (is_long, f64::INFINITY);
+            Promise { name, value, is_judged, least, most }
+        };
+        let promises = [
+            least("ratio.lmtp_per_s", self.ratio.lmtp_per_s, 5.0),
+            least("ratio.fetch_per_s", self.ratio.fetch_per_s, 2.0),
+            least("ratio.search_per_s", self.ratio.search_per_s, 2.0),
+            least("ratio.idle_bytes", self.ratio.idle_bytes, 10.0),
+            most("idle_bytes", self.ours.idle_bytes, true, 25_000.0),
+            most("push_after_answer.p99_ms", push, is_long, 5.0),
+            most("select_warm.p50_ms", warm, is_million, 1.0),
+            most("select_cold_ms", of_large(|it| it.select_cold_ms), is_cold, 20.0),
+            most("list_1000_cold_ms", of_large(|it| it.list_1000_cold_ms), is_cold, 20.0),
+        ];
+        for Promise { name, value, is_judged, least, most } in promises {
+            match value {
+                Some(value) if is_judged => {
+                    if value < least {
+                        self.broken.push(format!("{name} is {value:.2}, below {least}"));
+                    } else if value > most {
+                        self.broken.push(format!("{name} is {value:.2}, above {most}"));
+                    }
+                }
+                _ => self.not_judged.push(name.to_owned()),
+            }
+        }
+    }
+}
+
 impl Rates {
     /// Adds a round in which `count` were done, which cost `cpu` and `flushes` where that is known.
     pub fn add(&mut self, count: u64, work: &Work, cpu: Option<Duration>, flushes: Option<u64>) {
@@ -176,6 +228,11 @@ impl Rates {
         self.cpu_us = median(&self.cpu_us_of_rounds);
     }
 }
+
+/// Shorter runs tell too little.
+const JUDGED_ROUNDS: usize = 3;
+const JUDGED_ROUND: Duration = Duration::from_secs(3);
+const JUDGED_MESSAGES: u64 = 1_000_000;
 
 /// How a part's operations are named in a tally: by their first letters.
 pub fn counted_as(part: Part) -> &'static str {
@@ -197,6 +254,33 @@ pub fn summaries(tally: &Tally) -> BTreeMap<&'static str, Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_to_hold_is_judged_where_it_was_measured() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let options = |line: &str| Line::parse_from(line.split(' ')).options;
+        let mut report = Report::default();
+        report.ratio.lmtp_per_s = Some(4.9);
+        report.ratio.fetch_per_s = Some(2.1);
+        report.ours.idle_bytes = Some(26_000.0);
+        report.judge(&options("x --rounds 3"));
+        assert_eq!(
+            report.broken,
+            ["ratio.lmtp_per_s is 4.90, below 5", "idle_bytes is 26000.00, above 25000"]
+        );
+        assert!(report.not_judged.contains(&"ratio.search_per_s".to_owned()));
+        assert!(!report.not_judged.contains(&"ratio.fetch_per_s".to_owned()));
+        let mut report = Report::default();
+        report.ratio.lmtp_per_s = Some(4.9);
+        report.ours.large = Some(Large { select_cold_ms: 21.0, ..Large::default() });
+        report.judge(&options("x --rounds 2 --messages 1000000"));
+        assert!(report.broken.is_empty(), "{:?}", report.broken);
+    }
 
     #[test]
     fn ratios_are_those_of_the_rounds_and_above_one_where_ours_is_better() {
