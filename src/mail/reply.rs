@@ -52,6 +52,17 @@ impl Reply {
         self.code >= 500
     }
 
+    /// Of the replies for those that an alias stands for, the one that its sender has to act on:
+    /// what is to be tried again goes before what Failed, and that before what is done.
+    pub fn is_worse_than(&self, other: &Reply) -> bool {
+        let badness = |reply: &Reply| match reply {
+            reply if reply.is_transient() => 2,
+            reply if reply.is_permanent() => 1,
+            _ => 0,
+        };
+        badness(self) > badness(other)
+    }
+
     /// Appends the reply as it goes over the wire, CRLF included.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();

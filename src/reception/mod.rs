@@ -1,7 +1,8 @@
-//! Reception: SMTP sessions from the first octet to the 250 that takes responsibility.
+//! Reception: SMTP and LMTP sessions from the first octet to the 250 that takes responsibility.
 //!
 //! **Owns** listeners' sessions and their policy.
-//! **Uses** `entrance`, `proto::smtp::server`, `queue::Draft`, `routing`, `dns`, `metrics`.
+//! **Uses** `entrance`, `proto::smtp::server`, `queue::Draft`, `mailbox::Post`, `routing`, `dns`,
+//! `metrics`.
 //! While room in the journal gets short, a listener lets in ten sessions a second, and MAIL is
 //! answered after 200 ms: deliveries catch up. Nothing is refused for that.
 //! **Holds** that only configured networks relay, that everybody else reaches local domains only,
@@ -9,6 +10,7 @@
 //! buffer.
 //! **Start reading** at `Reception::listen`, then `session`.
 
+mod lmtp;
 mod policy;
 mod quota;
 mod recipients;
@@ -21,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config, ListenerTls, Network};
+use crate::config::{self, Config, ListenerTls, Network, Protocol};
 use crate::dns::Resolver;
 use crate::entrance::clients::{Admission, ClientMemo, Clients, SendMemo};
 use crate::entrance::proxy;
@@ -60,6 +62,8 @@ struct Terms {
     config: Arc<Config>,
     /// For clients that may relay, and for the others.
     server: [Rc<ServerConfig>; 2],
+    /// For clients that deliver into mailboxes.
+    lmtp: Rc<ServerConfig>,
     routes: Routes,
     local: Local,
     /// Of the shard.
@@ -72,9 +76,9 @@ impl Terms {
     fn new(config: Arc<Config>, resolver: Resolver) -> Self {
         let reception = &config.reception;
         let hold_max = reception.hold_max;
-        let server = |hold_max: Option<Duration>| ServerConfig {
+        let server = |dialect, hold_max: Option<Duration>| ServerConfig {
             hostname: config.hostname.clone(),
-            dialect: Dialect::Smtp,
+            dialect,
             message_bytes_max: reception.message_bytes_max,
             recipients_max: reception.recipients_max,
             errors_max: reception.errors_max,
@@ -86,11 +90,12 @@ impl Terms {
             messages_max: reception.messages_per_session_max,
             hold_max,
         };
-        let relaying = server((!hold_max.is_zero()).then_some(hold_max));
-        let server = [Rc::new(relaying), Rc::new(server(None))];
+        let relaying = server(Dialect::Smtp, (!hold_max.is_zero()).then_some(hold_max));
+        let lmtp = Rc::new(server(Dialect::Lmtp, None));
+        let server = [Rc::new(relaying), Rc::new(server(Dialect::Smtp, None))];
         let (routes, local) = (Routes::new(&config), Local::new(&config));
         let fields = Fields::new(&reception.headers, hold_max);
-        Self { config, server, routes, local, resolver, fields }
+        Self { config, server, lmtp, routes, local, resolver, fields }
     }
 
     /// What a client lives under that may relay, or may not.
@@ -150,6 +155,7 @@ impl Reception {
     pub fn listen(&self, listener: Listener, config: &config::Listener) {
         let inner = self.inner.clone();
         let entrance = Rc::new(Entrance {
+            protocol: config.protocol,
             tls: config.tls,
             proxy_networks: config.proxy_networks.clone(),
             stream: config.stream.clone(),
@@ -190,6 +196,7 @@ impl Reception {
 
 /// What the sessions of a listener have in common.
 struct Entrance {
+    protocol: Protocol,
     tls: ListenerTls,
     /// Who speaks for others.
     proxy_networks: Vec<Network>,

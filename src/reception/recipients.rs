@@ -32,12 +32,20 @@ impl Named {
             notify: rcpt.notify,
         }
     }
+
+    /// The ORCPT of somebody that it leads to.
+    pub fn original_of(&self, address: &str) -> Option<Box<str>> {
+        match &self.original_recipient {
+            None if *address != *self.forward_path => xtext::original_recipient(&self.forward_path),
+            given => given.clone(),
+        }
+    }
 }
 
 impl Recipients {
     /// Adds a forward-path as it is.
     pub fn add(&mut self, named: Named) -> Result<(), Reply> {
-        self.check_room(1)?;
+        check_room(self.all.len(), 1)?;
         let Named { forward_path, original_recipient, notify } = named;
         self.all.push(Recipient { address: forward_path, original_recipient, notify });
         Ok(())
@@ -46,17 +54,12 @@ impl Recipients {
     /// Adds those that a forward-path of a local domain leads to. Whoever is reported on is told
     /// of by the name that the client knows (RFC 3461 §5.2.7).
     pub fn add_found(&mut self, named: &Named, targets: Vec<Target>) -> Result<(), Reply> {
-        self.check_room(targets.len())?;
+        check_room(self.all.len(), targets.len())?;
         for Target { address, .. } in targets {
             if !self.found.insert(address.to_lowercase().into()) {
                 continue;
             }
-            let is_itself = address == named.forward_path;
-            let original = || xtext::original_recipient(&named.forward_path);
-            let original_recipient = match &named.original_recipient {
-                None if !is_itself => original(),
-                given => given.clone(),
-            };
+            let original_recipient = named.original_of(&address);
             self.all.push(Recipient { address, original_recipient, notify: named.notify });
         }
         Ok(())
@@ -66,9 +69,18 @@ impl Recipients {
         self.all
     }
 
-    fn check_room(&self, count: usize) -> Result<(), Reply> {
-        if self.all.len() + count > RECIPIENTS_MAX { Err(TOO_MANY_RECIPIENTS) } else { Ok(()) }
+    /// The only one, where there is one.
+    pub fn only(&self) -> Option<&str> {
+        match self.all.as_slice() {
+            [only] => Some(&only.address),
+            _ => None,
+        }
     }
+}
+
+/// Whether a message that goes to so many may go to `more`.
+pub(super) fn check_room(count: usize, more: usize) -> Result<(), Reply> {
+    if count + more > RECIPIENTS_MAX { Err(TOO_MANY_RECIPIENTS) } else { Ok(()) }
 }
 
 const TOO_MANY_RECIPIENTS: Reply =

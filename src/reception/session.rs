@@ -3,12 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::lmtp::{self, Accepted, Delivering};
 use super::policy::{self, Leads};
 use super::recipients::{Named, Recipients};
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
-use crate::config::ListenerTls;
+use crate::config::{ListenerTls, Protocol};
 use crate::entrance;
 use crate::mail::{
     self, AddressRef, Envelope, EnvelopeFlags, Protection, QueueId, Reply, TlsTag, status,
@@ -16,7 +17,7 @@ use crate::mail::{
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
-use crate::proto::smtp::server::{Channel, ContentSeen, Event, Server};
+use crate::proto::smtp::server::{Channel, ContentSeen, Dialect, Event, Server};
 use crate::queue::{Draft, Refusal};
 use crate::routing::local::Target;
 use crate::runtime::net::TcpStream;
@@ -32,7 +33,8 @@ pub(super) async fn run(
     client: IpAddr,
     entrance: Rc<Entrance>,
 ) {
-    let may_relay = policy::may_relay(&terms, client);
+    let is_lmtp = entrance.protocol == Protocol::Lmtp;
+    let may_relay = !is_lmtp && policy::may_relay(&terms, client);
     let mut stream = Stream::from(stream);
     let mut protection = None;
     let channel = match (entrance.tls, &terms.config.tls.context) {
@@ -48,7 +50,10 @@ pub(super) async fn run(
         (ListenerTls::StartTls, Some(_)) => Channel::PlainWithStartTls,
         (ListenerTls::StartTls, None) | (ListenerTls::None, _) => Channel::Plain,
     };
-    let server = Server::new(terms.server(may_relay), channel);
+    let server = match is_lmtp {
+        true => Server::new(terms.lmtp.clone(), channel),
+        false => Server::new(terms.server(may_relay), channel),
+    };
     let mut session = Session {
         inner,
         terms: &terms,
@@ -94,6 +99,8 @@ struct Transaction {
     declared_bytes: u64,
     /// What RCPT led to while its answer waits for what other shards say.
     asked: Option<(Named, Vec<Target>)>,
+    /// By LMTP, in place of `recipients`.
+    accepted: Vec<Accepted>,
     content: Intake,
     /// Monotonic milliseconds.
     content_began_ms: u64,
@@ -108,6 +115,8 @@ enum Intake {
         /// What the draft had no room for.
         overflow: Vec<u8>,
     },
+    /// Straight into mailboxes.
+    Mailboxes(Box<Delivering>),
     /// Content comes, and will be answered with this.
     Refused(Refusal),
 }
@@ -306,6 +315,9 @@ impl Session<'_> {
                 }
                 self.take_in(transaction, draft, removal).await
             }
+            Intake::Mailboxes(delivering) => {
+                return self.deliver(transaction, *delivering, seen, started).await;
+            }
             Intake::Refused(refusal) => Err(refusal.reply()),
             Intake::None => unreachable!("content was begun"),
         };
@@ -325,6 +337,39 @@ impl Session<'_> {
         self.server.answer(&reply, &mut self.out);
     }
 
+    /// Delivers, and answers for each recipient.
+    async fn deliver(
+        &mut self,
+        mut transaction: Transaction,
+        delivering: Delivering,
+        seen: ContentSeen,
+        started: Instant,
+    ) {
+        if !seen.leading_dot {
+            transaction.flags.set(EnvelopeFlags::NO_LEADING_DOT);
+        }
+        if seen.eight_bit {
+            transaction.flags.set(EnvelopeFlags::EIGHT_BIT_CONTENT);
+        }
+        let accepted = std::mem::take(&mut transaction.accepted);
+        let (flags, now_ms) = (transaction.flags, clock::unix_ms());
+        let envelope = self.envelope(transaction, now_ms, Vec::new());
+        let trace_of = |recipient: &str, out: &mut Vec<u8>| {
+            let recipient = Some(recipient).filter(|it| !it.is_empty());
+            self.write_trace(flags, None, recipient, now_ms, out);
+        };
+        let replies = delivering.commit(accepted, envelope, &trace_of).await;
+        let numbers = &self.inner.metrics.reception;
+        if replies.iter().any(Reply::is_positive) {
+            numbers.messages_accepted.add(1);
+            numbers.bytes_accepted.add(seen.bytes);
+            self.inner.metrics.commit_latency.record(started.elapsed());
+        } else {
+            numbers.messages_refused.add(1);
+        }
+        self.server.answer_each(&replies, &mut self.out);
+    }
+
     /// Commits a draft whose content is whole but for what is still withheld of it.
     async fn take_in(
         &self,
@@ -332,7 +377,12 @@ impl Session<'_> {
         mut draft: Draft,
         removal: Option<Box<FieldRemoval>>,
     ) -> Result<QueueId, Reply> {
-        let mut envelope = self.envelope(transaction, draft.id());
+        let now_ms = clock::unix_ms();
+        let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
+        let recipient = transaction.recipients.only();
+        let (flags, id) = (transaction.flags, Some(draft.id()));
+        self.write_trace(flags, id, recipient, now_ms, &mut header_prefix);
+        let mut envelope = self.envelope(transaction, now_ms, header_prefix);
         if let (Some(removal), Some(fields)) = (removal, &self.terms.fields) {
             let mut rest = Vec::new();
             let found = removal.finish(|piece| rest.extend_from_slice(piece));
@@ -348,33 +398,48 @@ impl Session<'_> {
         draft.commit(envelope).await.map_err(Refusal::reply)
     }
 
-    fn envelope(&self, transaction: Transaction, queue_id: QueueId) -> Envelope {
+    /// Appends the Received field.
+    fn write_trace(
+        &self,
+        flags: EnvelopeFlags,
+        queue_id: Option<QueueId>,
+        recipient: Option<&str>,
+        unix_ms: u64,
+        out: &mut Vec<u8>,
+    ) {
+        let dialect = self.server.dialect();
+        let is_utf8 = flags.has(EnvelopeFlags::SMTPUTF8);
+        let protocol = match (dialect, self.server.is_esmtp(), is_utf8, self.protection.is_some()) {
+            (Dialect::Lmtp, _, true, true) => "UTF8LMTPS",
+            (Dialect::Lmtp, _, true, false) => "UTF8LMTP",
+            (Dialect::Lmtp, _, false, true) => "LMTPS",
+            (Dialect::Lmtp, _, false, false) => "LMTP",
+            (Dialect::Smtp, true, true, true) => "UTF8SMTPS",
+            (Dialect::Smtp, true, true, false) => "UTF8SMTP",
+            (Dialect::Smtp, true, false, true) => "ESMTPS",
+            (Dialect::Smtp, true, false, false) => "ESMTP",
+            (Dialect::Smtp, false, _, _) => "SMTP",
+        };
+        let hostname = &self.terms.config.hostname;
+        let (helo_name, client, protection) =
+            (self.server.helo_name(), self.client, self.protection);
+        let field = Received {
+            helo_name,
+            client,
+            protocol,
+            protection,
+            hostname,
+            queue_id,
+            recipient,
+            unix_ms,
+        };
+        field.write(out);
+    }
+
+    fn envelope(&self, transaction: Transaction, now_ms: u64, header_prefix: Vec<u8>) -> Envelope {
         let Transaction { reverse_path, recipients, flags, tls, envelope_id, hold, .. } =
             transaction;
         let recipients = recipients.into_all();
-        let config = &self.terms.config;
-        let now_ms = clock::unix_ms();
-        let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
-        Received {
-            helo_name: self.server.helo_name(),
-            client: self.client,
-            protocol: match (self.server.is_esmtp(), flags.has(EnvelopeFlags::SMTPUTF8)) {
-                (true, true) if self.protection.is_some() => "UTF8SMTPS",
-                (true, true) => "UTF8SMTP",
-                (true, false) if self.protection.is_some() => "ESMTPS",
-                (true, false) => "ESMTP",
-                (false, _) => "SMTP",
-            },
-            protection: self.protection,
-            hostname: &config.hostname,
-            queue_id,
-            recipient: match recipients.as_slice() {
-                [only] => Some(&only.address),
-                _ => None,
-            },
-            unix_ms: now_ms,
-        }
-        .write(&mut header_prefix);
         Envelope {
             reverse_path,
             recipients,
@@ -403,6 +468,8 @@ impl Session<'_> {
                 }
                 Err(refusal) => transaction.content = Intake::Refused(refusal),
             }
+        } else if let Intake::Mailboxes(delivering) = &mut transaction.content {
+            delivering.room().await;
         }
     }
 
@@ -472,6 +539,7 @@ impl Machine<'_> {
                         hold: mail.hold,
                         declared_bytes: mail.size.unwrap_or(0),
                         asked: None,
+                        accepted: Vec::new(),
                         content: Intake::None,
                         content_began_ms: 0,
                     }));
@@ -542,8 +610,12 @@ impl Machine<'_> {
     /// Answers RCPT.
     fn take_recipient(&mut self, named: Named, found: Result<Leads, Reply>) {
         let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
+        let is_lmtp = self.server.dialect() == Dialect::Lmtp;
         let taken = match found {
             Ok(Leads::Away) => transaction.recipients.add(named),
+            Ok(Leads::Home(targets)) if is_lmtp => {
+                lmtp::accept(&mut transaction.accepted, named, targets)
+            }
             Ok(Leads::Home(targets)) => transaction.recipients.add_found(&named, targets),
             Err(reply) => Err(reply),
         };
@@ -559,6 +631,19 @@ impl Machine<'_> {
     fn begin_content(&mut self, declared_bytes: u64) {
         let transaction = self.transaction.as_mut().expect("content belongs to a transaction");
         transaction.content_began_ms = clock::coarse_ms();
+        if self.server.dialect() == Dialect::Lmtp {
+            let over_quota = self.terms.config.mailboxes.over_quota;
+            let accepted = &transaction.accepted;
+            let begun = Delivering::begin(self.inner, accepted, declared_bytes, over_quota);
+            let reply = match begun {
+                Ok(delivering) => {
+                    transaction.content = Intake::Mailboxes(Box::new(delivering));
+                    policy::MAIL_OK
+                }
+                Err(reply) => reply,
+            };
+            return self.server.answer(&reply, self.out);
+        }
         let reply = match self.inner.queue.begin(declared_bytes) {
             Ok(draft) => {
                 let fields = self.terms.fields.as_ref().filter(|_| self.may_relay);
@@ -587,13 +672,14 @@ impl Machine<'_> {
                 }
                 !overflow.is_empty()
             }
+            Intake::Mailboxes(delivering) => delivering.append(piece),
             Intake::Refused(_) => false,
             Intake::None => unreachable!("content was begun"),
         }
     }
 }
 
-fn queued(id: QueueId) -> Reply {
+pub(super) fn queued(id: QueueId) -> Reply {
     Reply::with_text(250, status::OK, format!("Ok: queued as {id}"))
 }
 

@@ -222,12 +222,13 @@ fn an_account_without_room_gets_its_mail_later_or_never() {
     client.expect("RCPT TO:<a@local.test>", "552 5.2.2");
 }
 
-/// Sends numbered messages until told to stop; returns the numbers answered 250.
+/// Sends numbered messages until told to stop, by LMTP or SMTP; notes whom and which were answered
+/// 250, and how.
 fn send_until(
-    address: std::net::SocketAddr,
+    (address, greeting): (std::net::SocketAddr, &str),
     sender: usize,
     stopping: &AtomicBool,
-    accepted: &Mutex<Vec<String>>,
+    accepted: &Mutex<Vec<(String, String)>>,
 ) {
     let mut number = 0;
     while !stopping.load(Ordering::SeqCst) {
@@ -238,7 +239,7 @@ fn send_until(
         // The server may be killed at any line: whatever goes wrong ends the session only.
         let session = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut client = Client::connect(address);
-            client.say("EHLO client.test");
+            client.say(greeting);
             while !stopping.load(Ordering::SeqCst) {
                 number += 1;
                 let id = format!("{sender}-{number}");
@@ -247,12 +248,17 @@ fn send_until(
                 let content = [format!("X-Id: {id}\r\n\r\n").as_bytes(), &body].concat();
                 let both = ["ann@local.test", "bob+x@local.test"];
                 let to = if number % 3 == 0 { &both[..] } else { &both[number % 2..][..1] };
-                let reply = client.message("a@from.test", to, &content);
-                if !reply.starts_with("250") {
-                    return;
+                let mut reply = client.message("a@from.test", to, &content);
+                for (index, to) in to.iter().enumerate() {
+                    if index > 0 && greeting.starts_with("LHLO") {
+                        reply = client.reply();
+                    }
+                    if !reply.starts_with("250") {
+                        return;
+                    }
+                    let mut accepted = accepted.lock().expect("not poisoned");
+                    accepted.push((format!("{} {id}", &to[..3]), reply.clone()));
                 }
-                let mut accepted = accepted.lock().expect("not poisoned");
-                accepted.extend(to.iter().map(|to| format!("{} {id}", &to[..3])));
             }
         }));
         drop(session);
@@ -264,13 +270,16 @@ fn what_was_accepted_is_in_its_mailbox_once_however_often_the_server_is_killed()
     let extra = "[queue]\nretry_wait_min = \"100ms\"\nretry_wait_max = \"200ms\"\n";
     let unlimited = Quota::default();
     let accounts = [(0, "ann@local.test", unlimited), (1, "bob@local.test", unlimited)];
-    let mut server = with_accounts(free_address(), 2, extra, &accounts);
+    let lmtp = free_address();
+    let extra = format!("{extra}[[listener]]\naddress = \"{lmtp}\"\nprotocol = \"lmtp\"\n");
+    let mut server = with_accounts(free_address(), 2, &extra, &accounts);
     let (stopping, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
     let senders: Vec<_> = (0..4)
         .map(|sender| {
             let (stopping, accepted) = (stopping.clone(), accepted.clone());
-            let address = server.address;
-            std::thread::spawn(move || send_until(address, sender, &stopping, &accepted))
+            let ways = [(server.address, "EHLO client.test"), (lmtp, "LHLO client.test")];
+            let way = ways[sender % 2];
+            std::thread::spawn(move || send_until(way, sender, &stopping, &accepted))
         })
         .collect();
     let count_accepted = || accepted.lock().expect("not poisoned").len();
@@ -288,7 +297,7 @@ fn what_was_accepted_is_in_its_mailbox_once_however_often_the_server_is_killed()
     let repeats = server.metric("ringpost_delivery_mailbox_repeats_total");
     assert!(server.stop().success(), "{}", server.stderr());
     let mut copies: HashMap<String, usize> = HashMap::new();
-    let mut uids: HashMap<(String, u32, u32), usize> = HashMap::new();
+    let mut uids: HashMap<(String, u32, u32), (String, usize)> = HashMap::new();
     for partition in [0, 1] {
         for (name, messages) in inboxes(server.data_dir(), partition) {
             assert!(messages.windows(2).all(|pair| pair[0].uid < pair[1].uid));
@@ -296,27 +305,112 @@ fn what_was_accepted_is_in_its_mailbox_once_however_often_the_server_is_killed()
                 let text = message.text();
                 let id = text.lines().find_map(|line| line.strip_prefix("X-Id: "));
                 let id = format!("{} {}", &name[..3], id.expect("a number"));
-                *copies.entry(id).or_default() += 1;
-                uids.insert((name.clone(), message.uid_validity, message.uid), 0);
+                *copies.entry(id.clone()).or_default() += 1;
+                uids.insert((name.clone(), message.uid_validity, message.uid), (id, 0));
             }
         }
     }
     let accepted = accepted.lock().expect("not poisoned");
-    let lost: Vec<&String> = accepted.iter().filter(|id| !copies.contains_key(*id)).collect();
+    let lost: Vec<_> = accepted.iter().filter(|(id, _)| !copies.contains_key(id)).collect();
     let twice: Vec<_> = copies.iter().filter(|(_, count)| **count > 1).collect();
     println!("{} accepted, {} lost, {} twice", accepted.len(), lost.len(), twice.len());
     println!("{repeats} deliveries made again since the last start");
     assert!(lost.is_empty(), "lost: {lost:?}");
     assert!(twice.is_empty(), "twice: {twice:?}");
     // Every UID that was told of is that of a message, and of one alone.
+    let mut tell = |name: &str, said: &str, id: Option<&str>| {
+        let numbers = said.split_once("Saved as ").expect("a UID").1;
+        let numbers = numbers.split(|c: char| !c.is_ascii_digit());
+        let numbers: Vec<u32> = numbers.filter_map(|it| it.parse().ok()).take(2).collect();
+        let told = uids.get_mut(&(format!("{name}@local.test"), numbers[1], numbers[0]));
+        let (of, count) = told.unwrap_or_else(|| panic!("no such UID: {said}"));
+        assert!(id.is_none_or(|id| id == of), "{id:?} has the UID of {of}: {said}");
+        *count += 1;
+    };
     for line in server.log().lines().filter(|line| line.contains("\"Saved as ")) {
-        let name = if line.contains("<ann@") { "ann@local.test" } else { "bob@local.test" };
-        let said = line.split_once("\"Saved as ").expect("a UID").1;
-        let numbers = said.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
-        let numbers: Vec<u32> = numbers.take(2).collect();
-        let told = uids.get_mut(&(name.to_owned(), numbers[1], numbers[0]));
-        *told.unwrap_or_else(|| panic!("no such UID: {line}")) += 1;
+        tell(if line.contains("<ann@") { "ann" } else { "bob" }, line, None);
     }
-    assert!(uids.values().all(|count| *count <= 1), "a UID was told of twice");
-    assert!(uids.values().filter(|count| **count == 1).count() > accepted.len() / 2);
+    let by_lmtp = accepted.iter().filter(|(_, reply)| reply.contains(" Saved as "));
+    by_lmtp.for_each(|(id, reply)| tell(&id[..3], reply, Some(id)));
+    assert!(uids.values().all(|(_, count)| *count <= 1), "a UID was told of twice");
+    let told_count = uids.values().filter(|(_, count)| *count == 1).count();
+    println!("{told_count} of {} UIDs were told of", uids.len());
+    assert!(told_count > accepted.len() / 2);
+}
+
+/// A client of the LMTP listener that has said LHLO.
+fn lmtp_client(address: std::net::SocketAddr) -> Client {
+    let mut client = Client::connect(address);
+    let said = client.expect("LHLO client.test", "250");
+    assert!(said.contains("PIPELINING") && said.contains("CHUNKING"), "{said}");
+    assert!(!said.contains("DSN"), "{said}");
+    client
+}
+
+#[test]
+fn lmtp_delivers_at_once_and_answers_for_each_recipient() {
+    let next_hop = NextHop::start(Behaviour::default());
+    let (lmtp, unlimited) = (free_address(), Quota::default());
+    let extra = format!(
+        "[[listener]]\naddress = \"{lmtp}\"\nprotocol = \"lmtp\"\n\
+         [[alias]]\naddress = \"all@local.test\"\n\
+         to = [\"ann@local.test\", \"bob@local.test\", \"far@far.test\"]\n"
+    );
+    let accounts = [
+        (0, "ann@local.test", unlimited),
+        (1, "bob@local.test", unlimited),
+        (0, "full@local.test", Quota { bytes: 2000, messages: 0 }),
+    ];
+    let mut server = with_accounts(next_hop.address, 2, &extra, &accounts);
+    let mut client = lmtp_client(lmtp);
+    client.expect("EHLO client.test", "500");
+    client.expect("MAIL FROM:<s@t.test>", "250");
+    client.expect("RCPT TO:<far@far.test>", "550 5.7.1");
+    client.expect("RCPT TO:<nobody@local.test>", "550 5.1.1");
+    client.expect("DATA", "554");
+    client.say("RSET");
+    let large = [b"S: x\r\n\r\n".to_vec(), b"..line\r\n".repeat(100_000)].concat();
+    let to = ["ann+x@local.test", "full@local.test", "all@local.test", "Bob@local.test"];
+    client.expect("MAIL FROM:<s@t.test>", "250");
+    for to in to {
+        client.expect(&format!("RCPT TO:<{to}>"), "250");
+    }
+    client.expect("DATA", "354");
+    client.send(&large);
+    client.send(b".\r\n");
+    let replies: Vec<String> = (0..4).map(|_| client.reply()).collect();
+    assert!(replies[0].starts_with("250 2.0.0 Saved as 1 of "), "{replies:?}");
+    assert!(replies[1].starts_with("452 4.2.2"), "{replies:?}");
+    assert!(replies[2].starts_with("250") && replies[3].starts_with("250"), "{replies:?}");
+    assert_eq!(next_hop.wait_for(1)[0].to, ["far@far.test"]);
+    // Everything at once, in both forms of content.
+    client.send(
+        b"MAIL FROM:<>\r\nRCPT TO:<bob@local.test>\r\nRCPT TO:<ann@local.test>\r\n\
+          BDAT 6\r\nx: y\r\nBDAT 5 LAST\r\n\r\nz\r\n\
+          MAIL FROM:<s@t.test> SIZE=5000\r\nRCPT TO:<full@local.test>\r\nDATA\r\n\
+          MAIL FROM:<s@t.test>\r\nRCPT TO:<bob@local.test>\r\nDATA\r\na\rb\r\n.\r\nQUIT\r\n",
+    );
+    let codes: Vec<String> = (0..14).map(|_| client.reply()[..3].to_owned()).collect();
+    let expected = [
+        "250", "250", "250", "250", "250", "250", "250", "452", "554", "503", "250", "354", "550",
+        "221",
+    ];
+    assert_eq!(codes, expected);
+    wait_until("all is delivered", || is_empty(&server));
+    assert!(server.stop().success(), "{}", server.stderr());
+    let (first, second) = (inboxes(server.data_dir(), 0), inboxes(server.data_dir(), 1));
+    let ann = &first["ann@local.test"];
+    let front = "Return-Path: <s@t.test>\r\nDelivered-To: ann+x@local.test\r\nReceived: from ";
+    assert!(ann[0].text().starts_with(front), "{:.300}", ann[0].text());
+    let trace = "with LMTP\r\n\tfor <ann+x@local.test>;\r\n";
+    assert!(ann[0].text().contains(trace), "{:.300}", ann[0].text());
+    let stored = [b"S: x\r\n\r\n".to_vec(), b".line\r\n".repeat(100_000)].concat();
+    assert!(ann[0].octets.ends_with(&stored));
+    let bob = &second["bob@local.test"];
+    assert!(bob[0].text().contains("Delivered-To: bob@local.test\r\nX-Original-To: all@"));
+    assert!(bob[0].octets.ends_with(&stored));
+    assert!(
+        bob[1].text().starts_with("Return-Path: <>\r\n") && bob[1].text().ends_with("\r\nz\r\n")
+    );
+    assert_eq!((ann.len(), bob.len(), first["full@local.test"].len()), (2, 2, 0));
 }

@@ -141,7 +141,7 @@ impl Inner {
             }
             let reply = told.map_or_else(|refusal| refusal.reply(over_quota), Delivered::reply);
             let place = &mut replies[*position];
-            let is_worse = place.as_ref().is_none_or(|known| badness(&reply) > badness(known));
+            let is_worse = place.as_ref().is_none_or(|known| reply.is_worse_than(known));
             if is_worse {
                 *place = Some(reply);
             }
@@ -215,7 +215,7 @@ impl Plan {
 }
 
 /// What stands in front of the content in the mailbox of `address`.
-pub(super) fn prefix(envelope: &Envelope, recipient: &Recipient, address: &str) -> Vec<u8> {
+fn prefix(envelope: &Envelope, recipient: &Recipient, address: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(128 + envelope.header_prefix.len());
     DeliveredFields {
         reverse_path: &envelope.reverse_path,
@@ -237,16 +237,6 @@ async fn append(draft: &mut PostDraft, octets: &[u8]) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// What is to be tried again goes before what Failed, and that before what is done: nothing that an
-/// alias stands for is forgotten.
-fn badness(reply: &Reply) -> u8 {
-    match reply {
-        reply if reply.is_transient() => 2,
-        reply if reply.is_permanent() => 1,
-        _ => 0,
-    }
 }
 
 const SENT_ON: Reply = Reply::new(250, status::OK, "Sent on to where the alias leads");

@@ -15,7 +15,8 @@ pub struct Received<'a> {
     pub protocol: &'a str,
     pub protection: Option<Protection>,
     pub hostname: &'a str,
-    pub queue_id: QueueId,
+    /// `None` where it goes straight into mailboxes.
+    pub queue_id: Option<QueueId>,
     /// Named only when there is a single one: others' addresses are not disclosed.
     pub recipient: Option<&'a str>,
     pub unix_ms: u64,
@@ -38,11 +39,10 @@ impl Received<'_> {
             };
             let _ = write!(out, "\r\n\t(using {version} with cipher {cipher}{client})");
         }
-        let _ = write!(
-            out,
-            "\r\n\tby {} (ringpost) with {} id {}",
-            self.hostname, self.protocol, self.queue_id
-        );
+        let _ = write!(out, "\r\n\tby {} (ringpost) with {}", self.hostname, self.protocol);
+        if let Some(queue_id) = self.queue_id {
+            let _ = write!(out, " id {queue_id}");
+        }
         if let Some(recipient) = self.recipient {
             let _ = write!(out, "\r\n\tfor <{recipient}>");
         }
@@ -63,7 +63,7 @@ mod tests {
         protocol: "ESMTP",
         protection: None,
         hostname: "mx.example",
-        queue_id: QueueId { node: 0, shard: 1, message: 33 },
+        queue_id: Some(QueueId { node: 0, shard: 1, message: 33 }),
         recipient: Some("a@b.example"),
         unix_ms: 0,
     };
@@ -77,6 +77,14 @@ mod tests {
             \tfor <a@b.example>;\r\n\
             \tThu, 1 Jan 1970 00:00:00 +0000\r\n";
         assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
+    }
+
+    #[test]
+    fn what_was_not_queued_has_no_id() {
+        let mut out = Vec::new();
+        Received { protocol: "LMTP", queue_id: None, ..FIELD }.write(&mut out);
+        let text = String::from_utf8(out).expect("ASCII");
+        assert!(text.contains("\tby mx.example (ringpost) with LMTP\r\n\tfor <"), "{text}");
     }
 
     #[test]

@@ -435,8 +435,12 @@ impl Server {
             let _ =
                 std::io::Write::write_fmt(out, format_args!("{}", self.config.message_bytes_max));
             out.extend_from_slice(
-                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n",
+                b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n",
             );
+            if self.config.dialect == Dialect::Smtp {
+                // What LMTP has answered for is reported on by its client (RFC 2033 §4.2).
+                out.extend_from_slice(b"250-DSN\r\n");
+            }
             if let Some(hold_max) = self.config.hold_max {
                 let seconds = hold_max.as_secs();
                 let _ =
