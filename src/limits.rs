@@ -78,6 +78,14 @@ pub const MX_HOST_ADDRESSES_MAX: usize = 6;
 pub const MX_ADDRESSES_MAX: usize = 30;
 /// Octets of a header section that HEADER.FIELDS and SEARCH HEADER look at.
 pub const IMAP_FIELDS_BYTES_MAX: usize = 1024 * 1024;
+/// Octets of the summary of a message that is written down; longer ones are made when asked for.
+pub const SUMMARY_BYTES_MAX: usize = 64 * 1024;
+/// Octets of summaries in the memory of a partition, and of those that wait to be written down.
+pub const SUMMARIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const SUMMARIES_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Summaries of a mailbox that are looked for on disk, and of all mailboxes of a partition whose
+/// places are in memory.
+pub const SUMMARY_SLOTS_MAX: usize = 1 << 20;
 /// Message-IDs of a References field that threads are made by: the last ones.
 pub const IMAP_REFERENCES_MAX: usize = 128;
 /// Octets of a text that SORT compares.

@@ -1,8 +1,9 @@
 //! The only way in for octets: a draft takes a message as it comes, for one mailbox or several.
 
-use super::codec::BodyId;
+use super::codec::{BodyId, MailboxId, Operation};
 use super::plan::{Delivered, Delivery, Refusal};
 use super::store::{NewBody, Store, now_s};
+use super::summaries::Summarizing;
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
 use crate::limits::CHUNK_BYTES_MAX;
 
@@ -18,6 +19,7 @@ pub struct Draft {
     bytes: u64,
     /// Frame of the last chunk.
     last: Option<Ticket>,
+    summarizing: Box<Summarizing>,
 }
 
 impl Store {
@@ -35,6 +37,7 @@ impl Store {
             chunks: Vec::new(),
             bytes: 0,
             last: None,
+            summarizing: Box::default(),
         })
     }
 }
@@ -75,6 +78,8 @@ impl Draft {
         if content_bytes + longest as u64 > u32::MAX.into() {
             return Err(Refusal::TooLarge);
         }
+        self.summarizing.feed(&self.buffer);
+        let summarized = std::mem::take(&mut self.summarizing).finish();
         let inner = &self.store.inner;
         let ids = deliveries.iter().map(|_| BodyId(inner.journal.next_message_id()));
         let ids: Vec<BodyId> = ids.collect();
@@ -91,8 +96,19 @@ impl Draft {
                 bytes: content_bytes as u32 + delivery.prefix.len() as u32,
             });
             let bodies: Vec<NewBody<'_>> = bodies.collect();
+            let placed = planned.operations.iter().filter_map(|operation| match operation {
+                Operation::Appended { mailbox, message, .. } => Some((*mailbox, message.body)),
+                _ => None,
+            });
+            let placed: Vec<(MailboxId, BodyId)> = placed.collect();
             match inner.append(&bodies, planned.operations, Append::Message) {
                 Ok(()) => {
+                    // While the disk is at work.
+                    for (mailbox, id) in placed {
+                        let Some(body) = bodies.iter().find(|body| body.id == id) else { continue };
+                        let octets = summarized.octets(body.prefix.len());
+                        inner.summaries.put(mailbox, id, octets, body.bytes);
+                    }
                     // What some were refused for may not be durable yet either.
                     inner.newest_durable().await;
                     return Ok(planned.told);
@@ -124,6 +140,7 @@ impl Draft {
         inner.journal.pin(appended.first, appended.first.record_bytes.into());
         inner.draft_chunks.count(appended.first.slot, 1);
         self.last = Some(appended.ticket);
+        self.summarizing.feed(&self.buffer);
         self.chunks.push(appended.first);
         self.bytes += self.buffer.len() as u64;
         self.buffer.clear();

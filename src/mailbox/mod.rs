@@ -27,6 +27,7 @@ mod replies;
 mod store;
 mod stores;
 mod summaries;
+mod summary_files;
 
 pub use content::{Content, ContentError, Piece};
 pub use draft::Draft;

@@ -94,6 +94,9 @@ pub fn open_partition(
     let undelete = config.mailboxes.undelete;
     let store = Store::start(journal, recovered, &recovery, undelete);
     let store = store.map_err(|StartError::Degraded| PartitionError::Degraded)?;
+    // They are only derived: without a thread for them they are made when asked for.
+    let _ = store
+        .keep_summaries(&Owner::Partition(number).directory(&config.data_dir).0.join("summaries"));
     let opened = OpenedPartition {
         number,
         accounts: store.accounts(number),

@@ -115,6 +115,10 @@ impl Partition {
         self.mailboxes.get(&id)
     }
 
+    pub fn mailbox_ids(&self) -> impl Iterator<Item = MailboxId> {
+        self.mailboxes.keys().copied()
+    }
+
     /// The mailbox of this name, which is as `MailboxName` has it.
     pub fn find_mailbox(&self, account: AccountId, name: &str) -> Option<&Mailbox> {
         let id = self.accounts.get(&account)?.mailboxes.get(name)?;

@@ -14,6 +14,7 @@ use super::index::Mailbox;
 use super::partition::{Change, Partition};
 use super::plan::{Expunging, Part, Planned, Refusal};
 use super::recovery::Recovered;
+use super::summaries::Summaries;
 use crate::journal::upkeep::DraftChunks;
 use crate::journal::{
     Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     lost: RefCell<HashSet<BodyId>>,
     /// How long an expunged message is kept.
     undelete: Duration,
+    pub summaries: Summaries,
     /// Chunks of open drafts, by slot.
     pub draft_chunks: DraftChunks,
     pub checkpointing: Cell<bool>,
@@ -109,6 +111,7 @@ impl Store {
                 watches: RefCell::default(),
                 lost: RefCell::new(lost),
                 undelete,
+                summaries: Summaries::default(),
                 draft_chunks: DraftChunks::default(),
                 checkpointing: Cell::new(false),
                 is_stopping: Cell::new(false),
@@ -453,6 +456,7 @@ impl Store {
     /// No checkpoint and no copy is begun from now on; ends when everything is durable.
     pub async fn close(&self) {
         self.checkpoint_at_stop().await;
+        self.flush_summaries().await;
         self.inner.is_stopping.set(true);
         self.inner.journal.close().await;
     }
@@ -507,6 +511,7 @@ impl Inner {
             let change = self.partition.borrow_mut().apply(operation);
             self.note(change, appended.ticket);
             self.collect(operation);
+            self.summarize(operation);
         }
         self.newest.set(self.newest.get().max(appended.ticket));
         Ok(())
@@ -524,6 +529,17 @@ impl Inner {
             self.changes.borrow_mut().push_back((ticket, mailbox));
         }
         self.changed.notify_one();
+    }
+
+    /// Lets summaries follow their messages.
+    fn summarize(&self, operation: &Operation) {
+        match operation {
+            Operation::Copied { target, copies, .. } => {
+                copies.iter().for_each(|copy| self.summaries.on_copied(*target, copy.body.id));
+            }
+            Operation::MailboxDeleted { mailbox, .. } => self.summaries.on_deleted(*mailbox),
+            _ => {}
+        }
     }
 
     /// Keeps for those who watch which messages were concerned.

@@ -110,9 +110,9 @@ fn every_item_of_a_message() {
         check(
             "BODY",
             &format!(
-                "BODY ({text} \"7BIT\" 5 0)(\"message\" \"rfc822\" NIL NIL NIL \"7BIT\" 23 (NIL \
-                 \"inner\" NIL NIL NIL NIL NIL NIL NIL NIL) {text} \"7BIT\" 5 0) 2)(\"image\" \"x\" \
-                 (\"name\" \"n\") NIL NIL \"base64\" 4){text} \"x-odd\" 1 0) \"mixed\")"
+                "BODY ({text} \"7BIT\" 5 0)(\"message\" \"rfc822\" NIL NIL NIL \"7BIT\" 23 \
+                 (NIL \"inner\" NIL NIL NIL NIL NIL NIL NIL NIL) {text} \"7BIT\" 5 0) 2)(\"image\" \
+                 \"x\" (\"name\" \"n\") NIL NIL \"base64\" 4){text} \"x-odd\" 1 0) \"mixed\")"
             ),
         )
         .await;

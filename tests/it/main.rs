@@ -40,6 +40,7 @@ mod stock;
 mod stored;
 mod streams;
 mod sts_dane;
+mod summaries;
 mod tidy;
 mod tls;
 mod tls_reports;

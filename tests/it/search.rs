@@ -2,6 +2,7 @@
 
 use ringpost::access::imap::search::{self, Found, Scope, SearchError};
 use ringpost::access::imap::view::View;
+use ringpost::access::imap::{sort, thread};
 use ringpost::limits::CHUNK_BYTES_MAX;
 use ringpost::mailbox::Store;
 use ringpost::mailbox::codec::MailboxId;
@@ -193,6 +194,73 @@ fn responses_tell_what_was_asked_for() {
             ("SEARCH 4", SearchError::NoSuchNumber),
         ] {
             assert_eq!(find(&store, inbox, &view, text).await.expect_err(text), error);
+        }
+        store.close().await;
+    });
+}
+
+#[test]
+fn messages_are_sorted_and_threaded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_owned();
+    run(move || async move {
+        let (store, inbox) = store_with_inbox(&path).await;
+        for (date, header) in [
+            (
+                3,
+                "From: Zed <b@x>\r\nTo: \"Q\" <z@x>\r\nSubject: Re: beta\r\n\
+                 Date: Mon, 2 Jan 2006 10:00:00 +0000\r\nMessage-ID: <1@x>\r\n\
+                 In-Reply-To: <2@x>\r\n",
+            ),
+            (
+                2,
+                "From: a@x\r\nCc: m@x\r\nSubject: [list] Beta\r\n\
+                 Date: Mon, 2 Jan 2006 10:00:00 +0100\r\nMessage-ID: <2@x>\r\n",
+            ),
+            (
+                1,
+                "From: =?utf-8?q?=C3=84nne?= <c@x>\r\nTo: g: y@x;\r\nSubject: alpha\r\n\
+                 Message-ID: <3@x>\r\nX-Long: some more text\r\n",
+            ),
+        ] {
+            let mut delivery = to(inbox, "", None);
+            delivery.date_s = 1_000_000 * date;
+            deliver(&store, header.as_bytes(), &[delivery]).await.expect("room");
+        }
+        let view = store.read_mailbox(inbox, View::of).await.expect("there");
+        let saved = NumberSet::default();
+        let scope = Scope { store: &store, mailbox: inbox, view: &view, saved: &saved };
+        for (keys, expected) in [
+            ("(ARRIVAL)", "* SORT 3 2 1\r\n"),
+            ("(REVERSE ARRIVAL)", "* SORT 1 2 3\r\n"),
+            ("(SIZE)", "* SORT 2 3 1\r\n"),
+            ("(DATE)", "* SORT 3 2 1\r\n"),
+            ("(SUBJECT DATE)", "* SORT 3 2 1\r\n"),
+            ("(SUBJECT REVERSE DATE)", "* SORT 3 1 2\r\n"),
+            ("(FROM)", "* SORT 2 1 3\r\n"),
+            ("(TO)", "* SORT 2 3 1\r\n"),
+            ("(CC REVERSE FROM)", "* SORT 3 1 2\r\n"),
+            ("(DISPLAYFROM)", "* SORT 2 3 1\r\n"),
+            ("(DISPLAYTO)", "* SORT 2 3 1\r\n"),
+        ] {
+            let Command::Sort(command) = command(&format!("SORT {keys} UTF-8 ALL")) else {
+                panic!("{keys}")
+            };
+            let sorted = sort::run(&scope, &command).await.expect("sorted");
+            let mut out = Vec::new();
+            sort::write(&tag(), &command, &scope, &sorted, &mut out).await.expect("there");
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{keys}");
+        }
+        for (text, expected) in [
+            ("THREAD REFERENCES UTF-8 ALL", "* THREAD (3)(2 1)\r\n"),
+            ("UID THREAD ORDEREDSUBJECT UTF-8 ALL", "* THREAD (3)(2 1)\r\n"),
+            ("THREAD REFERENCES UTF-8 UID 1", "* THREAD (1)\r\n"),
+            ("THREAD REFERENCES UTF-8 DELETED", "* THREAD\r\n"),
+        ] {
+            let Command::Thread(command) = command(text) else { panic!("{text}") };
+            let mut out = Vec::new();
+            thread::run(&scope, &command, &mut out).await.expect("threaded");
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{text}");
         }
         store.close().await;
     });

@@ -100,6 +100,7 @@ pub mod mailbox {
     mod recovery;
     mod store;
     mod summaries;
+    mod summary_files;
 
     pub use content::{Content, ContentError, Piece};
     pub use draft::Draft;

@@ -44,8 +44,8 @@ impl Encoded {
         Ok(bytes)
     }
 
-    /// Appends a literal that may have NUL in it. What is short is decoded once; what is long twice,
-    /// first for its length.
+    /// Appends a literal that may have NUL in it. What is short is decoded once; what is long is
+    /// decoded twice, first for its length.
     pub async fn write<S: Sink>(
         &self,
         content: &Content,

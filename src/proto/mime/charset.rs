@@ -9,8 +9,8 @@ pub struct CharsetDecoder {
 }
 
 impl CharsetDecoder {
-    /// By the name in a Content-Type or an encoded word. No name, one that is not known and US-ASCII
-    /// are read as UTF-8: of what is found unlabelled in mail, most is that.
+    /// By the name in a Content-Type or an encoded word. No name, one that is not known and
+    /// US-ASCII are read as UTF-8: of what is found unlabelled in mail, most is that.
     pub fn new(name: &[u8]) -> Self {
         let is_ascii = name.eq_ignore_ascii_case(b"us-ascii");
         let encoding = if is_ascii { None } else { Encoding::for_label(name) };
