@@ -94,6 +94,10 @@ pub const IMAP_SORT_KEY_BYTES_MAX: usize = 256;
 pub const IMAP_COMMAND_BYTES_MAX: usize = 64 * 1024;
 /// The same before authentication.
 pub const IMAP_COMMAND_BYTES_EARLY_MAX: usize = 8 * 1024;
+/// Commands in a row that make no sense, before the session ends.
+pub const IMAP_FAULTS_MAX: u32 = 20;
+/// Octets of all patterns of one LIST.
+pub const IMAP_PATTERNS_BYTES_MAX: usize = 8 * 1024;
 /// Search keys inside one another.
 pub const IMAP_SEARCH_DEPTH_MAX: usize = 64;
 

@@ -16,7 +16,7 @@ use crate::limits::{
     MAILBOX_NAME_BYTES_MAX, MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
 };
 use crate::proto::imap::flag::{Flags, SystemFlags};
-use crate::proto::imap::mailbox::MailboxName;
+use crate::proto::imap::mailbox::{HIERARCHY_SEPARATOR, MailboxName};
 use crate::proto::imap::set::NumberSet;
 use crate::proto::imap::store::FlagChange;
 
@@ -629,8 +629,6 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     if is_good { Ok(()) } else { Err(Refusal::BadName) }
 }
 
-/// Between the names of a mailbox and its inferior.
-pub const HIERARCHY_SEPARATOR: char = '/';
 const INBOX: &str = "INBOX";
 /// Ranges of UIDs in one record.
 const RANGES_MAX: usize = MAILBOX_RECORD_BYTES_MAX / RANGE_BYTES;

@@ -190,6 +190,16 @@ impl Store {
         value
     }
 
+    /// The mailbox of this name, which is as `MailboxName` has it. It may not be durable yet: read
+    /// it before anything is told of it. Suspends only where there is none.
+    pub async fn find_mailbox(&self, account: AccountId, name: &str) -> Option<MailboxId> {
+        let found = self.inner.partition.borrow().find_mailbox(account, name).map(|it| it.id);
+        if found.is_none() {
+            self.inner.newest_durable().await;
+        }
+        found
+    }
+
     /// Tells of changes to the mailbox from now on.
     pub fn watch(&self, mailbox: MailboxId) -> Watch {
         let mut watches = self.inner.watches.borrow_mut();

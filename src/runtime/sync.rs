@@ -93,6 +93,9 @@ impl Drop for Notified<'_> {
 /// Suspends until both futures are done.
 pub use futures_lite::future::zip;
 
+/// Suspends until either future is done, and drops the other; the first one where both are.
+pub use futures_lite::future::or;
+
 /// Suspends until all of `futures` are done, and gives their values in order. For a few futures:
 /// whoever is woken polls each that is not done.
 pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {

@@ -15,6 +15,7 @@ mod fsck;
 mod full_disk;
 mod harness;
 mod hostile;
+mod imap;
 mod interop;
 mod limits;
 mod local;

@@ -73,11 +73,12 @@ impl View {
         self.gone.remove_first(count_max);
     }
 
-    /// All that is gone is told at once, by UID.
-    pub fn take_gone(&mut self) -> NumberSet {
-        let gone = self.gone();
-        self.gone = Gone::default();
-        gone
+    /// Tells of messages that are gone by UID: the first `range_count` ranges at the most.
+    pub fn take_gone(&mut self, range_count: usize) -> NumberSet {
+        let left = self.gone.ranges.split_off(range_count.min(self.gone.ranges.len()));
+        let taken = self.gone();
+        self.gone = Gone::of(left.iter().map(|range| (range.first, range.end)));
+        taken
     }
 
     /// Tells of messages that have come; whether there are any.

@@ -14,8 +14,24 @@ impl MailboxName {
         if name.chars().any(char::is_control) {
             return None;
         }
-        let is_inbox = name.eq_ignore_ascii_case("INBOX");
-        Some(Self(if is_inbox { "INBOX".into() } else { name.into() }))
+        Some(Self::of(name))
+    }
+
+    /// INBOX is that in any case, alone and where other names are below it.
+    fn of(mut name: String) -> Self {
+        let level_end = name.find(HIERARCHY_SEPARATOR).unwrap_or(name.len());
+        if name[..level_end].eq_ignore_ascii_case("INBOX") {
+            name[..level_end].make_ascii_uppercase();
+        }
+        Self(name.into())
+    }
+
+    /// The name without the separator that some clients put at its end.
+    pub fn without_last_separator(&self) -> Self {
+        match self.0.strip_suffix(HIERARCHY_SEPARATOR) {
+            Some(name) if !name.is_empty() => Self::of(name.to_owned()),
+            _ => self.clone(),
+        }
     }
 
     /// The name as people read it; `None` where it is empty or has control characters.
@@ -43,6 +59,9 @@ pub(super) fn decode_name(text: &[u8]) -> Option<String> {
         false => std::str::from_utf8(text).ok().map(str::to_owned),
     }
 }
+
+/// Between the names of a mailbox and its inferior.
+pub const HIERARCHY_SEPARATOR: char = '/';
 
 /// What a mailbox is for (RFC 6154).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +117,8 @@ mod tests {
             assert_eq!(MailboxName::parse(text).as_ref().map(MailboxName::as_str), expected);
         };
         check(b"inBox", Some("INBOX"));
+        check(b"Inbox/Inbox", Some("INBOX/Inbox"));
+        check(b"inboxes", Some("inboxes"));
         check(b"Entw&APw-rfe", Some("Entwürfe"));
         check("Entwürfe".as_bytes(), Some("Entwürfe"));
         check(b"a&b", None);

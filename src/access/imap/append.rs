@@ -1,0 +1,160 @@
+//! APPEND (RFC 9051 §6.3.12): a message goes into its draft as it comes.
+
+use super::session::{Ending, Expunges, Session};
+use crate::mailbox::{Delivered, Delivery, Draft, Refusal, Target};
+use crate::proto::imap::append::{Append, MessageForm, NewMessage};
+use crate::proto::imap::command::Tag;
+use crate::proto::imap::response::{Code, Condition, PlainCode};
+use crate::proto::imap::set::NumberSet;
+use crate::proto::mime::date::DateTime;
+use crate::runtime::clock;
+
+/// An APPEND under way.
+pub struct Upload {
+    tag: Tag,
+    delivery: Delivery,
+    draft: Result<Draft, Failure>,
+    /// What the draft had no room for.
+    overflow: Vec<u8>,
+}
+
+/// Why a message is not taken, known while it comes.
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Store(Refusal),
+    /// It cannot be told again (RFC 9051 §4.3).
+    HasNul,
+}
+
+impl Upload {
+    /// Takes octets of the message; returns whether room must be made before more come.
+    pub fn take(&mut self, octets: &[u8]) -> bool {
+        let Ok(draft) = &mut self.draft else { return false };
+        if memchr::memchr(0, octets).is_some() {
+            self.draft = Err(Failure::HasNul);
+            return false;
+        }
+        let taken = draft.append(octets);
+        self.overflow.extend_from_slice(&octets[taken..]);
+        !self.overflow.is_empty()
+    }
+}
+
+impl Session {
+    pub async fn on_append(&mut self, append: Append) -> Result<(), Ending> {
+        let Append { tag, mailbox, message } = append;
+        let Some(mailbox) = self.find_mailbox(&mailbox).await else {
+            let text = "There is no such mailbox";
+            self.refuse_append(&tag, Some(PlainCode::TryCreate), text);
+            return Ok(());
+        };
+        if let Some((code, text)) = self.fault_of(&message) {
+            self.refuse_append(&tag, code, text);
+            return Ok(());
+        }
+        match self.begin(&message) {
+            Ok(draft) => {
+                let delivery = Delivery {
+                    to: Target::Mailbox(mailbox),
+                    prefix: Vec::new(),
+                    date_s: date_s(message.internal_date),
+                    flags: message.flags,
+                    key: None,
+                };
+                let upload = Upload { tag, delivery, draft: Ok(draft), overflow: Vec::new() };
+                self.upload = Some(Box::new(upload));
+                self.reader.accept_message(&mut self.wire.out);
+            }
+            Err(refusal) => {
+                self.reader.refuse_append();
+                self.refuse_for(&tag, refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a message is not taken, from what is known of it before it comes.
+    fn fault_of(&self, message: &NewMessage) -> Option<(Option<PlainCode>, &'static str)> {
+        if message.bytes > self.shared.message_bytes_max {
+            return Some((Some(PlainCode::TooBig), "The message is too large"));
+        }
+        match message.form {
+            _ if message.bytes == 0 => Some((None, "The message is empty")),
+            MessageForm::Text => None,
+            MessageForm::Utf8 if self.enabled.utf8 => None,
+            MessageForm::Utf8 => Some((Some(PlainCode::Cannot), "UTF8=ACCEPT is not enabled")),
+            MessageForm::Binary => Some((Some(PlainCode::UnknownCte), "Binary is not taken")),
+        }
+    }
+
+    /// What would not fit in the end is refused before it comes.
+    fn begin(&self, message: &NewMessage) -> Result<Draft, Refusal> {
+        match self.store.over_quota(self.account, message.bytes) {
+            Some(refusal) => Err(refusal),
+            None => self.store.begin(message.bytes),
+        }
+    }
+
+    /// Another message in the same APPEND.
+    pub async fn on_append_next(&mut self, _: NewMessage) -> Result<(), Ending> {
+        let upload = self.upload.take().expect("a first message came");
+        let text = "One message at a time is taken";
+        self.refuse_append(&upload.tag, Some(PlainCode::Cannot), text);
+        Ok(())
+    }
+
+    fn refuse_append(&mut self, tag: &Tag, code: Option<PlainCode>, text: &str) {
+        self.reader.refuse_append();
+        self.refuse(tag, Condition::No, code, text);
+    }
+
+    /// Lets the draft write down what it has, then gives it what it had no room for.
+    pub async fn make_room(&mut self) {
+        let upload = self.upload.as_mut().expect("content belongs to an APPEND");
+        let Ok(draft) = &mut upload.draft else { return };
+        match draft.room().await {
+            Ok(()) => {
+                let taken = draft.append(&upload.overflow);
+                assert_eq!(taken, upload.overflow.len(), "a read is smaller than an empty buffer");
+                upload.overflow = Vec::new();
+            }
+            Err(refusal) => upload.draft = Err(Failure::Store(refusal)),
+        }
+    }
+
+    pub async fn on_append_end(&mut self) -> Result<(), Ending> {
+        let Upload { tag, delivery, draft, .. } = *self.upload.take().expect("a message came");
+        let told = match draft {
+            Ok(draft) => draft.commit(&[delivery]).await.and_then(|mut told| told.remove(0)),
+            Err(Failure::Store(refusal)) => Err(refusal),
+            Err(Failure::HasNul) => {
+                let text = "The message has NUL octets";
+                self.refuse(&tag, Condition::No, Some(PlainCode::Cannot), text);
+                return Ok(());
+            }
+        };
+        match told {
+            Ok(Delivered::As { uid_validity, uid }) => {
+                let uids: NumberSet = [(uid, uid)].into_iter().collect();
+                let code = Code::AppendUid { uid_validity, uids: &uids };
+                self.finish(&tag, Expunges::Told, Some(&code), "Append completed").await
+            }
+            Ok(Delivered::Before) => unreachable!("it has no key"),
+            Err(Refusal::NoSuchMailbox) => {
+                let text = "The mailbox was deleted";
+                self.refuse(&tag, Condition::No, Some(PlainCode::TryCreate), text);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.refuse_for(&tag, refusal);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// INTERNALDATE in Unix seconds; now where the client does not say.
+fn date_s(date: Option<DateTime>) -> u32 {
+    let seconds = date.map_or((clock::unix_ms() / 1000) as i64, |date| date.unix_seconds);
+    seconds.clamp(0, u32::MAX.into()) as u32
+}

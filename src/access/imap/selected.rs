@@ -1,0 +1,231 @@
+//! The selected mailbox, and what the client was told of it.
+
+use std::io::Write;
+
+use super::session::{Enabled, Expunges};
+use super::view::View;
+use super::wire::OUT_BYTES;
+use crate::mailbox::codec::MailboxId;
+use crate::mailbox::{Entry, Mailbox, Watch};
+use crate::proto::imap::flag::SystemFlags;
+use crate::proto::imap::response::{Code, Condition, write_untagged};
+use crate::proto::imap::select::Access;
+use crate::proto::imap::set::NumberSet;
+
+pub struct Selected {
+    pub id: MailboxId,
+    pub access: Access,
+    pub view: View,
+    pub watch: Watch,
+    /// Messages with flags that the client was not told of, as ranges of UIDs.
+    flagged: NumberSet,
+    /// Mod-sequences of what the client did itself and needs no word about.
+    own_modseqs: Vec<u64>,
+    /// Keywords that the client was told of.
+    keyword_count: usize,
+    /// HIGHESTMODSEQ when the client knew all.
+    pub told_modseq: u64,
+}
+
+/// What FETCH responses of their own accord say of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlagItems {
+    pub flags: bool,
+    pub uid: bool,
+    pub modseq: bool,
+}
+
+impl Selected {
+    /// A mailbox of which the client is being told all there is. `watch` began at the same moment.
+    pub fn new(mailbox: &Mailbox, access: Access, watch: Watch) -> Selected {
+        Selected {
+            id: mailbox.id,
+            access,
+            view: View::of(mailbox),
+            watch,
+            flagged: NumberSet::default(),
+            own_modseqs: Vec::new(),
+            keyword_count: mailbox.keywords.len(),
+            told_modseq: mailbox.highest_modseq,
+        }
+    }
+
+    /// Takes note of what has happened. Whoever looks at the mailbox does it first, at the same
+    /// moment: else numbers mean other messages.
+    pub fn sync(&mut self) {
+        let changes = self.watch.take();
+        if !changes.vanished.is_empty() {
+            self.view.on_vanished(&changes.vanished);
+        }
+        if !changes.flagged.is_empty() {
+            self.flagged = self.flagged.union(&changes.flagged);
+        }
+    }
+
+    /// The client knows what a change with this mod-sequence of its own did.
+    pub fn on_own_change(&mut self, modseqs: &[u64]) {
+        self.own_modseqs.extend_from_slice(modseqs);
+    }
+
+    /// Appends what the client has not been told; returns whether there is more.
+    pub fn write_updates(
+        &mut self,
+        mailbox: &Mailbox,
+        expunges: Expunges,
+        enabled: Enabled,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        self.write_keywords(mailbox, out);
+        if expunges == Expunges::Told && self.view.has_gone() {
+            if enabled.qresync {
+                self.write_vanished(out);
+            } else {
+                self.view.tell_gone(mailbox, EXPUNGES_AT_ONCE, |number, _| {
+                    write(out, format_args!("* {number} EXPUNGE\r\n"));
+                });
+            }
+            if self.view.has_gone() {
+                return true;
+            }
+        }
+        if self.view.tell_new(mailbox) {
+            write(out, format_args!("* {} EXISTS\r\n", self.view.exists(mailbox)));
+        }
+        if !self.flagged.is_empty() {
+            let flagged = std::mem::take(&mut self.flagged);
+            let items = enabled.flag_items(false);
+            let own_modseqs = std::mem::take(&mut self.own_modseqs);
+            let is_told = |entry: &Entry| !own_modseqs.contains(&entry.modseq);
+            let next = self.write_flags_of(mailbox, (&flagged, 0), items, is_told, out);
+            if let Some(next) = next {
+                self.flagged = flagged.intersection(&[(next, u32::MAX)].into_iter().collect());
+                self.own_modseqs = own_modseqs;
+                return true;
+            }
+        }
+        self.own_modseqs = Vec::new();
+        if !self.view.has_gone() {
+            self.told_modseq = mailbox.highest_modseq;
+        }
+        false
+    }
+
+    /// Appends FLAGS where there are keywords that the client was not told of.
+    fn write_keywords(&mut self, mailbox: &Mailbox, out: &mut Vec<u8>) {
+        if mailbox.keywords.len() != self.keyword_count {
+            self.write_flags(mailbox, out);
+        }
+    }
+
+    /// Appends FLAGS and PERMANENTFLAGS (RFC 9051 §7.3.5 and §7.1).
+    pub fn write_flags(&mut self, mailbox: &Mailbox, out: &mut Vec<u8>) {
+        self.keyword_count = mailbox.keywords.len();
+        let mut flags = String::from("(\\Answered \\Flagged \\Deleted \\Seen \\Draft");
+        for keyword in &mailbox.keywords {
+            flags.push(' ');
+            flags.push_str(keyword);
+        }
+        write(out, format_args!("* FLAGS {flags})\r\n"));
+        let (permanent, text) = match self.access {
+            Access::ReadWrite => (flags + " \\*)", "Flags that stay"),
+            Access::ReadOnly => ("()".to_owned(), "No flags can be changed"),
+        };
+        write_untagged(Condition::Ok, Some(&Code::PermanentFlags(&permanent)), text, out);
+    }
+
+    /// Appends VANISHED for a part of what is gone (RFC 7162 §3.2.10.2).
+    fn write_vanished(&mut self, out: &mut Vec<u8>) {
+        let gone = self.view.take_gone(RANGES_AT_ONCE);
+        out.extend_from_slice(b"* VANISHED ");
+        gone.write(out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Appends FETCH responses for messages of a set from `uid_from` on that are there and are
+    /// `told`. Returns where to go on when that becomes much, or takes long.
+    pub fn write_flags_of(
+        &mut self,
+        mailbox: &Mailbox,
+        (uids, uid_from): (&NumberSet, u32),
+        items: FlagItems,
+        is_told: impl Fn(&Entry) -> bool,
+        out: &mut Vec<u8>,
+    ) -> Option<u32> {
+        self.write_keywords(mailbox, out);
+        for (count, known) in self.view.walk(mailbox, uids, uid_from).enumerate() {
+            if out.len() >= OUT_BYTES || count >= MESSAGES_AT_ONCE {
+                return Some(known.uid);
+            }
+            if let Some(entry) = known.entry.filter(&is_told) {
+                write_flag_response(known.number, &entry, mailbox, items, out);
+            }
+        }
+        None
+    }
+}
+
+/// Appends a FETCH response about flags.
+fn write_flag_response(
+    number: u32,
+    entry: &Entry,
+    mailbox: &Mailbox,
+    items: FlagItems,
+    out: &mut Vec<u8>,
+) {
+    write(out, format_args!("* {number} FETCH ("));
+    let start = out.len();
+    if items.uid {
+        write(out, format_args!("UID {} ", entry.uid));
+    }
+    if items.modseq {
+        write(out, format_args!("MODSEQ ({}) ", entry.modseq));
+    }
+    if items.flags {
+        out.extend_from_slice(b"FLAGS ");
+        write_flags(entry.flags, entry.keywords, &mailbox.keywords, out);
+        out.push(b' ');
+    }
+    // The last space; nothing at all would be no response.
+    assert!(out.len() > start);
+    out.pop();
+    out.extend_from_slice(b")\r\n");
+}
+
+/// Appends `(\Seen $Junk)`; keywords by their bits.
+fn write_flags(flags: SystemFlags, bits: u64, keywords: &[Box<str>], out: &mut Vec<u8>) {
+    out.push(b'(');
+    let start = out.len();
+    for (flag, name) in SYSTEM_FLAGS.iter().filter(|(flag, _)| flags.has(*flag)) {
+        assert!(flag.0 != 0);
+        out.extend_from_slice(name);
+    }
+    for (bit, keyword) in keywords.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1) {
+        assert!(bit < 64);
+        out.extend_from_slice(keyword.as_bytes());
+        out.push(b' ');
+    }
+    if out.len() > start {
+        out.pop();
+    }
+    out.push(b')');
+}
+
+/// Appends text; writing into memory does not fail.
+pub fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
+}
+
+const SYSTEM_FLAGS: [(SystemFlags, &[u8]); 5] = [
+    (SystemFlags::ANSWERED, b"\\Answered "),
+    (SystemFlags::FLAGGED, b"\\Flagged "),
+    (SystemFlags::DELETED, b"\\Deleted "),
+    (SystemFlags::SEEN, b"\\Seen "),
+    (SystemFlags::DRAFT, b"\\Draft "),
+];
+
+/// Messages that are looked at before others get a turn: about a millisecond.
+const MESSAGES_AT_ONCE: usize = 16_384;
+/// EXPUNGE responses before others get a turn.
+const EXPUNGES_AT_ONCE: u32 = 4096;
+/// Ranges of one VANISHED response.
+pub const RANGES_AT_ONCE: usize = 4096;

@@ -1,0 +1,411 @@
+//! The authenticated session: what comes is cut into commands, and each is carried out in turn.
+
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::append::Upload;
+use super::listing::NameForm;
+use super::selected::Selected;
+use super::wire::Wire;
+use super::{Shared, answer};
+use crate::limits::IMAP_FAULTS_MAX;
+use crate::mailbox::codec::AccountId;
+use crate::mailbox::{Mailbox, Store};
+use crate::proto::imap::append::{Append, NewMessage};
+use crate::proto::imap::command::{Command, Tag};
+use crate::proto::imap::reader::{Event, Reader};
+use crate::proto::imap::response::{
+    Code, Condition, PlainCode, write_continuation, write_tagged, write_untagged,
+};
+use crate::runtime::{sync, task};
+
+/// One client that has logged in.
+pub struct Session {
+    pub shared: Rc<Shared>,
+    pub store: Store,
+    pub account: AccountId,
+    pub wire: Wire,
+    pub reader: Reader,
+    pub selected: Option<Box<Selected>>,
+    pub enabled: Enabled,
+    /// The APPEND under way.
+    pub upload: Option<Box<Upload>>,
+    /// The IDLE under way.
+    idle: Option<Tag>,
+    /// Commands in a row that made no sense.
+    fault_count: u32,
+}
+
+/// Extensions that the client has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enabled {
+    pub condstore: bool,
+    /// With `condstore`.
+    pub qresync: bool,
+    pub utf8: bool,
+}
+
+/// How a session ends.
+#[derive(Debug)]
+pub enum Ending {
+    /// The connection is good for nothing any more.
+    Broken,
+    /// All was said.
+    Over,
+    /// The client is told why.
+    Bye(&'static str),
+}
+
+impl From<io::Error> for Ending {
+    fn from(_: io::Error) -> Self {
+        Ending::Broken
+    }
+}
+
+/// Whether messages that are gone may be told of: not while a command that names messages by their
+/// sequence numbers is answered (RFC 9051 §7.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expunges {
+    Told,
+    Later,
+}
+
+/// What the session is to do next.
+enum Step {
+    Input,
+    Command {
+        tag: Tag,
+        command: Command,
+    },
+    Append(Append),
+    AppendNext(NewMessage),
+    /// The draft of the message has no room.
+    Room,
+    AppendEnd,
+    Done,
+    Refused,
+}
+
+/// Why a wait is over.
+enum Woken {
+    Read(io::Result<()>),
+    Changed,
+}
+
+impl Session {
+    pub fn new(
+        shared: Rc<Shared>,
+        store: Store,
+        account: AccountId,
+        wire: Wire,
+        mut reader: Reader,
+    ) -> Session {
+        reader.on_authenticated();
+        Session {
+            shared,
+            store,
+            account,
+            wire,
+            reader,
+            selected: None,
+            enabled: Enabled::default(),
+            upload: None,
+            idle: None,
+            fault_count: 0,
+        }
+    }
+
+    /// Serves the client until it leaves, goes too far, is silent too long, or the shard drains.
+    pub async fn run(mut self) {
+        let Err(ending) = self.serve().await;
+        match ending {
+            Ending::Broken => return,
+            Ending::Over => {}
+            Ending::Bye(text) => write_untagged(Condition::Bye, None, text, &mut self.wire.out),
+        }
+        // The client may be gone already.
+        let _ = self.wire.close().await;
+    }
+
+    async fn serve(&mut self) -> Result<Infallible, Ending> {
+        loop {
+            // What a command needs while it is carried out, an idle session does not pay for.
+            match self.step() {
+                Step::Input => self.wait().await?,
+                Step::Command { tag, command } => {
+                    self.fault_count = 0;
+                    Box::pin(self.on_command(tag, command)).await?;
+                }
+                Step::Append(append) => Box::pin(self.on_append(append)).await?,
+                Step::AppendNext(message) => Box::pin(self.on_append_next(message)).await?,
+                Step::Room => Box::pin(self.make_room()).await,
+                Step::AppendEnd => Box::pin(self.on_append_end()).await?,
+                Step::Done => {
+                    let tag = self.idle.take().expect("DONE ends an IDLE");
+                    self.finish(&tag, Expunges::Told, None, "Idle completed").await?;
+                }
+                Step::Refused => {
+                    (self.idle, self.upload) = (None, None);
+                    self.fault_count += 1;
+                    if self.fault_count >= IMAP_FAULTS_MAX {
+                        return Err(Ending::Bye("Too many commands that make no sense"));
+                    }
+                }
+            }
+            self.wire.flush_if_long().await?;
+            if self.wire.has_input() {
+                // Whoever sends a thousand commands at once takes turns with others.
+                task::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes what has come up to something that the reader does not do by itself.
+    fn step(&mut self) -> Step {
+        loop {
+            let (input, out) = self.wire.input_and_out();
+            let (taken, event) = self.reader.next(input, out);
+            let step = match event {
+                Event::NeedInput => Some(Step::Input),
+                Event::Command { tag, command } => Some(Step::Command { tag, command }),
+                Event::Append(append) => Some(Step::Append(append)),
+                Event::AppendNext(message) => Some(Step::AppendNext(message)),
+                Event::Content(octets) => {
+                    let upload = self.upload.as_mut().expect("content belongs to an APPEND");
+                    upload.take(octets).then_some(Step::Room)
+                }
+                Event::AppendEnd => Some(Step::AppendEnd),
+                Event::Done => Some(Step::Done),
+                Event::Response(_) => unreachable!("nothing was asked"),
+                Event::Refused => Some(Step::Refused),
+            };
+            self.wire.consume(taken);
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    /// Sends what there is, and waits for more to do.
+    async fn wait(&mut self) -> Result<(), Ending> {
+        let mut waited = Duration::ZERO;
+        loop {
+            self.wire.flush().await?;
+            let wait_max = match self.idle {
+                Some(_) => KEEPALIVE_PERIOD,
+                None => AUTOLOGOUT,
+            };
+            match self.read(wait_max).await {
+                Woken::Read(Ok(())) => return Ok(()),
+                Woken::Changed => self.tell(Expunges::Told).await?,
+                Woken::Read(Err(error)) => match error.kind() {
+                    io::ErrorKind::Interrupted => return Err(Ending::Bye("Shutting down")),
+                    io::ErrorKind::TimedOut => {
+                        waited += wait_max;
+                        if waited >= AUTOLOGOUT {
+                            return Err(Ending::Bye("Nothing was said for half an hour"));
+                        }
+                        // Whatever stands between us takes a silent connection for a dead one.
+                        let text = "Still here";
+                        write_untagged(Condition::Ok, None, text, &mut self.wire.out);
+                    }
+                    _ => return Err(Ending::Broken),
+                },
+            }
+        }
+    }
+
+    /// Waits for octets, or in IDLE for a change to the mailbox.
+    async fn read(&mut self, wait_max: Duration) -> Woken {
+        let may_stop = self.reader.is_between_commands() || self.idle.is_some();
+        let draining = &self.shared.draining;
+        let read = self.wire.read(wait_max, || may_stop && draining.get());
+        match (&self.idle, &self.selected) {
+            (Some(_), Some(selected)) => {
+                let changed = async {
+                    selected.watch.changed().await;
+                    Woken::Changed
+                };
+                sync::or(async { Woken::Read(read.await) }, changed).await
+            }
+            _ => Woken::Read(read.await),
+        }
+    }
+
+    async fn on_command(&mut self, tag: Tag, command: Command) -> Result<(), Ending> {
+        if command.needs_mailbox() && self.selected.is_none() {
+            self.refuse(&tag, Condition::Bad, None, "No mailbox is selected");
+            return Ok(());
+        }
+        match command {
+            Command::Capability => {
+                let out = &mut self.wire.out;
+                out.extend_from_slice(b"* CAPABILITY ");
+                out.extend_from_slice(self.shared.capabilities.as_bytes());
+                out.extend_from_slice(b"\r\n");
+                self.finish(&tag, Expunges::Told, None, "Capability completed").await
+            }
+            Command::Noop => self.finish(&tag, Expunges::Told, None, "NOOP completed").await,
+            Command::Check => self.finish(&tag, Expunges::Told, None, "Check completed").await,
+            Command::Logout => {
+                let out = &mut self.wire.out;
+                write_untagged(Condition::Bye, None, "Logging out", out);
+                write_tagged(&tag, Condition::Ok, None, "Logout completed", out);
+                Err(Ending::Over)
+            }
+            Command::StartTls | Command::Authenticate { .. } | Command::Login { .. } => {
+                self.refuse(&tag, Condition::Bad, None, "Already logged in");
+                Ok(())
+            }
+            Command::Id(_) => {
+                self.wire.out.extend_from_slice(answer::ID);
+                self.finish(&tag, Expunges::Told, None, "ID completed").await
+            }
+            Command::Enable(capabilities) => self.on_enable(&tag, &capabilities).await,
+            Command::Namespace => {
+                self.wire.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+                self.finish(&tag, Expunges::Told, None, "Namespace completed").await
+            }
+            Command::Idle => {
+                write_continuation("idling", &mut self.wire.out);
+                self.reader.expect_done(tag.clone());
+                self.idle = Some(tag);
+                self.tell(Expunges::Told).await
+            }
+            Command::Select(select) => self.on_select(&tag, select).await,
+            Command::Close => self.on_close(&tag).await,
+            Command::Unselect => {
+                self.selected = None;
+                self.finish(&tag, Expunges::Told, None, "Unselect completed").await
+            }
+            Command::Create { mailbox, special_uses } => {
+                self.on_create(&tag, &mailbox, &special_uses).await
+            }
+            Command::Delete(mailbox) => self.on_delete(&tag, &mailbox).await,
+            Command::Rename { from, to } => self.on_rename(&tag, &from, &to).await,
+            Command::Subscribe(mailbox) => self.on_subscribe(&tag, &mailbox, true).await,
+            Command::Unsubscribe(mailbox) => self.on_subscribe(&tag, &mailbox, false).await,
+            Command::List(list) => self.on_list(&tag, &list).await,
+            Command::Lsub { reference, pattern } => self.on_lsub(&tag, &reference, &pattern).await,
+            Command::Status { mailbox, items } => self.on_status(&tag, &mailbox, &items).await,
+            Command::Expunge => self.on_expunge(&tag, None).await,
+            Command::UidExpunge(messages) => self.on_expunge(&tag, Some(&messages)).await,
+            Command::Store(store) => self.on_store(&tag, &store).await,
+            Command::Copy { numbering, messages, mailbox } => {
+                self.on_copy(&tag, numbering, &messages, &mailbox).await
+            }
+            Command::Move { numbering, messages, mailbox } => {
+                self.on_move(&tag, numbering, &messages, &mailbox).await
+            }
+            Command::GetQuota { root } => self.on_get_quota(&tag, &root).await,
+            Command::GetQuotaRoot(mailbox) => self.on_get_quota_root(&tag, &mailbox).await,
+            Command::Search(_)
+            | Command::Sort(_)
+            | Command::Thread(_)
+            | Command::Fetch(_)
+            | Command::CompressDeflate => {
+                self.refuse(&tag, Condition::Bad, None, "Unknown command");
+                Ok(())
+            }
+        }
+    }
+
+    async fn on_enable(&mut self, tag: &Tag, capabilities: &[Box<str>]) -> Result<(), Ending> {
+        let mut said = String::from("* ENABLED");
+        for capability in capabilities {
+            let capability = capability.to_ascii_uppercase();
+            match capability.as_str() {
+                "CONDSTORE" => self.enable_condstore().await?,
+                "QRESYNC" => {
+                    self.enable_condstore().await?;
+                    self.enabled.qresync = true;
+                }
+                _ => continue,
+            }
+            said.push(' ');
+            said.push_str(&capability);
+        }
+        said.push_str("\r\n");
+        self.wire.out.extend_from_slice(said.as_bytes());
+        self.finish(tag, Expunges::Told, None, "Enabled").await
+    }
+
+    /// The client has shown that it knows of mod-sequences: FETCH responses have them from now on
+    /// (RFC 7162 §3.1.2).
+    pub async fn enable_condstore(&mut self) -> Result<(), Ending> {
+        if !self.enabled.condstore {
+            self.enabled.condstore = true;
+            if self.selected.is_some() {
+                self.look(|_, mailbox, out| {
+                    let highest = Code::HighestModSeq(mailbox.highest_modseq.max(1));
+                    write_untagged(Condition::Ok, Some(&highest), "Highest", out);
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What `look` finds in the selected mailbox, in which the view is up to date, given out once
+    /// it is durable. Nothing of what `look` writes may be sent if this fails.
+    pub async fn look<T>(
+        &mut self,
+        look: impl FnOnce(&mut Selected, &Mailbox, &mut Vec<u8>) -> T,
+    ) -> Result<T, Ending> {
+        let selected = self.selected.as_mut().expect("a mailbox is selected");
+        let out = &mut self.wire.out;
+        let found = self.store.read_mailbox(selected.id, |mailbox| {
+            selected.sync();
+            look(selected, mailbox, out)
+        });
+        found.await.ok_or(MAILBOX_IS_GONE)
+    }
+
+    /// Tells of what has happened to the selected mailbox, if one is.
+    pub async fn tell(&mut self, expunges: Expunges) -> Result<(), Ending> {
+        let enabled = self.enabled;
+        while self.selected.is_some() {
+            let tell = |selected: &mut Selected, mailbox: &Mailbox, out: &mut Vec<u8>| {
+                selected.write_updates(mailbox, expunges, enabled, out)
+            };
+            if !self.look(tell).await? {
+                break;
+            }
+            self.wire.flush_if_long().await?;
+            task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Tells of what has happened, and that the command was carried out.
+    pub async fn finish(
+        &mut self,
+        tag: &Tag,
+        expunges: Expunges,
+        code: Option<&Code<'_>>,
+        text: &str,
+    ) -> Result<(), Ending> {
+        self.tell(expunges).await?;
+        write_tagged(tag, Condition::Ok, code, text, &mut self.wire.out);
+        Ok(())
+    }
+
+    /// Says that the command was not carried out.
+    pub fn refuse(&mut self, tag: &Tag, condition: Condition, code: Option<PlainCode>, text: &str) {
+        let code = code.map(Code::Plain);
+        write_tagged(tag, condition, code.as_ref(), text, &mut self.wire.out);
+    }
+
+    pub fn name_form(&self) -> NameForm {
+        if self.enabled.utf8 { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
+    }
+}
+
+/// Nothing that the client could do with it has a meaning any more.
+pub const MAILBOX_IS_GONE: Ending = Ending::Bye("The selected mailbox was deleted");
+/// A client that says nothing for that long is gone (RFC 9051 §5.4 says at least 30 minutes).
+const AUTOLOGOUT: Duration = Duration::from_secs(30 * 60);
+/// Between signs of life to a client that idles.
+const KEEPALIVE_PERIOD: Duration = Duration::from_secs(120);
