@@ -96,6 +96,9 @@ pub const IMAP_COMMAND_BYTES_MAX: usize = 64 * 1024;
 pub const IMAP_COMMAND_BYTES_EARLY_MAX: usize = 8 * 1024;
 /// Commands in a row that make no sense, before the session ends.
 pub const IMAP_FAULTS_MAX: u32 = 20;
+/// Such commands, and logins that are refused, before a session ends that has not logged in.
+pub const IMAP_FAULTS_EARLY_MAX: u32 = 10;
+pub const IMAP_LOGINS_REFUSED_MAX: u32 = 10;
 /// Octets of all patterns of one LIST.
 pub const IMAP_PATTERNS_BYTES_MAX: usize = 8 * 1024;
 /// Search keys inside one another.

@@ -31,6 +31,7 @@ use crate::entrance::{self, proxy};
 use crate::mail::{Account, Accounts, Protection};
 use crate::mailbox::{Store, Stores};
 use crate::metrics::Metrics;
+use crate::proto::imap::command::Tag;
 use crate::proto::sasl::Mechanism;
 use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::stream::Stream;
@@ -73,6 +74,7 @@ struct Terms {
     config: Arc<Config>,
     realm: Realm,
     pop3: Rc<crate::proto::pop3::server::ServerConfig>,
+    imap: Rc<imap::Shared>,
 }
 
 /// What the access of different shards says to one another.
@@ -96,13 +98,18 @@ pub type SendMemo = Rc<dyn Fn(usize, AccessMemo) -> Result<(), AccessMemo>>;
 /// How a session goes on once it is where its mailboxes are.
 pub enum Arrival {
     Pop3,
+    /// The command that logged in is not answered yet.
+    Imap {
+        tag: Tag,
+    },
 }
 
 impl Terms {
     fn new(config: Arc<Config>, accounts: Arc<Accounts>) -> Self {
         let domain = config.mailboxes.domains.first().map(|domain| domain.as_str().into());
         let pop3 = Rc::new(pop3::server_config(&config));
-        Self { config, realm: Realm { accounts, domain }, pop3 }
+        let imap = Rc::new(imap::Shared::new(&config));
+        Self { config, realm: Realm { accounts, domain }, pop3, imap }
     }
 }
 
@@ -274,6 +281,7 @@ impl Access {
         let access = self.clone();
         match arrival {
             Arrival::Pop3 => task::spawn(pop3::serve(access, connection, account)),
+            Arrival::Imap { tag } => task::spawn(imap::serve(access, connection, account, tag)),
         }
     }
 
@@ -420,7 +428,8 @@ async fn admit(access: Access, mut stream: TcpStream, peer: SocketAddr, entrance
     }
     match entrance.protocol {
         Protocol::Pop3 => pop3::greet(access, connection, entrance).await,
-        Protocol::Imap | Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+        Protocol::Imap => imap::greet(access, connection, entrance).await,
+        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
             unreachable!("such listeners are not handed to access")
         }
     }

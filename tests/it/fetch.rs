@@ -1,16 +1,18 @@
 //! FETCH over messages in a journal on a real disk.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
 use ringpost::access::imap::fetch::{Fetched, Fetcher, Options};
+use ringpost::access::imap::selected::Selected;
 use ringpost::access::imap::sink::Sink;
-use ringpost::access::imap::view::View;
 use ringpost::limits::CHUNK_BYTES_MAX;
 use ringpost::mailbox::codec::MailboxId;
-use ringpost::mailbox::{Expunging, Store};
+use ringpost::mailbox::{Expunging, Mailbox, Store};
 use ringpost::proto::imap::command::Command;
 use ringpost::proto::imap::reader::{Event, Reader};
+use ringpost::proto::imap::select::Access;
 use ringpost::proto::imap::set::NumberSet;
 
 use crate::mailbox::{account_and_inbox, deliver, open, run, to};
@@ -37,6 +39,13 @@ impl Sink for Seen {
     }
 }
 
+/// A mailbox of which a client knows all there is.
+pub async fn select(store: &Store, mailbox: MailboxId) -> RefCell<Selected> {
+    let watch = store.watch(mailbox);
+    let select = |mailbox: &Mailbox| Selected::new(mailbox, Access::ReadWrite, watch);
+    RefCell::new(store.read_mailbox(mailbox, select).await.expect("there"))
+}
+
 /// A command as a client writes it.
 pub fn command(text: &str) -> Command {
     let mut reader = Reader::default();
@@ -58,7 +67,7 @@ pub async fn store_with_inbox(directory: &Path) -> (Store, MailboxId) {
 async fn fetch(
     store: &Store,
     mailbox: MailboxId,
-    view: &View,
+    selected: &RefCell<Selected>,
     uids: &[u32],
     items: &str,
 ) -> (Vec<u8>, Fetched) {
@@ -67,7 +76,7 @@ async fn fetch(
     let fetcher = Fetcher::new(store, mailbox, &fetch, options);
     let uids = uids.iter().map(|uid| (*uid, *uid)).collect();
     let mut seen = Seen::default();
-    let fetched = fetcher.run(view, &uids, &mut seen).await.expect("the client is there");
+    let fetched = fetcher.run(selected, &uids, &mut seen).await.expect("the client is there");
     seen.send(&[]).await.expect("the client is there");
     (seen.octets, fetched)
 }
@@ -89,9 +98,9 @@ fn every_item_of_a_message() {
         deliver(&store, NESTED.as_bytes(), &[to(inbox, "Return-Path: <>\r\n", None)])
             .await
             .unwrap();
-        let view = store.read_mailbox(inbox, View::of).await.unwrap();
+        let selected = select(&store, inbox).await;
         let check = async |items: &str, expected: &str| {
-            let (octets, fetched) = fetch(&store, inbox, &view, &[1], items).await;
+            let (octets, fetched) = fetch(&store, inbox, &selected, &[1], items).await;
             let expected = format!("* 1 FETCH ({expected})\r\n");
             assert_eq!(String::from_utf8_lossy(&octets), expected, "{items}");
             assert_eq!(fetched, Fetched::default(), "{items}");
@@ -156,7 +165,7 @@ fn every_item_of_a_message() {
         check("BODY.PEEK[]", &format!("BODY[] {{{bytes}}}\r\n{whole}")).await;
         check("BODY.PEEK[]<3.6>", "BODY[]<3> {6}\r\nurn-Pa").await;
 
-        let (octets, fetched) = fetch(&store, inbox, &view, &[1], "BINARY.PEEK[4]").await;
+        let (octets, fetched) = fetch(&store, inbox, &selected, &[1], "BINARY.PEEK[4]").await;
         assert_eq!((octets.len(), fetched.unknown_encoding), (0, 1));
         store.close().await;
     });
@@ -171,16 +180,16 @@ fn reading_sets_seen_and_tells_it_once() {
         for _ in 0..2 {
             deliver(&store, b"A: b\r\n\r\nx\0y", &[to(inbox, "", None)]).await.unwrap();
         }
-        let mut view = store.read_mailbox(inbox, View::of).await.unwrap();
+        let selected = select(&store, inbox).await;
         let uids = [1, 2, 3];
-        let (octets, fetched) = fetch(&store, inbox, &view, &uids, "BODY[TEXT]").await;
+        let (octets, fetched) = fetch(&store, inbox, &selected, &uids, "BODY[TEXT]").await;
         let expected = "* 1 FETCH (BODY[TEXT] {3}\r\nx?y FLAGS (\\Seen) MODSEQ (4))\r\n\
             * 2 FETCH (BODY[TEXT] {3}\r\nx?y FLAGS (\\Seen) MODSEQ (4))\r\n";
         assert_eq!(String::from_utf8_lossy(&octets), expected);
         let both: NumberSet = [(1, 2)].into_iter().collect();
         assert_eq!((fetched.seen.changed, fetched.gone), (both, 0));
         let (octets, fetched) =
-            fetch(&store, inbox, &view, &uids[..1], "(RFC822.TEXT FLAGS)").await;
+            fetch(&store, inbox, &selected, &uids[..1], "(RFC822.TEXT FLAGS)").await;
         let expected = "* 1 FETCH (RFC822.TEXT {3}\r\nx?y FLAGS (\\Seen))\r\n";
         assert_eq!(
             (String::from_utf8_lossy(&octets).as_ref(), fetched.seen.changed.count()),
@@ -190,13 +199,12 @@ fn reading_sets_seen_and_tells_it_once() {
         // Whoever has not been told that it is gone can read it still.
         let first: NumberSet = [(1, 1)].into_iter().collect();
         store.expunge(inbox, Expunging::All(&first)).await.unwrap();
-        view.on_vanished(&first);
         let (octets, fetched) =
-            fetch(&store, inbox, &view, &uids[..1], "(FLAGS BODY[]<0.4>)").await;
+            fetch(&store, inbox, &selected, &uids[..1], "(FLAGS BODY[]<0.4>)").await;
         let expected = "* 1 FETCH (FLAGS (\\Seen) BODY[]<0> {4}\r\nA: b)\r\n";
         assert_eq!((String::from_utf8_lossy(&octets).as_ref(), fetched.gone), (expected, 0));
 
-        let (octets, _) = fetch(&store, inbox, &view, &uids, "(UID) (CHANGEDSINCE 4)").await;
+        let (octets, _) = fetch(&store, inbox, &selected, &uids, "(UID) (CHANGEDSINCE 4)").await;
         assert_eq!(octets, b"* 1 FETCH (UID 1 MODSEQ (5))\r\n", "only what changed");
         store.close().await;
     });
@@ -223,7 +231,7 @@ fn long_messages_go_in_pieces_and_short_ones_in_one_write() {
         for _ in 0..3 {
             deliver(&store, b"A: b\r\n\r\nshort", &[to(inbox, "", None)]).await.unwrap();
         }
-        let view = store.read_mailbox(inbox, View::of).await.unwrap();
+        let selected = select(&store, inbox).await;
         let literal = |name: &str, octets: &[u8]| {
             let front = format!("* 1 FETCH ({name} {{{}}}\r\n", octets.len());
             [front.as_bytes(), octets, b")\r\n"].concat()
@@ -239,11 +247,11 @@ fn long_messages_go_in_pieces_and_short_ones_in_one_write() {
                 literal("BINARY[2]<2> ~", &(0..10).collect::<Vec<u8>>().repeat(28_001)[2..280_002]),
             ),
         ] {
-            let (octets, _) = fetch(&store, inbox, &view, &[1], items).await;
+            let (octets, _) = fetch(&store, inbox, &selected, &[1], items).await;
             let expected = String::from_utf8_lossy(&expected).replace("~ {", "~{");
             assert!(octets == expected.as_bytes(), "{items}: {} octets", octets.len());
         }
-        let (octets, _) = fetch(&store, inbox, &view, &[1], "(BINARY.SIZE[2] PREVIEW)").await;
+        let (octets, _) = fetch(&store, inbox, &selected, &[1], "(BINARY.SIZE[2] PREVIEW)").await;
         let size = CHUNK_BYTES_MAX / 9 * 10;
         let expected = format!("* 1 FETCH (BINARY.SIZE[2] {size} PREVIEW \"Some text");
         assert!(octets.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&octets));
@@ -252,7 +260,7 @@ fn long_messages_go_in_pieces_and_short_ones_in_one_write() {
         let options = Options { may_set_seen: false, tells_modseq: false };
         let mut seen = Seen::default();
         let fetcher = Fetcher::new(&store, inbox, &command, options);
-        fetcher.run(&view, &[(2, 4)].into_iter().collect(), &mut seen).await.unwrap();
+        fetcher.run(&selected, &[(2, 4)].into_iter().collect(), &mut seen).await.unwrap();
         assert_eq!(seen.writes, 0, "whoever ends the command sends it");
         assert_eq!(seen.out().len(), 3 * "* 2 FETCH (BODY[] {13}\r\nA: b\r\n\r\nshort)\r\n".len());
         store.close().await;

@@ -9,29 +9,33 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringpost::access::imap::{Shared, serve_preauth};
+use ringpost::access::{Access, Setting};
+use ringpost::auth::{Authenticator, make_secret};
+use ringpost::config::{Config, Listener, ListenerTls, Protocol};
 use ringpost::journal::{Journal, JournalConfig, Owner};
+use ringpost::mail::{Account, Accounts};
+use ringpost::mailbox::codec::AccountId;
 use ringpost::mailbox::{Delivery, Recovered, Store, Target};
 use ringpost::proto::imap::flag::Flags;
+use ringpost::runtime::inbox::{InboxSender, inbox};
 use ringpost::runtime::log_ring::Durability;
 use ringpost::runtime::net::BoundListener;
-use ringpost::runtime::stream::Stream;
-use ringpost::runtime::{executor, sync, task};
+use ringpost::runtime::{executor, sync};
 
-/// A server with one partition. Each connection is a session of the account that is the newest.
+/// A server with one partition, and one account at a time.
 struct Server {
     address: SocketAddr,
-    orders: ringpost::runtime::inbox::InboxSender<Order>,
+    orders: InboxSender<Order>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     _directory: tempfile::TempDir,
 }
 
 enum Order {
-    /// A new account with so many messages.
+    /// A new account with so many messages takes the place of the one before.
     Account(usize, mpsc::Sender<()>),
     Stop,
 }
@@ -54,31 +58,26 @@ fn open(data_dir: &Path) -> Store {
 
 impl Server {
     fn start() -> Server {
+        let message_bytes_max = 1 << 20;
         let directory = tempfile::tempdir().expect("a directory");
         let data_dir = directory.path().to_owned();
         let listener = BoundListener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = listener.local_addr().expect("bound");
-        let (orders, mut inbox) = ringpost::runtime::inbox::inbox(8);
+        let (orders, mut waiting) = inbox(8);
         let body = move || async move {
             let store = open(&data_dir);
-            let shared = Rc::new(Shared::new(1 << 20));
-            let newest = Rc::new(std::cell::Cell::new(None));
-            let (accounts, sessions_of) = (newest.clone(), store.clone());
-            task::spawn(async move {
-                let listener = listener.attach();
-                loop {
-                    let (stream, _) = listener.accept().await;
-                    let account = accounts.get().expect("an account");
-                    let (shared, store) = (shared.clone(), sessions_of.clone());
-                    task::spawn(serve_preauth(shared, store, account, Stream::from(stream)));
-                }
-            });
-            for number in 1.. {
-                match inbox.recv().await {
+            let access = access(&store, message_bytes_max);
+            access.listen(listener.attach(), &of_listener(address));
+            let mut before = None;
+            loop {
+                match waiting.recv().await {
                     Order::Account(count, done) => {
-                        let account = store.add_account(&format!("jo{number}"), None).await;
-                        let account = account.expect("room");
-                        newest.set(Some(account));
+                        if let Some(account) = before {
+                            store.remove_account(account).await.expect("there");
+                        }
+                        let account = store.add_account(NAME, None).await.expect("room");
+                        before = Some(account);
+                        access.set_accounts(Arc::new(accounts(account)));
                         deliver(&store, account, count).await;
                         done.send(()).expect("somebody waits");
                     }
@@ -97,11 +96,20 @@ impl Server {
         wait.recv().expect("an answer");
     }
 
-    fn client(&self) -> Client {
+    /// Before its login.
+    fn stranger(&self) -> Client {
         let stream = TcpStream::connect(self.address).expect("a session");
         stream.set_nodelay(true).expect("set");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         Client { reader: BufReader::new(stream) }
+    }
+
+    fn client(&self) -> Client {
+        let mut client = self.stranger();
+        client.expect("* OK [CAPABILITY <*>] <*> ready");
+        client.send(b"0 LOGIN jo \"secret word\"\r\n");
+        client.expect("0 OK [CAPABILITY <*>] Logged in");
+        client
     }
 }
 
@@ -115,7 +123,37 @@ impl Drop for Server {
     }
 }
 
-async fn deliver(store: &Store, account: ringpost::mailbox::codec::AccountId, count: usize) {
+fn access(store: &Store, message_bytes_max: u64) -> Access {
+    let mut config = Config::default();
+    config.mailboxes.domains = vec!["example.test".to_owned()];
+    config.reception.message_bytes_max = message_bytes_max;
+    let setting = Setting {
+        stores: [(0, store.clone())].into_iter().collect(),
+        authenticator: Authenticator::new(1),
+        shard: 0,
+        shard_count: 1,
+        send: Rc::new(|_, memo| Err(memo)),
+    };
+    Access::start(Arc::new(config), Arc::default(), Rc::default(), setting)
+}
+
+fn of_listener(address: SocketAddr) -> Listener {
+    Listener {
+        address,
+        protocol: Protocol::Imap,
+        tls: ListenerTls::None,
+        proxy_networks: Vec::new(),
+        stream: Default::default(),
+    }
+}
+
+fn accounts(id: AccountId) -> Accounts {
+    static SECRET: LazyLock<String> = LazyLock::new(|| make_secret("secret word"));
+    let secret = Some(SECRET.as_str().into());
+    [Account { name: NAME.into(), id: id.0, partition: 0, secret }].into_iter().collect()
+}
+
+async fn deliver(store: &Store, account: AccountId, count: usize) {
     let inbox = store.find_mailbox(account, "INBOX").await.expect("there");
     let one = |number: usize| async move {
         let content = format!("Subject: {number}\r\n\r\nbody {number}\r\n");
@@ -133,6 +171,8 @@ async fn deliver(store: &Store, account: ringpost::mailbox::codec::AccountId, co
     };
     sync::join_all((1..=count).map(one).collect()).await;
 }
+
+const NAME: &str = "jo@example.test";
 
 struct Client {
     reader: BufReader<TcpStream>,
@@ -229,10 +269,9 @@ fn check(name: &str) {
         if kind == Kind::Given {
             continue;
         }
-        let client = clients.entry(session).or_insert_with(|| {
-            let mut client = server.client();
-            client.expect("* PREAUTH <*>");
-            client
+        let client = clients.entry(session).or_insert_with(|| match name {
+            "login.txt" => server.stranger(),
+            _ => server.client(),
         });
         match kind {
             Kind::Client => client.send(format!("{text}\r\n").as_bytes()),
@@ -251,7 +290,6 @@ fn check_pieces(name: &str) {
     let run = |pieces: &[&[u8]]| {
         server.account(given(&lines));
         let mut client = server.client();
-        client.expect("* PREAUTH <*>");
         for piece in pieces {
             client.send(piece);
             // Most arrive by themselves.
@@ -291,6 +329,9 @@ transcripts! {
     idle_tells_at_once "idle.txt"
     changes_since_a_mod_sequence "qresync.txt"
     commands_out_of_place "faults.txt"
+    strangers_log_in "login.txt"
+    messages_are_fetched "fetch.txt"
+    messages_are_searched "search.txt"
 }
 
 #[test]

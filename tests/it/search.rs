@@ -1,7 +1,9 @@
 //! SEARCH over messages in a journal on a real disk.
 
+use std::cell::RefCell;
+
 use ringpost::access::imap::search::{self, Found, Scope, SearchError};
-use ringpost::access::imap::view::View;
+use ringpost::access::imap::selected::Selected;
 use ringpost::access::imap::{sort, thread};
 use ringpost::limits::CHUNK_BYTES_MAX;
 use ringpost::mailbox::Store;
@@ -12,7 +14,7 @@ use ringpost::proto::imap::reader::{Event, Reader};
 use ringpost::proto::imap::set::NumberSet;
 use ringpost::proto::imap::store::FlagChange;
 
-use crate::fetch::{command, store_with_inbox};
+use crate::fetch::{command, select, store_with_inbox};
 use crate::mailbox::{deliver, run, to};
 
 fn tag() -> Tag {
@@ -25,12 +27,12 @@ fn tag() -> Tag {
 async fn find(
     store: &Store,
     mailbox: MailboxId,
-    view: &View,
+    selected: &RefCell<Selected>,
     text: &str,
 ) -> Result<(Found, String), SearchError> {
     let Command::Search(command) = command(text) else { panic!("{text}") };
     let saved = [(2, 3)].into_iter().collect();
-    let scope = Scope { store, mailbox, view, saved: &saved };
+    let scope = Scope { store, mailbox, selected, saved: &saved };
     let found = search::run(&scope, &command.criteria).await?;
     let mut out = Vec::new();
     search::write(&tag(), &command, false, &scope, &found, &mut out).await?;
@@ -68,7 +70,7 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-async fn store_to_search(directory: &std::path::Path) -> (Store, MailboxId, View) {
+async fn store_to_search(directory: &std::path::Path) -> (Store, MailboxId, RefCell<Selected>) {
     let (store, inbox) = store_with_inbox(directory).await;
     for (index, message) in messages().iter().enumerate() {
         let mut delivery = to(inbox, "Received: by the server\r\n", None);
@@ -79,8 +81,8 @@ async fn store_to_search(directory: &std::path::Path) -> (Store, MailboxId, View
     flags.add_keyword("$Junk");
     let uids: NumberSet = [(2, 2)].into_iter().collect();
     store.store_flags(inbox, &uids, FlagChange::Add, &flags, None).await.expect("there");
-    let view = store.read_mailbox(inbox, View::of).await.expect("there");
-    (store, inbox, view)
+    let selected = select(&store, inbox).await;
+    (store, inbox, selected)
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn every_key_finds_what_it_means() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().to_owned();
     run(move || async move {
-        let (store, inbox, view) = store_to_search(&path).await;
+        let (store, inbox, selected) = store_to_search(&path).await;
         let email_id = {
             let body = store.read(|partition| partition.body_of(inbox, 3)).await.expect("there");
             format!("EMAILID M{:032x}", store.email_id(body.id))
@@ -154,7 +156,7 @@ fn every_key_finds_what_it_means() {
             ("OR (BODY bold BODY inner) OR NOT TEXT the HEADER X-Tag red", &[1, 3]),
         ] {
             let (found, _) =
-                find(&store, inbox, &view, &format!("UID SEARCH {keys}")).await.unwrap();
+                find(&store, inbox, &selected, &format!("UID SEARCH {keys}")).await.unwrap();
             assert_eq!(found.uids.iter().collect::<Vec<u32>>(), expected, "{keys}");
             assert_eq!(found.unreadable, 0);
         }
@@ -171,7 +173,7 @@ fn responses_tell_what_was_asked_for() {
         let first: NumberSet = [(1, 1)].into_iter().collect();
         let gone = ringpost::mailbox::Expunging::All(&first);
         store.expunge(inbox, gone).await.expect("there");
-        let view = store.read_mailbox(inbox, View::of).await.expect("there");
+        let selected = select(&store, inbox).await;
         for (text, expected) in [
             ("SEARCH ALL", "* SEARCH 1 2 3\r\n"),
             ("UID SEARCH ALL", "* SEARCH 2 3 4\r\n"),
@@ -186,14 +188,14 @@ fn responses_tell_what_was_asked_for() {
             ("SEARCH RETURN (MIN) MODSEQ 1", "* ESEARCH (TAG \"a7\") MIN 1 MODSEQ 6\r\n"),
             ("UID SEARCH RETURN (MAX) MODSEQ 1", "* ESEARCH (TAG \"a7\") UID MAX 4 MODSEQ 5\r\n"),
         ] {
-            let (_, out) = find(&store, inbox, &view, text).await.expect("searched");
+            let (_, out) = find(&store, inbox, &selected, text).await.expect("searched");
             assert_eq!(out, expected, "{text}");
         }
         for (text, error) in [
             ("SEARCH CHARSET KOI8-R ALL", SearchError::BadCharset),
             ("SEARCH 4", SearchError::NoSuchNumber),
         ] {
-            assert_eq!(find(&store, inbox, &view, text).await.expect_err(text), error);
+            assert_eq!(find(&store, inbox, &selected, text).await.expect_err(text), error);
         }
         store.close().await;
     });
@@ -227,9 +229,9 @@ fn messages_are_sorted_and_threaded() {
             delivery.date_s = 1_000_000 * date;
             deliver(&store, header.as_bytes(), &[delivery]).await.expect("room");
         }
-        let view = store.read_mailbox(inbox, View::of).await.expect("there");
+        let selected = select(&store, inbox).await;
         let saved = NumberSet::default();
-        let scope = Scope { store: &store, mailbox: inbox, view: &view, saved: &saved };
+        let scope = Scope { store: &store, mailbox: inbox, selected: &selected, saved: &saved };
         for (keys, expected) in [
             ("(ARRIVAL)", "* SORT 3 2 1\r\n"),
             ("(REVERSE ARRIVAL)", "* SORT 1 2 3\r\n"),

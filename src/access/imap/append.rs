@@ -1,6 +1,7 @@
 //! APPEND (RFC 9051 §6.3.12): a message goes into its draft as it comes.
 
-use super::session::{Ending, Expunges, Session};
+use super::selected::Expunges;
+use super::session::{Ending, Session};
 use crate::mailbox::{Delivered, Delivery, Draft, Refusal, Target};
 use crate::proto::imap::append::{Append, MessageForm, NewMessage};
 use crate::proto::imap::command::Tag;
@@ -63,7 +64,7 @@ impl Session {
                 };
                 let upload = Upload { tag, delivery, draft: Ok(draft), overflow: Vec::new() };
                 self.upload = Some(Box::new(upload));
-                self.reader.accept_message(&mut self.wire.out);
+                self.reader.accept_message(self.wire.out());
             }
             Err(refusal) => {
                 self.reader.refuse_append();

@@ -4,12 +4,14 @@
 //! What the index knows is told without a look at anything else, what a summary knows without a
 //! look at content. Content goes as it is read, a piece at a time.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 
 use super::binary::Encoded;
 use super::octets::{MessageWriter, Trouble, part_of, slice_of};
+use super::selected::Selected;
 use super::sink::{OUT_BYTES, Sink};
-use super::view::{Known, View};
+use super::view::Known;
 use crate::limits::{CHUNK_BYTES_MAX, IMAP_FIELDS_BYTES_MAX};
 use crate::mailbox::codec::{BodyId, MailboxId};
 use crate::mailbox::{
@@ -143,17 +145,17 @@ impl Fetcher {
     /// as it is kept. `\Seen` is set, durably, before anything is told.
     pub async fn run(
         &self,
-        view: &View,
+        selected: &RefCell<Selected>,
         uids: &NumberSet,
         sink: &mut impl Sink,
     ) -> Result<Fetched, FetchError> {
         let mut fetched = Fetched::default();
         if self.options.may_set_seen && self.items.iter().any(sets_seen) {
-            fetched.seen = self.set_seen(view, uids).await;
+            fetched.seen = self.set_seen(selected, uids).await;
         }
         let mut next = Some(0);
         while let Some(uid_from) = next {
-            let Some(found) = self.find(view, uids, uid_from).await else { break };
+            let Some(found) = self.find(selected, uids, uid_from).await else { break };
             let Found { messages, gone, keywords, next_uid } = found;
             next = next_uid;
             fetched.gone += gone;
@@ -172,11 +174,11 @@ impl Fetcher {
     }
 
     /// Sets `\Seen` where it is not; returns where it was set.
-    async fn set_seen(&self, view: &View, uids: &NumberSet) -> Stored {
+    async fn set_seen(&self, selected: &RefCell<Selected>, uids: &NumberSet) -> Stored {
         let mut unseen = NumberSet::default();
         let mut next = Some(0);
         while let Some(uid_from) = next {
-            let Some(found) = self.find(view, uids, uid_from).await else { break };
+            let Some(found) = self.find(selected, uids, uid_from).await else { break };
             let messages = found.messages.iter();
             let messages = messages.filter(|it| !it.entry.flags.has(SystemFlags::SEEN));
             messages.for_each(|it| unseen.insert(it.entry.uid));
@@ -194,12 +196,19 @@ impl Fetcher {
     }
 
     /// The next messages of a set, from `uid_from` on; `None` for a mailbox that is gone.
-    async fn find(&self, view: &View, uids: &NumberSet, uid_from: u32) -> Option<Found> {
+    async fn find(
+        &self,
+        selected: &RefCell<Selected>,
+        uids: &NumberSet,
+        uid_from: u32,
+    ) -> Option<Found> {
         let changed_since = self.changed_since.unwrap_or(0);
         let read = |partition: &Partition, mailbox: &Mailbox| {
             let keywords = mailbox.keywords.clone();
             let mut found = Found { messages: Vec::new(), gone: 0, keywords, next_uid: None };
-            for (count, known) in view.walk(mailbox, uids, uid_from).enumerate() {
+            let mut selected = selected.borrow_mut();
+            selected.sync();
+            for (count, known) in selected.view.walk(mailbox, uids, uid_from).enumerate() {
                 if count == MESSAGES_AT_ONCE {
                     found.next_uid = Some(known.uid);
                     break;

@@ -4,8 +4,8 @@ use super::answer;
 use super::listing::{Candidate, Names, Row, write_name};
 use super::pattern::Pattern;
 use super::select::mailbox_id;
-use super::selected::write;
-use super::session::{Ending, Expunges, Session};
+use super::selected::{Expunges, write};
+use super::session::{Ending, Session};
 use crate::limits::IMAP_PATTERNS_BYTES_MAX;
 use crate::mailbox::codec::{MailboxId, SpecialUses};
 use crate::mailbox::{Mailbox, Partition, Refusal};
@@ -137,7 +137,7 @@ impl Session {
         let form = self.name_form();
         if !list.is_extended && list.patterns == [""] {
             // What separates the levels (RFC 9051 §6.3.9).
-            self.wire.out.extend_from_slice(b"* LIST (\\Noselect) \"/\" \"\"\r\n");
+            self.wire.out().extend_from_slice(b"* LIST (\\Noselect) \"/\" \"\"\r\n");
             return self.finish(tag, Expunges::Told, None, "List completed").await;
         }
         let texts = list.patterns.iter().map(|text| text.len() + list.reference.len());
@@ -156,7 +156,7 @@ impl Session {
         let cost = patterns.iter().map(Pattern::cost).sum();
         let choose = |candidate: Candidate| candidate.row(list, &patterns, &elsewhere);
         for row in choose_in_turns(names, cost, choose).await {
-            row.write_list(form, &mut self.wire.out);
+            row.write_list(form, self.wire.out());
             if let (Some(id), false) = (row.mailbox, list.returns.status.is_empty()) {
                 self.write_status(id, &row.name, &list.returns.status).await;
             }
@@ -176,7 +176,7 @@ impl Session {
         let names = self.names().await;
         let choose = |candidate: Candidate| candidate.lsub_row(&pattern);
         for row in choose_in_turns(names, pattern.cost(), choose).await {
-            row.write_lsub(form, &mut self.wire.out);
+            row.write_lsub(form, self.wire.out());
             self.wire.flush_if_long().await?;
         }
         self.finish(tag, Expunges::Told, None, "Lsub completed").await
@@ -213,7 +213,7 @@ impl Session {
     /// Appends the STATUS response; false where there is no such mailbox.
     async fn write_status(&mut self, id: MailboxId, name: &str, items: &[StatusItem]) -> bool {
         let (form, append_limit) = (self.name_form(), self.shared.message_bytes_max);
-        let out = &mut self.wire.out;
+        let out = self.wire.out();
         let written = self.store.read_mailbox(id, |mailbox| {
             out.extend_from_slice(b"* STATUS ");
             write_name(name, form, out);

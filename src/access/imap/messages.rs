@@ -1,7 +1,7 @@
 //! STORE, COPY, MOVE and EXPUNGE (RFC 9051 §6.4, RFC 7162).
 
-use super::selected::FlagItems;
-use super::session::{Ending, Expunges, Session};
+use super::selected::{Expunges, FlagItems};
+use super::session::{Ending, Session};
 use super::view::NoSuchNumber;
 use crate::mailbox::{Copied, Expunging};
 use crate::proto::imap::command::{Messages, Numbering, Tag};
@@ -24,8 +24,8 @@ impl Session {
         messages: &Messages,
     ) -> Result<Result<NumberSet, Refused>, Ending> {
         let Messages::Set(set) = messages else {
-            self.refuse(tag, Condition::Bad, None, "No result was saved");
-            return Ok(Err(Refused));
+            let selected = self.selected.as_ref().expect("checked");
+            return Ok(Ok(selected.saved.clone()));
         };
         let resolved =
             self.look(|selected, mailbox, _| selected.view.resolve(mailbox, numbering, set));
@@ -128,7 +128,7 @@ impl Session {
         if !source.is_empty() {
             // Before the messages are told to be gone (RFC 6851 §4.3).
             let code = Code::CopyUid { uid_validity, source, target };
-            write_untagged(Condition::Ok, Some(&code), "Moved", &mut self.wire.out);
+            write_untagged(Condition::Ok, Some(&code), "Moved", self.wire.out());
         }
         self.finish_expunge(tag, !source.is_empty(), "Move completed").await
     }
@@ -206,7 +206,7 @@ impl Session {
         let told = self.selected.as_ref().map(|selected| selected.told_modseq);
         let told = told.filter(|_| has_expunged && self.enabled.qresync);
         let code = told.map(|modseq| Code::HighestModSeq(modseq.max(1)));
-        write_tagged(tag, Condition::Ok, code.as_ref(), text, &mut self.wire.out);
+        write_tagged(tag, Condition::Ok, code.as_ref(), text, self.wire.out());
         Ok(())
     }
 }

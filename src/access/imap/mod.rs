@@ -22,7 +22,7 @@ mod quota;
 mod reading;
 pub mod search;
 mod select;
-mod selected;
+pub mod selected;
 mod session;
 pub mod sink;
 pub mod sort;
@@ -36,7 +36,7 @@ pub(super) use session::serve;
 use crate::config::Config;
 
 /// What sessions have in common.
-pub(super) struct Shared {
+pub struct Shared {
     /// Longest message of APPEND.
     message_bytes_max: u64,
     /// What a client that has logged in may use.

@@ -1,8 +1,8 @@
 //! GETQUOTA and GETQUOTAROOT (RFC 9208): one root with an empty name, the account.
 
 use super::listing::write_name;
-use super::selected::write;
-use super::session::{Ending, Expunges, Session};
+use super::selected::{Expunges, write};
+use super::session::{Ending, Session};
 use crate::mailbox::Refusal;
 use crate::proto::imap::command::Tag;
 use crate::proto::imap::mailbox::MailboxName;
@@ -25,7 +25,7 @@ impl Session {
             return Ok(());
         }
         let form = self.name_form();
-        let out = &mut self.wire.out;
+        let out = self.wire.out();
         out.extend_from_slice(b"* QUOTAROOT ");
         write_name(name.as_str(), form, out);
         out.extend_from_slice(b" \"\"\r\n");
@@ -38,7 +38,7 @@ impl Session {
         let account = self.account;
         let (quota, usage) =
             self.store.read(|partition| (partition.quota(account), partition.usage(account))).await;
-        let out = &mut self.wire.out;
+        let out = self.wire.out();
         out.extend_from_slice(b"* QUOTA \"\" (");
         if quota.bytes > 0 {
             // In units of 1024 octets.

@@ -3,10 +3,12 @@
 //! Most questions are answered by the index, most others by summaries. Where octets must be looked
 //! through, the next messages are read while one is, and others get their turn.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::ops::Range;
 
 use super::criteria::{Context, Criteria, Known};
+use super::selected::Selected;
 use super::view::{NoSuchNumber, View};
 use crate::limits::{CHUNK_BYTES_MAX, IMAP_FIELDS_BYTES_MAX};
 use crate::mailbox::codec::{BodyId, MailboxId};
@@ -25,7 +27,8 @@ use crate::runtime::{clock, sync, task};
 pub struct Scope<'s> {
     pub store: &'s Store,
     pub mailbox: MailboxId,
-    pub view: &'s View,
+    /// Brought up to date whenever the mailbox is looked at.
+    pub selected: &'s RefCell<Selected>,
     /// `$` (RFC 5182).
     pub saved: &'s NumberSet,
 }
@@ -83,9 +86,9 @@ pub async fn run(scope: &Scope<'_>, criteria: &search::Criteria) -> Result<Found
     if !["US-ASCII", "UTF-8"].iter().any(|known| charset.eq_ignore_ascii_case(known)) {
         return Err(SearchError::BadCharset);
     }
-    let compiled = scope.read(|_, mailbox| {
+    let compiled = scope.read(|_, mailbox, view| {
         let body_of = |id: &[u8]| body_of(scope.store, id);
-        let (view, saved) = (scope.view, scope.saved);
+        let saved = scope.saved;
         let unix_s = (clock::unix_ms() / 1000) as i64;
         Criteria::new(&criteria.key, &Context { view, mailbox, saved, unix_s, body_of: &body_of })
     });
@@ -122,9 +125,13 @@ impl Found {
 impl Scope<'_> {
     pub(super) async fn read<T>(
         &self,
-        read: impl FnOnce(&Partition, &Mailbox) -> T,
+        read: impl FnOnce(&Partition, &Mailbox, &View) -> T,
     ) -> Result<T, SearchError> {
-        let read = self.store.read_with_bodies(self.mailbox, read);
+        let read = self.store.read_with_bodies(self.mailbox, |partition, mailbox| {
+            let mut selected = self.selected.borrow_mut();
+            selected.sync();
+            read(partition, mailbox, &selected.view)
+        });
         read.await.ok_or(SearchError::NoMailbox)
     }
 
@@ -136,7 +143,7 @@ impl Scope<'_> {
     ) -> Result<NumberSet, SearchError> {
         match numbering {
             Numbering::Uid => Ok(uids.clone()),
-            Numbering::Sequence => self.read(|_, it| self.view.numbers_of(it, uids)).await,
+            Numbering::Sequence => self.read(|_, it, view| view.numbers_of(it, uids)).await,
         }
     }
 
@@ -179,9 +186,9 @@ impl Running<'_> {
         uid_from: u32,
     ) -> Result<Judged, SearchError> {
         let Self { scope, criteria, haystack } = self;
-        let read = |partition: &Partition, mailbox: &Mailbox| {
+        let read = |partition: &Partition, mailbox: &Mailbox, view: &View| {
             let (mut certain, mut open, mut next) = (Vec::new(), Vec::new(), None);
-            for (count, known) in scope.view.walk(mailbox, candidates, uid_from).enumerate() {
+            for (count, known) in view.walk(mailbox, candidates, uid_from).enumerate() {
                 if count == ENTRIES_AT_ONCE || open.len() == OPEN_AT_ONCE {
                     next = Some(known.uid);
                     break;

@@ -1,7 +1,7 @@
 //! SELECT and EXAMINE, and what ends a selection (RFC 9051 §6.3.2 and §6.4, RFC 7162).
 
-use super::selected::{FlagItems, RANGES_AT_ONCE, Selected, write};
-use super::session::{Enabled, Ending, Expunges, Session};
+use super::selected::{Enabled, Expunges, FlagItems, RANGES_AT_ONCE, Selected, write};
+use super::session::{Ending, Session};
 use crate::mailbox::codec::MailboxId;
 use crate::mailbox::{Expunging, Mailbox, Refusal};
 use crate::proto::imap::command::Tag;
@@ -19,7 +19,7 @@ impl Session {
         if self.selected.take().is_some() {
             let code = Code::Plain(PlainCode::Closed);
             let text = "The mailbox before is closed";
-            write_untagged(Condition::Ok, Some(&code), text, &mut self.wire.out);
+            write_untagged(Condition::Ok, Some(&code), text, self.wire.out());
         }
         self.enabled.condstore |= select.condstore;
         let Some(id) = self.find_mailbox(&select.mailbox).await else {
@@ -27,7 +27,7 @@ impl Session {
             return Ok(());
         };
         let watch = self.store.watch(id);
-        let (access, out) = (select.access, &mut self.wire.out);
+        let (access, out) = (select.access, self.wire.out());
         let selected = self.store.read_mailbox(id, |mailbox| {
             let mut selected = Selected::new(mailbox, access, watch);
             write_selected(&mut selected, mailbox, out);
@@ -68,7 +68,7 @@ impl Session {
     /// (RFC 7162 §3.2.10.1).
     pub async fn tell_vanished_earlier(&mut self, gone: &NumberSet) -> Result<(), Ending> {
         for ranges in gone.ranges().chunks(RANGES_AT_ONCE) {
-            let out = &mut self.wire.out;
+            let out = self.wire.out();
             out.extend_from_slice(b"* VANISHED (EARLIER) ");
             ranges.iter().copied().collect::<NumberSet>().write(out);
             out.extend_from_slice(b"\r\n");
@@ -123,7 +123,7 @@ impl Session {
             false => None,
         };
         let code = highest.map(Code::HighestModSeq);
-        write_tagged(tag, Condition::Ok, code.as_ref(), "Close completed", &mut self.wire.out);
+        write_tagged(tag, Condition::Ok, code.as_ref(), "Close completed", self.wire.out());
         Ok(())
     }
 

@@ -2,16 +2,16 @@
 
 use std::io::Write;
 
-use super::session::{Enabled, Expunges};
+use super::sink::OUT_BYTES;
 use super::view::View;
-use super::wire::OUT_BYTES;
 use crate::mailbox::codec::MailboxId;
 use crate::mailbox::{Entry, Mailbox, Watch};
-use crate::proto::imap::flag::SystemFlags;
+use crate::proto::imap::flag::write_flags;
 use crate::proto::imap::response::{Code, Condition, write_untagged};
 use crate::proto::imap::select::Access;
 use crate::proto::imap::set::NumberSet;
 
+/// A mailbox as one client has it open.
 pub struct Selected {
     pub id: MailboxId,
     pub access: Access,
@@ -25,6 +25,25 @@ pub struct Selected {
     keyword_count: usize,
     /// HIGHESTMODSEQ when the client knew all.
     pub told_modseq: u64,
+    /// `$`: what a search has found last that was to be kept (RFC 5182).
+    pub saved: NumberSet,
+}
+
+/// Extensions that the client has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enabled {
+    pub condstore: bool,
+    /// With `condstore`.
+    pub qresync: bool,
+    pub utf8: bool,
+}
+
+/// Whether messages that are gone may be told of: not while a command that names messages by their
+/// sequence numbers is answered (RFC 9051 §7.5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expunges {
+    Told,
+    Later,
 }
 
 /// What FETCH responses of their own accord say of a message.
@@ -47,6 +66,7 @@ impl Selected {
             own_modseqs: Vec::new(),
             keyword_count: mailbox.keywords.len(),
             told_modseq: mailbox.highest_modseq,
+            saved: NumberSet::default(),
         }
     }
 
@@ -111,7 +131,7 @@ impl Selected {
     }
 
     /// Appends FLAGS where there are keywords that the client was not told of.
-    fn write_keywords(&mut self, mailbox: &Mailbox, out: &mut Vec<u8>) {
+    pub fn write_keywords(&mut self, mailbox: &Mailbox, out: &mut Vec<u8>) {
         if mailbox.keywords.len() != self.keyword_count {
             self.write_flags(mailbox, out);
         }
@@ -182,7 +202,9 @@ fn write_flag_response(
     }
     if items.flags {
         out.extend_from_slice(b"FLAGS ");
-        write_flags(entry.flags, entry.keywords, &mailbox.keywords, out);
+        let keywords = mailbox.keywords.iter().enumerate();
+        let keywords = keywords.filter(|(bit, _)| entry.keywords >> bit & 1 == 1);
+        write_flags(entry.flags, keywords.map(|(_, name)| &**name), out);
         out.push(b' ');
     }
     // The last space; nothing at all would be no response.
@@ -191,37 +213,10 @@ fn write_flag_response(
     out.extend_from_slice(b")\r\n");
 }
 
-/// Appends `(\Seen $Junk)`; keywords by their bits.
-fn write_flags(flags: SystemFlags, bits: u64, keywords: &[Box<str>], out: &mut Vec<u8>) {
-    out.push(b'(');
-    let start = out.len();
-    for (flag, name) in SYSTEM_FLAGS.iter().filter(|(flag, _)| flags.has(*flag)) {
-        assert!(flag.0 != 0);
-        out.extend_from_slice(name);
-    }
-    for (bit, keyword) in keywords.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1) {
-        assert!(bit < 64);
-        out.extend_from_slice(keyword.as_bytes());
-        out.push(b' ');
-    }
-    if out.len() > start {
-        out.pop();
-    }
-    out.push(b')');
-}
-
 /// Appends text; writing into memory does not fail.
 pub fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
-
-const SYSTEM_FLAGS: [(SystemFlags, &[u8]); 5] = [
-    (SystemFlags::ANSWERED, b"\\Answered "),
-    (SystemFlags::FLAGGED, b"\\Flagged "),
-    (SystemFlags::DELETED, b"\\Deleted "),
-    (SystemFlags::SEEN, b"\\Seen "),
-    (SystemFlags::DRAFT, b"\\Draft "),
-];
 
 /// Messages that are looked at before others get a turn: about a millisecond.
 const MESSAGES_AT_ONCE: usize = 16_384;

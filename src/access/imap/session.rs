@@ -3,14 +3,17 @@
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::Upload;
 use super::listing::NameForm;
-use super::selected::Selected;
+use super::selected::{Enabled, Expunges, Selected};
 use super::wire::Wire;
 use super::{Shared, answer};
+use crate::access::{Access, Connection, NotOpened, OfAccount, SHUTTING_DOWN};
 use crate::limits::IMAP_FAULTS_MAX;
+use crate::mail::Account;
 use crate::mailbox::codec::AccountId;
 use crate::mailbox::{Mailbox, Store};
 use crate::proto::imap::append::{Append, NewMessage};
@@ -21,11 +24,40 @@ use crate::proto::imap::response::{
 };
 use crate::runtime::{sync, task};
 
+/// Serves a client that has logged in, on the shard of its account, from the answer to its login
+/// on.
+pub async fn serve(access: Access, mut connection: Connection, account: Arc<Account>, tag: Tag) {
+    let shared = access.inner.terms().imap.clone();
+    let out = &mut connection.out;
+    let opened = match access.open(&account) {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            let (code, text) = match refusal {
+                NotOpened::TooManySessions => {
+                    (PlainCode::Limit, "The account has as many sessions as it may")
+                }
+                NotOpened::NotHere => (PlainCode::Unavailable, "Mailboxes cannot be had"),
+            };
+            write_tagged(&tag, Condition::No, Some(&Code::Plain(code)), text, out);
+            // Another account would be on another shard: the client comes back for it.
+            write_untagged(Condition::Bye, None, "Closing", out);
+            // It may be gone already.
+            let _ = connection.close().await;
+            return;
+        }
+    };
+    let code = Code::Capability(&shared.capabilities);
+    write_tagged(&tag, Condition::Ok, Some(&code), "Logged in", out);
+    Session::new(access, shared, opened, AccountId(account.id), connection).run().await;
+}
+
 /// One client that has logged in.
 pub struct Session {
+    access: Access,
     pub shared: Rc<Shared>,
     pub store: Store,
     pub account: AccountId,
+    _of_account: OfAccount,
     pub wire: Wire,
     pub reader: Reader,
     pub selected: Option<Box<Selected>>,
@@ -36,15 +68,6 @@ pub struct Session {
     idle: Option<Tag>,
     /// Commands in a row that made no sense.
     fault_count: u32,
-}
-
-/// Extensions that the client has asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Enabled {
-    pub condstore: bool,
-    /// With `condstore`.
-    pub qresync: bool,
-    pub utf8: bool,
 }
 
 /// How a session ends.
@@ -62,14 +85,6 @@ impl From<io::Error> for Ending {
     fn from(_: io::Error) -> Self {
         Ending::Broken
     }
-}
-
-/// Whether messages that are gone may be told of: not while a command that names messages by their
-/// sequence numbers is answered (RFC 9051 §7.5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expunges {
-    Told,
-    Later,
 }
 
 /// What the session is to do next.
@@ -95,19 +110,22 @@ enum Woken {
 }
 
 impl Session {
-    pub fn new(
+    fn new(
+        access: Access,
         shared: Rc<Shared>,
-        store: Store,
+        (store, of_account): (Store, OfAccount),
         account: AccountId,
-        wire: Wire,
-        mut reader: Reader,
+        connection: Connection,
     ) -> Session {
+        let mut reader = Reader::default();
         reader.on_authenticated();
         Session {
+            access,
             shared,
             store,
             account,
-            wire,
+            _of_account: of_account,
+            wire: Wire::new(connection),
             reader,
             selected: None,
             enabled: Enabled::default(),
@@ -118,12 +136,12 @@ impl Session {
     }
 
     /// Serves the client until it leaves, goes too far, is silent too long, or the shard drains.
-    pub async fn run(mut self) {
+    async fn run(mut self) {
         let Err(ending) = self.serve().await;
         match ending {
             Ending::Broken => return,
             Ending::Over => {}
-            Ending::Bye(text) => write_untagged(Condition::Bye, None, text, &mut self.wire.out),
+            Ending::Bye(text) => write_untagged(Condition::Bye, None, text, self.wire.out()),
         }
         // The client may be gone already.
         let _ = self.wire.close().await;
@@ -191,25 +209,27 @@ impl Session {
     /// Sends what there is, and waits for more to do.
     async fn wait(&mut self) -> Result<(), Ending> {
         let mut waited = Duration::ZERO;
+        let silence_max = self.access.config().access.idle_timeout;
         loop {
             self.wire.flush().await?;
+            let left = silence_max.saturating_sub(waited);
             let wait_max = match self.idle {
-                Some(_) => KEEPALIVE_PERIOD,
-                None => AUTOLOGOUT,
+                Some(_) => left.min(KEEPALIVE_PERIOD),
+                None => left,
             };
             match self.read(wait_max).await {
                 Woken::Read(Ok(())) => return Ok(()),
                 Woken::Changed => self.tell(Expunges::Told).await?,
                 Woken::Read(Err(error)) => match error.kind() {
-                    io::ErrorKind::Interrupted => return Err(Ending::Bye("Shutting down")),
+                    io::ErrorKind::Interrupted => return Err(Ending::Bye(SHUTTING_DOWN)),
                     io::ErrorKind::TimedOut => {
                         waited += wait_max;
-                        if waited >= AUTOLOGOUT {
-                            return Err(Ending::Bye("Nothing was said for half an hour"));
+                        if waited >= silence_max {
+                            return Err(Ending::Bye("Nothing was said for too long"));
                         }
                         // Whatever stands between us takes a silent connection for a dead one.
                         let text = "Still here";
-                        write_untagged(Condition::Ok, None, text, &mut self.wire.out);
+                        write_untagged(Condition::Ok, None, text, self.wire.out());
                     }
                     _ => return Err(Ending::Broken),
                 },
@@ -220,8 +240,8 @@ impl Session {
     /// Waits for octets, or in IDLE for a change to the mailbox.
     async fn read(&mut self, wait_max: Duration) -> Woken {
         let may_stop = self.reader.is_between_commands() || self.idle.is_some();
-        let draining = &self.shared.draining;
-        let read = self.wire.read(wait_max, || may_stop && draining.get());
+        let access = &self.access;
+        let read = self.wire.read(wait_max, || may_stop && access.is_draining());
         match (&self.idle, &self.selected) {
             (Some(_), Some(selected)) => {
                 let changed = async {
@@ -241,7 +261,7 @@ impl Session {
         }
         match command {
             Command::Capability => {
-                let out = &mut self.wire.out;
+                let out = self.wire.out();
                 out.extend_from_slice(b"* CAPABILITY ");
                 out.extend_from_slice(self.shared.capabilities.as_bytes());
                 out.extend_from_slice(b"\r\n");
@@ -250,7 +270,7 @@ impl Session {
             Command::Noop => self.finish(&tag, Expunges::Told, None, "NOOP completed").await,
             Command::Check => self.finish(&tag, Expunges::Told, None, "Check completed").await,
             Command::Logout => {
-                let out = &mut self.wire.out;
+                let out = self.wire.out();
                 write_untagged(Condition::Bye, None, "Logging out", out);
                 write_tagged(&tag, Condition::Ok, None, "Logout completed", out);
                 Err(Ending::Over)
@@ -260,16 +280,16 @@ impl Session {
                 Ok(())
             }
             Command::Id(_) => {
-                self.wire.out.extend_from_slice(answer::ID);
+                self.wire.out().extend_from_slice(answer::ID);
                 self.finish(&tag, Expunges::Told, None, "ID completed").await
             }
             Command::Enable(capabilities) => self.on_enable(&tag, &capabilities).await,
             Command::Namespace => {
-                self.wire.out.extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
+                self.wire.out().extend_from_slice(b"* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n");
                 self.finish(&tag, Expunges::Told, None, "Namespace completed").await
             }
             Command::Idle => {
-                write_continuation("idling", &mut self.wire.out);
+                write_continuation("idling", self.wire.out());
                 self.reader.expect_done(tag.clone());
                 self.idle = Some(tag);
                 self.tell(Expunges::Told).await
@@ -301,14 +321,11 @@ impl Session {
             }
             Command::GetQuota { root } => self.on_get_quota(&tag, &root).await,
             Command::GetQuotaRoot(mailbox) => self.on_get_quota_root(&tag, &mailbox).await,
-            Command::Search(_)
-            | Command::Sort(_)
-            | Command::Thread(_)
-            | Command::Fetch(_)
-            | Command::CompressDeflate => {
-                self.refuse(&tag, Condition::Bad, None, "Unknown command");
-                Ok(())
-            }
+            Command::Fetch(fetch) => self.on_fetch(&tag, &fetch).await,
+            Command::Search(search) => self.on_search(&tag, &search).await,
+            Command::Sort(sort) => self.on_sort(&tag, &sort).await,
+            Command::Thread(thread) => self.on_thread(&tag, &thread).await,
+            Command::CompressDeflate => self.on_compress(&tag).await,
         }
     }
 
@@ -328,7 +345,7 @@ impl Session {
             said.push_str(&capability);
         }
         said.push_str("\r\n");
-        self.wire.out.extend_from_slice(said.as_bytes());
+        self.wire.out().extend_from_slice(said.as_bytes());
         self.finish(tag, Expunges::Told, None, "Enabled").await
     }
 
@@ -348,6 +365,19 @@ impl Session {
         Ok(())
     }
 
+    /// Compresses both ways from here on (RFC 4978).
+    async fn on_compress(&mut self, tag: &Tag) -> Result<(), Ending> {
+        if self.wire.is_compressed() {
+            let code = Some(PlainCode::CompressionActive);
+            self.refuse(tag, Condition::No, code, "Both ways are compressed already");
+            return Ok(());
+        }
+        write_tagged(tag, Condition::Ok, None, "Compression begins", self.wire.out());
+        self.wire.flush().await?;
+        self.wire.compress();
+        Ok(())
+    }
+
     /// What `look` finds in the selected mailbox, in which the view is up to date, given out once
     /// it is durable. Nothing of what `look` writes may be sent if this fails.
     pub async fn look<T>(
@@ -355,7 +385,7 @@ impl Session {
         look: impl FnOnce(&mut Selected, &Mailbox, &mut Vec<u8>) -> T,
     ) -> Result<T, Ending> {
         let selected = self.selected.as_mut().expect("a mailbox is selected");
-        let out = &mut self.wire.out;
+        let out = self.wire.out();
         let found = self.store.read_mailbox(selected.id, |mailbox| {
             selected.sync();
             look(selected, mailbox, out)
@@ -387,15 +417,25 @@ impl Session {
         code: Option<&Code<'_>>,
         text: &str,
     ) -> Result<(), Ending> {
+        self.finish_as(tag, expunges, (Condition::Ok, code, text)).await
+    }
+
+    /// Tells of what has happened, and what became of the command.
+    pub async fn finish_as(
+        &mut self,
+        tag: &Tag,
+        expunges: Expunges,
+        (condition, code, text): (Condition, Option<&Code<'_>>, &str),
+    ) -> Result<(), Ending> {
         self.tell(expunges).await?;
-        write_tagged(tag, Condition::Ok, code, text, &mut self.wire.out);
+        write_tagged(tag, condition, code, text, self.wire.out());
         Ok(())
     }
 
     /// Says that the command was not carried out.
     pub fn refuse(&mut self, tag: &Tag, condition: Condition, code: Option<PlainCode>, text: &str) {
         let code = code.map(Code::Plain);
-        write_tagged(tag, condition, code.as_ref(), text, &mut self.wire.out);
+        write_tagged(tag, condition, code.as_ref(), text, self.wire.out());
     }
 
     pub fn name_form(&self) -> NameForm {
@@ -405,7 +445,5 @@ impl Session {
 
 /// Nothing that the client could do with it has a meaning any more.
 pub const MAILBOX_IS_GONE: Ending = Ending::Bye("The selected mailbox was deleted");
-/// A client that says nothing for that long is gone (RFC 9051 §5.4 says at least 30 minutes).
-const AUTOLOGOUT: Duration = Duration::from_secs(30 * 60);
 /// Between signs of life to a client that idles.
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(120);

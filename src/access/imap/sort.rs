@@ -5,6 +5,7 @@ use std::io::Write;
 
 use super::search::{Candidate, Found, Scope, SearchError, Told, run as search, write_extended};
 use super::thread::on_thread;
+use super::view::View;
 use crate::limits::IMAP_SORT_KEY_BYTES_MAX;
 use crate::mailbox::{Entry, KeptSummary, Mailbox, Partition};
 use crate::proto::imap::base_subject::base_subject;
@@ -78,9 +79,9 @@ pub(super) async fn entries(
     uids: &NumberSet,
     uid_from: u32,
 ) -> Result<(Vec<Candidate>, Option<u32>), SearchError> {
-    let read = |partition: &Partition, mailbox: &Mailbox| {
+    let read = |partition: &Partition, mailbox: &Mailbox, view: &View| {
         let mut entries = Vec::new();
-        for known in scope.view.walk(mailbox, uids, uid_from) {
+        for known in view.walk(mailbox, uids, uid_from) {
             if entries.len() == ENTRIES_AT_ONCE {
                 return (entries, Some(known.uid));
             }
@@ -207,11 +208,11 @@ pub async fn write(
     let numbers = match command.numbering {
         Numbering::Uid => sorted.uids.clone(),
         Numbering::Sequence => {
-            let number = |mailbox: &Mailbox| {
+            let number = |_: &Partition, mailbox: &Mailbox, view: &View| {
                 let uids = sorted.uids.iter();
-                uids.filter_map(|uid| scope.view.number(mailbox, *uid)).collect()
+                uids.filter_map(|uid| view.number(mailbox, *uid)).collect()
             };
-            scope.read(|_, mailbox| number(mailbox)).await?
+            scope.read(number).await?
         }
     };
     let write_all = |separator: u8, out: &mut Vec<u8>| {

@@ -2,7 +2,7 @@
 
 use super::search::{Scope, SearchError, run as search};
 use super::sort::{entries, sent_s, summaries};
-use crate::mailbox::{Entry, KeptSummary, Mailbox};
+use crate::mailbox::{Entry, KeptSummary};
 use crate::proto::imap::base_subject::base_subject;
 use crate::proto::imap::command::Numbering;
 use crate::proto::imap::search::{Thread, ThreadAlgorithm};
@@ -30,8 +30,9 @@ pub async fn run(
         let numbers: Vec<Option<u32>> = match command.numbering {
             Numbering::Uid => uids.map(Some).collect(),
             Numbering::Sequence => {
-                let numbers = |it: &Mailbox| uids.map(|uid| scope.view.number(it, uid)).collect();
-                scope.read(|_, mailbox| numbers(mailbox)).await?
+                let numbers = scope
+                    .read(|_, mailbox, view| uids.map(|uid| view.number(mailbox, uid)).collect());
+                numbers.await?
             }
         };
         let known = numbers.into_iter().zip(&entries).zip(&summaries);

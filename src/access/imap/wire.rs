@@ -1,87 +1,144 @@
-//! The octets of one client: what came and is not dealt with, and what is to be sent.
+//! The octets of one client: what came and is not dealt with, and what is to be sent, compressed
+//! where the client has asked for that.
 
 use std::io;
 use std::time::Duration;
 
-use crate::runtime::stream::Stream;
+use super::deflate::{Inflate, deflate};
+use super::sink::{OUT_BYTES, Sink};
+use crate::access::Connection;
 
-/// A connection with its buffers. An idle one has none.
+/// A connection, with or without compression over it. An idle one has no buffers.
 pub struct Wire {
-    stream: Stream,
-    /// What came; dealt with up to `at`.
+    connection: Connection,
+    compression: Option<Box<Compression>>,
+}
+
+#[derive(Default)]
+struct Compression {
+    inflate: Inflate,
+    /// What the client said, made plain; dealt with up to `at`.
     input: Vec<u8>,
     at: usize,
-    /// What is to be sent.
-    pub out: Vec<u8>,
+    /// What is to be sent, plain.
+    out: Vec<u8>,
 }
 
 impl Wire {
-    /// A connection on which `input` has come already.
-    pub fn new(stream: Stream, input: Vec<u8>) -> Wire {
-        Wire { stream, input, at: 0, out: Vec::new() }
+    pub fn new(connection: Connection) -> Wire {
+        Wire { connection, compression: None }
+    }
+
+    /// What comes from here on is compressed, and so is what is sent (RFC 4978 §3). Everything has
+    /// been sent; what came and is not dealt with was compressed already.
+    pub fn compress(&mut self) {
+        assert!(self.compression.is_none());
+        assert!(self.connection.input_and_out().1.is_empty());
+        self.compression = Some(Box::default());
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.compression.is_some()
+    }
+
+    /// What is to be sent.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        self.input_and_out().1
     }
 
     /// What came and is not dealt with, and where to answer.
     pub fn input_and_out(&mut self) -> (&[u8], &mut Vec<u8>) {
-        (&self.input[self.at..], &mut self.out)
+        match &mut self.compression {
+            Some(compression) => (&compression.input[compression.at..], &mut compression.out),
+            None => self.connection.input_and_out(),
+        }
     }
 
     pub fn has_input(&self) -> bool {
-        self.at < self.input.len()
+        match &self.compression {
+            Some(compression) => compression.at < compression.input.len(),
+            None => self.connection.has_input(),
+        }
     }
 
     /// Octets at the front of the input are dealt with.
     pub fn consume(&mut self, bytes: usize) {
-        self.at += bytes;
-        assert!(self.at <= self.input.len());
-        if self.at == self.input.len() {
-            self.input.clear();
-            self.at = 0;
+        let Some(compression) = &mut self.compression else {
+            return self.connection.consume(bytes);
+        };
+        compression.at += bytes;
+        assert!(compression.at <= compression.input.len());
+        if compression.at == compression.input.len() {
+            compression.input.clear();
+            compression.at = 0;
         }
     }
 
-    /// Appends what comes, at least one octet, to the input; `UnexpectedEof` at the end, `TimedOut`
-    /// when nothing comes for `wait_max`, `Interrupted` where `stop` is true. Keeps no buffer while
-    /// it waits. Dropped midway, no octet is lost.
+    /// See `Connection::read`. All input has been dealt with. `InvalidData` where what came is not
+    /// compressed though it should be.
     pub async fn read(&mut self, wait_max: Duration, stop: impl Fn() -> bool) -> io::Result<()> {
-        assert!(self.out.is_empty());
-        if !self.has_input() {
-            (self.input, self.at) = (Vec::new(), 0);
+        let Some(compression) = &mut self.compression else {
+            return self.connection.read(wait_max, stop).await;
+        };
+        assert!(compression.input.is_empty() && compression.out.is_empty());
+        (compression.input, compression.out) = (Vec::new(), Vec::new());
+        loop {
+            while self.connection.has_input() {
+                let (compressed, _) = self.connection.input_and_out();
+                let taken = compression.inflate.inflate(compressed, &mut compression.input)?;
+                self.connection.consume(taken);
+                // A little may stand for very much: one piece at a time.
+                if !compression.input.is_empty() {
+                    return Ok(());
+                }
+            }
+            // The last piece may have had no room for its end.
+            compression.inflate.inflate(&[], &mut compression.input)?;
+            if !compression.input.is_empty() {
+                return Ok(());
+            }
+            self.connection.read(wait_max, &stop).await?;
         }
-        self.out = Vec::new();
-        self.stream.set_deadline(Some(wait_max));
-        let input = &mut self.input;
-        let is_end = self.stream.read_scratch_unless(stop, |octets| {
-            input.extend_from_slice(octets);
-            octets.is_empty()
-        });
-        if is_end.await? { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    /// Sends all of `out`, and waits for the client to take it.
+    /// Sends all that is to be sent, and waits for the client to take it.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            self.stream.set_deadline(Some(WRITE_TIME_MAX));
-            self.stream.write_all(&self.out).await?;
-            self.out.clear();
-        }
-        Ok(())
+        self.send(&[]).await
     }
 
     /// Sends what there is if that has become much: a long answer takes no more memory than that.
     pub async fn flush_if_long(&mut self) -> io::Result<()> {
-        if self.out.len() >= OUT_BYTES { self.flush().await } else { Ok(()) }
+        if self.out().len() >= OUT_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    /// Sends all of `out`; nothing follows.
+    /// Sends all that is to be sent; nothing follows.
     pub async fn close(&mut self) -> io::Result<()> {
-        self.stream.set_deadline(Some(FAREWELL_TIME_MAX));
-        self.stream.write_last(&self.out).await
+        self.compress_out(&[]);
+        self.connection.close().await
+    }
+
+    fn compress_out(&mut self, octets: &[u8]) {
+        if let Some(compression) = &mut self.compression
+            && !(compression.out.is_empty() && octets.is_empty())
+        {
+            deflate(&[&compression.out, octets], &mut self.connection.out);
+            compression.out.clear();
+        }
     }
 }
 
-/// What is gathered before it is sent.
-pub const OUT_BYTES: usize = 64 * 1024;
-/// For the client to take one part of an answer.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(300);
-const FAREWELL_TIME_MAX: Duration = Duration::from_secs(5);
+impl Sink for Wire {
+    fn out(&mut self) -> &mut Vec<u8> {
+        self.input_and_out().1
+    }
+
+    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self.compression {
+            Some(_) => {
+                self.compress_out(octets);
+                self.connection.flush().await
+            }
+            None => self.connection.send(octets).await,
+        }
+    }
+}
