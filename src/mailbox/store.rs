@@ -43,6 +43,9 @@ pub(super) struct Inner {
     changes: RefCell<VecDeque<(Ticket, MailboxId)>>,
     changed: Notify,
     watches: RefCell<HashMap<MailboxId, Rc<Bell>>>,
+    /// The UID from which on nobody was told of messages, by mailbox. What was told before this
+    /// process began is not known: it counts as recent then (RFC 3501 §2.3.2).
+    recent: RefCell<HashMap<MailboxId, u32>>,
     /// Bodies that are no longer on disk whole.
     lost: RefCell<HashSet<BodyId>>,
     /// How long an expunged message is kept.
@@ -109,6 +112,7 @@ impl Store {
                 changes: RefCell::default(),
                 changed: Notify::default(),
                 watches: RefCell::default(),
+                recent: RefCell::default(),
                 lost: RefCell::new(lost),
                 undelete,
                 summaries: Summaries::default(),
@@ -198,6 +202,24 @@ impl Store {
             self.inner.newest_durable().await;
         }
         found
+    }
+
+    /// The UID from which on no session was told of messages of a mailbox, as far as this process
+    /// knows.
+    pub fn recent_from(&self, mailbox: MailboxId) -> u32 {
+        self.inner.recent.borrow().get(&mailbox).copied().unwrap_or(1)
+    }
+
+    /// Messages below `uid_next` are recent to the caller alone from now on, from the UID that is
+    /// returned.
+    pub fn claim_recent(&self, mailbox: MailboxId, uid_next: u32) -> u32 {
+        let mut recent = self.inner.recent.borrow_mut();
+        let partition = self.inner.partition.borrow();
+        if recent.len() > 2 * partition.mailboxes.len() + RECENT_KEPT_MIN {
+            recent.retain(|mailbox, _| partition.mailboxes.contains_key(mailbox));
+        }
+        let from = recent.entry(mailbox).or_insert(1);
+        std::mem::replace(from, uid_next.max(*from))
     }
 
     /// Tells of changes to the mailbox from now on.
@@ -660,6 +682,15 @@ impl Watch {
         }
     }
 
+    /// The UID from which on messages are recent, which they are to nobody else then if they are
+    /// claimed.
+    pub fn recent_from(&self, uid_next: u32, is_claimed: bool) -> u32 {
+        match is_claimed {
+            true => self.store.claim_recent(self.mailbox, uid_next),
+            false => self.store.recent_from(self.mailbox),
+        }
+    }
+
     /// What has been changed since the call before, or since the watch began, as the newest state
     /// has it. Call it where the mailbox is read: both are of the same moment then, and become
     /// durable together.
@@ -719,6 +750,8 @@ impl From<AppendError> for Refusal {
     }
 }
 
+/// Mailboxes that are remembered by what was recent in them before it is looked which are gone.
+const RECENT_KEPT_MIN: usize = 1000;
 /// How often it is looked for expunged messages whose time is over.
 const RELEASE_PERIOD: Duration = Duration::from_secs(10);
 /// Messages let go before others get a turn.

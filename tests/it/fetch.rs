@@ -41,6 +41,7 @@ impl Sink for Seen {
 
 /// A mailbox of which a client knows all there is.
 pub async fn select(store: &Store, mailbox: MailboxId) -> RefCell<Selected> {
+    store.claim_recent(mailbox, u32::MAX);
     let watch = store.watch(mailbox);
     let select = |mailbox: &Mailbox| Selected::new(mailbox, Access::ReadWrite, watch);
     RefCell::new(store.read_mailbox(mailbox, select).await.expect("there"))

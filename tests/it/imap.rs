@@ -170,6 +170,8 @@ async fn deliver(store: &Store, account: AccountId, count: usize) {
         draft.commit(&[delivery]).await.expect("room");
     };
     sync::join_all((1..=count).map(one).collect()).await;
+    // Somebody has seen these.
+    store.claim_recent(inbox, count as u32 + 1);
 }
 
 const NAME: &str = "jo@example.test";
@@ -332,6 +334,7 @@ transcripts! {
     strangers_log_in "login.txt"
     messages_are_fetched "fetch.txt"
     messages_are_searched "search.txt"
+    recent_is_what_came_here_first "recent.txt"
 }
 
 #[test]

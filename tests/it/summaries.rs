@@ -6,7 +6,6 @@ use std::process::Command as Process;
 
 use ringpost::access::imap::fetch::{Fetched, Fetcher, Options};
 use ringpost::access::imap::sink::Sink;
-use ringpost::access::imap::view::View;
 use ringpost::mailbox::codec::MailboxId;
 use ringpost::mailbox::{Partition, Store};
 use ringpost::proto::imap::command::Command;
@@ -14,7 +13,7 @@ use ringpost::proto::imap::envelope::write_envelope;
 use ringpost::proto::imap::structure::{Extension, write_body};
 use ringpost::proto::mime::scan::scan;
 
-use crate::fetch::{Seen, command, store_with_inbox};
+use crate::fetch::{Seen, command, select, store_with_inbox};
 use crate::mailbox::{account_and_inbox, deliver, open, run, to};
 
 const PREFIX: &str = "Return-Path: <bounces@example.test>\r\nReceived: by the server\r\n";
@@ -46,13 +45,13 @@ fn listing() -> Vec<u8> {
 }
 
 async fn fetch(store: &Store, mailbox: MailboxId, items: &str) -> (Vec<u8>, Fetched) {
-    let view = store.read_mailbox(mailbox, View::of).await.expect("there");
+    let selected = select(store, mailbox).await;
     let Command::Fetch(fetch) = command(&format!("FETCH 1:* {items}")) else { panic!("{items}") };
     let options = Options { may_set_seen: false, tells_modseq: false };
     let mut seen = Seen::default();
     let uids = [(1, u32::MAX)].into_iter().collect();
     let fetcher = Fetcher::new(store, mailbox, &fetch, options);
-    let fetched = fetcher.run(&view, &uids, &mut seen).await.expect("the client is there");
+    let fetched = fetcher.run(&selected, &uids, &mut seen).await.expect("the client is there");
     seen.send(&[]).await.expect("the client is there");
     (seen.octets, fetched)
 }

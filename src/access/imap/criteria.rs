@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::view::{NoSuchNumber, View};
+use super::view::View;
 use crate::limits::IMAP_FIELDS_BYTES_MAX;
 use crate::mailbox::codec::BodyId;
 use crate::mailbox::{Entry, Mailbox};
@@ -45,6 +45,7 @@ pub(super) struct Known<'m> {
 /// What a search knows beside its keys.
 pub(super) struct Context<'c> {
     pub view: &'c View,
+    pub recent: &'c NumberSet,
     pub mailbox: &'c Mailbox,
     /// `$`.
     pub saved: &'c NumberSet,
@@ -86,12 +87,12 @@ enum Cost {
 }
 
 impl Criteria {
-    pub fn new(key: &SearchKey, context: &Context<'_>) -> Result<Self, NoSuchNumber> {
+    pub fn new(key: &SearchKey, context: &Context<'_>) -> Self {
         let mut compiler = Compiler { context, texts: Vec::new(), is_in_header: Vec::new() };
-        let root = compiler.node(key)?;
+        let root = compiler.node(key);
         let Compiler { texts, is_in_header, .. } = compiler;
         let has_modseq = root.has_modseq();
-        Ok(Self { root, needles: Needles::new(&texts), is_in_header, has_modseq })
+        Self { root, needles: Needles::new(&texts), is_in_header, has_modseq }
     }
 
     /// UIDs beside which nothing can match.
@@ -122,21 +123,22 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn node(&mut self, key: &SearchKey) -> Result<Node, NoSuchNumber> {
+    fn node(&mut self, key: &SearchKey) -> Node {
         let day = |day: &i64| day.saturating_mul(DAY_S);
         let before = |at: i64| i64::MIN..at;
         let since = |at: i64| at..i64::MAX;
         let on = |at: i64| at..at.saturating_add(DAY_S);
         let unix_s = self.context.unix_s;
-        Ok(match key {
-            SearchKey::All | SearchKey::Old | SearchKey::SaveDateSupported => Node::Always(true),
-            // No message is `\Recent` here (RFC 9051 has no such thing).
-            SearchKey::Recent | SearchKey::New => Node::Always(false),
-            SearchKey::And(keys) => Node::All(self.nodes(keys.iter())?),
-            SearchKey::Or(left, right) => Node::Any(self.nodes([&**left, &**right].into_iter())?),
-            SearchKey::Not(key) => not(self.node(key)?),
-            SearchKey::Sequence(messages) => self.messages(Numbering::Sequence, messages)?,
-            SearchKey::Uid(messages) => self.messages(Numbering::Uid, messages)?,
+        match key {
+            SearchKey::All | SearchKey::SaveDateSupported => Node::Always(true),
+            SearchKey::Recent => self.recent(),
+            SearchKey::Old => not(self.recent()),
+            SearchKey::New => Node::All(vec![self.recent(), not(Node::Has(SystemFlags::SEEN))]),
+            SearchKey::And(keys) => Node::All(self.nodes(keys.iter())),
+            SearchKey::Or(left, right) => Node::Any(self.nodes([&**left, &**right].into_iter())),
+            SearchKey::Not(key) => not(self.node(key)),
+            SearchKey::Sequence(messages) => self.messages(Numbering::Sequence, messages),
+            SearchKey::Uid(messages) => self.messages(Numbering::Uid, messages),
             SearchKey::Has(flag) => Node::Has(*flag),
             SearchKey::Lacks(flag) => not(Node::Has(*flag)),
             SearchKey::Keyword(keyword) => self.keyword(keyword),
@@ -177,24 +179,25 @@ impl Compiler<'_> {
             },
             // No message has one.
             SearchKey::ThreadId(_) => Node::Always(false),
+        }
+    }
+
+    fn nodes<'k>(&mut self, keys: impl Iterator<Item = &'k SearchKey>) -> Vec<Node> {
+        let mut nodes: Vec<Node> = keys.map(|key| self.node(key)).collect();
+        nodes.sort_by_key(Node::cost);
+        nodes
+    }
+
+    fn messages(&self, numbering: Numbering, messages: &Messages) -> Node {
+        let Context { view, mailbox, saved, .. } = self.context;
+        Node::Uids(match messages {
+            Messages::Saved => (*saved).clone(),
+            Messages::Set(set) => view.resolve_known(mailbox, numbering, set),
         })
     }
 
-    fn nodes<'k>(
-        &mut self,
-        keys: impl Iterator<Item = &'k SearchKey>,
-    ) -> Result<Vec<Node>, NoSuchNumber> {
-        let mut nodes = keys.map(|key| self.node(key)).collect::<Result<Vec<Node>, _>>()?;
-        nodes.sort_by_key(Node::cost);
-        Ok(nodes)
-    }
-
-    fn messages(&self, numbering: Numbering, messages: &Messages) -> Result<Node, NoSuchNumber> {
-        let Context { view, mailbox, saved, .. } = self.context;
-        Ok(Node::Uids(match messages {
-            Messages::Saved => (*saved).clone(),
-            Messages::Set(set) => view.resolve(mailbox, numbering, set)?,
-        }))
+    fn recent(&self) -> Node {
+        Node::Uids(self.context.recent.clone())
     }
 
     fn keyword(&self, keyword: &str) -> Node {

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use super::binary::Encoded;
 use super::octets::{MessageWriter, Trouble, part_of, slice_of};
-use super::selected::Selected;
+use super::selected::{RECENT, Selected};
 use super::sink::{OUT_BYTES, Sink};
 use super::view::Known;
 use crate::limits::{CHUNK_BYTES_MAX, IMAP_FIELDS_BYTES_MAX};
@@ -84,6 +84,7 @@ struct Message {
     body: BodyId,
     /// A time is known at which it came into the mailbox.
     is_saved: bool,
+    is_recent: bool,
 }
 
 /// Messages as the index has them.
@@ -213,7 +214,8 @@ impl Fetcher {
                     found.next_uid = Some(known.uid);
                     break;
                 }
-                match Message::find(partition, mailbox, &known) {
+                let is_recent = selected.recent.contains(known.uid);
+                match Message::find(partition, mailbox, &known, is_recent) {
                     Some(message) if message.entry.modseq > changed_since => {
                         found.messages.push(message);
                     }
@@ -326,12 +328,17 @@ impl Fetcher {
 
 impl Message {
     /// A message of the mailbox, or one that was expunged and is kept.
-    fn find(partition: &Partition, mailbox: &Mailbox, known: &Known) -> Option<Self> {
+    fn find(
+        partition: &Partition,
+        mailbox: &Mailbox,
+        known: &Known,
+        is_recent: bool,
+    ) -> Option<Self> {
         let bodies = partition.bodies();
         let Known { number, uid, .. } = *known;
         if let Some(entry) = known.entry {
             let body = bodies.id(entry.body);
-            return Some(Self { sequence: number, entry, body, is_saved: true });
+            return Some(Self { sequence: number, entry, body, is_saved: true, is_recent });
         }
         let kept = partition.expunged(mailbox.id, uid)?;
         let entry = Entry {
@@ -344,7 +351,8 @@ impl Message {
             body: kept.body,
             bytes: bodies.bytes(kept.body),
         };
-        Some(Self { sequence: number, entry, body: bodies.id(kept.body), is_saved: false })
+        let body = bodies.id(kept.body);
+        Some(Self { sequence: number, entry, body, is_saved: false, is_recent })
     }
 }
 
@@ -364,7 +372,9 @@ fn write_indexed(
             out.extend_from_slice(b"FLAGS ");
             let keywords = keywords.iter().enumerate();
             let keywords = keywords.filter(|(bit, _)| entry.keywords >> bit & 1 == 1);
-            write_flags(entry.flags, keywords.map(|(_, name)| &**name), out);
+            let recent = message.is_recent.then_some(RECENT);
+            let names = recent.into_iter().chain(keywords.map(|(_, name)| &**name));
+            write_flags(entry.flags, names, out);
             Ok(())
         }
         FetchItem::InternalDate => {

@@ -148,14 +148,17 @@ impl Candidate {
 }
 
 impl Row {
-    /// Appends the LIST response.
-    pub fn write_list(&self, form: NameForm, out: &mut Vec<u8>) {
+    /// Appends the LIST response. Who does not know what is extended does not know `\NonExistent`.
+    pub fn write_list(&self, form: NameForm, is_extended: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(b"* LIST (");
         if self.is_subscribed {
             out.extend_from_slice(b"\\Subscribed ");
         }
         if self.mailbox.is_none() {
-            out.extend_from_slice(b"\\NonExistent \\Noselect ");
+            out.extend_from_slice(b"\\NonExistent ");
+            if !is_extended {
+                out.extend_from_slice(b"\\Noselect ");
+            }
         }
         let children: &[u8] = if self.has_children { b"\\HasChildren" } else { b"\\HasNoChildren" };
         out.extend_from_slice(children);
@@ -264,7 +267,7 @@ mod tests {
                 let elsewhere = names.subscribed_elsewhere(&patterns);
                 let rows = names.into_candidates();
                 for row in rows.filter_map(|it| it.row(&list, &patterns, &elsewhere)) {
-                    row.write_list(NameForm::ModifiedUtf7, &mut out);
+                    row.write_list(NameForm::ModifiedUtf7, list.is_extended, &mut out);
                 }
             }
             Command::Lsub { reference, pattern } => {
@@ -301,7 +304,7 @@ mod tests {
             &[
                 "* LIST (\\HasNoChildren \\Sent) \"/\" Gesendet",
                 "* LIST (\\HasNoChildren) \"/\" INBOX",
-                "* LIST (\\NonExistent \\Noselect \\HasChildren) \"/\" a",
+                "* LIST (\\NonExistent \\HasChildren) \"/\" a",
                 "* LIST (\\HasNoChildren) \"/\" &APw-",
             ],
         );
@@ -323,8 +326,8 @@ mod tests {
             &[
                 "* LIST (\\Subscribed \\HasNoChildren) \"/\" INBOX",
                 "* LIST (\\Subscribed \\HasNoChildren) \"/\" a/b",
-                "* LIST (\\Subscribed \\NonExistent \\Noselect \\HasNoChildren) \"/\" c/d",
-                "* LIST (\\Subscribed \\NonExistent \\Noselect \\HasNoChildren) \"/\" gone",
+                "* LIST (\\Subscribed \\NonExistent \\HasNoChildren) \"/\" c/d",
+                "* LIST (\\Subscribed \\NonExistent \\HasNoChildren) \"/\" gone",
             ],
         );
         check(
@@ -333,9 +336,9 @@ mod tests {
             &[
                 "* LIST (\\Subscribed \\HasNoChildren) \"/\" INBOX",
                 "* LIST (\\HasChildren) \"/\" a (\"CHILDINFO\" (\"SUBSCRIBED\"))",
-                "* LIST (\\NonExistent \\Noselect \\HasNoChildren) \"/\" c \
+                "* LIST (\\NonExistent \\HasNoChildren) \"/\" c \
                  (\"CHILDINFO\" (\"SUBSCRIBED\"))",
-                "* LIST (\\Subscribed \\NonExistent \\Noselect \\HasNoChildren) \"/\" gone",
+                "* LIST (\\Subscribed \\NonExistent \\HasNoChildren) \"/\" gone",
             ],
         );
         check(

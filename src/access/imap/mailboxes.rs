@@ -156,7 +156,7 @@ impl Session {
         let cost = patterns.iter().map(Pattern::cost).sum();
         let choose = |candidate: Candidate| candidate.row(list, &patterns, &elsewhere);
         for row in choose_in_turns(names, cost, choose).await {
-            row.write_list(form, self.wire.out());
+            row.write_list(form, list.is_extended, self.wire.out());
             if let (Some(id), false) = (row.mailbox, list.returns.status.is_empty()) {
                 self.write_status(id, &row.name, &list.returns.status).await;
             }
@@ -213,13 +213,15 @@ impl Session {
     /// Appends the STATUS response; false where there is no such mailbox.
     async fn write_status(&mut self, id: MailboxId, name: &str, items: &[StatusItem]) -> bool {
         let (form, append_limit) = (self.name_form(), self.shared.message_bytes_max);
+        let store = &self.store;
         let out = self.wire.out();
-        let written = self.store.read_mailbox(id, |mailbox| {
+        let written = store.read_mailbox(id, |mailbox| {
+            let told = Told { append_limit, recent_from: store.recent_from(id) };
             out.extend_from_slice(b"* STATUS ");
             write_name(name, form, out);
             for (index, item) in items.iter().enumerate() {
                 out.extend_from_slice(if index == 0 { b" (" } else { b" " });
-                write_status_item(mailbox, *item, append_limit, out);
+                write_status_item(mailbox, *item, &told, out);
             }
             out.extend_from_slice(b")\r\n");
         });
@@ -256,20 +258,28 @@ async fn choose_in_turns(
     rows
 }
 
-fn write_status_item(mailbox: &Mailbox, item: StatusItem, append_limit: u64, out: &mut Vec<u8>) {
+/// What STATUS tells that the mailbox does not know.
+struct Told {
+    append_limit: u64,
+    recent_from: u32,
+}
+
+fn write_status_item(mailbox: &Mailbox, item: StatusItem, told: &Told, out: &mut Vec<u8>) {
     let status = mailbox.status();
     out.extend_from_slice(item.as_str().as_bytes());
     let value: u64 = match item {
         StatusItem::Messages => status.exists.into(),
-        // Nobody keeps count of it (RFC 9051 has it no more).
-        StatusItem::Recent => 0,
+        StatusItem::Recent => {
+            let known = mailbox.uids().partition_point(|uid| *uid < told.recent_from);
+            (mailbox.uids().len() - known) as u64
+        }
         StatusItem::UidNext => status.uid_next.into(),
         StatusItem::UidValidity => status.uid_validity.into(),
         StatusItem::Unseen => status.unseen.into(),
         StatusItem::Deleted => mailbox.deleted().into(),
         StatusItem::Size => status.bytes,
         StatusItem::HighestModSeq => status.highest_modseq.max(1),
-        StatusItem::AppendLimit => append_limit,
+        StatusItem::AppendLimit => told.append_limit,
         StatusItem::MailboxId => {
             return write(out, format_args!(" ({})", mailbox_id(mailbox.id)));
         }

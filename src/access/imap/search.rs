@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::criteria::{Context, Criteria, Known};
 use super::selected::Selected;
-use super::view::{NoSuchNumber, View};
+use super::view::View;
 use crate::limits::{CHUNK_BYTES_MAX, IMAP_FIELDS_BYTES_MAX};
 use crate::mailbox::codec::{BodyId, MailboxId};
 use crate::mailbox::{Content, ContentError, Entry, KeptSummary, Mailbox, Partition, Store};
@@ -48,7 +48,6 @@ pub struct Found {
 pub enum SearchError {
     /// The charset is not known.
     BadCharset,
-    NoSuchNumber,
     /// The mailbox is gone.
     NoMailbox,
     /// No thread could be had to put many messages in order.
@@ -59,18 +58,11 @@ impl SearchError {
     /// What the tagged response says.
     pub fn condition(self) -> (Condition, Option<Code<'static>>, &'static str) {
         let code = match self {
-            Self::NoSuchNumber => return (Condition::Bad, None, "No such message"),
             Self::BadCharset => Code::BadCharset("US-ASCII UTF-8"),
             Self::NoMailbox => Code::Plain(PlainCode::NonExistent),
             Self::Busy => Code::Plain(PlainCode::Unavailable),
         };
         (Condition::No, Some(code), "Not searched")
-    }
-}
-
-impl From<NoSuchNumber> for SearchError {
-    fn from(_: NoSuchNumber) -> Self {
-        Self::NoSuchNumber
     }
 }
 
@@ -86,13 +78,16 @@ pub async fn run(scope: &Scope<'_>, criteria: &search::Criteria) -> Result<Found
     if !["US-ASCII", "UTF-8"].iter().any(|known| charset.eq_ignore_ascii_case(known)) {
         return Err(SearchError::BadCharset);
     }
-    let compiled = scope.read(|_, mailbox, view| {
+    let compiled = scope.read_selected(|mailbox, selected| {
         let body_of = |id: &[u8]| body_of(scope.store, id);
-        let saved = scope.saved;
+        let (Selected { view, recent, .. }, saved) = (selected, scope.saved);
         let unix_s = (clock::unix_ms() / 1000) as i64;
-        Criteria::new(&criteria.key, &Context { view, mailbox, saved, unix_s, body_of: &body_of })
+        Criteria::new(
+            &criteria.key,
+            &Context { view, recent, mailbox, saved, unix_s, body_of: &body_of },
+        )
     });
-    let criteria = compiled.await??;
+    let criteria = compiled.await?;
     let candidates = criteria.candidates();
     let mut search =
         Running { scope, haystack: Haystack::new(&criteria.needles), criteria: &criteria };
@@ -123,6 +118,18 @@ impl Found {
 }
 
 impl Scope<'_> {
+    async fn read_selected<T>(
+        &self,
+        read: impl FnOnce(&Mailbox, &Selected) -> T,
+    ) -> Result<T, SearchError> {
+        let read = self.store.read_mailbox(self.mailbox, |mailbox| {
+            let mut selected = self.selected.borrow_mut();
+            selected.sync();
+            read(mailbox, &selected)
+        });
+        read.await.ok_or(SearchError::NoMailbox)
+    }
+
     pub(super) async fn read<T>(
         &self,
         read: impl FnOnce(&Partition, &Mailbox, &View) -> T,

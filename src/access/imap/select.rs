@@ -1,6 +1,6 @@
 //! SELECT and EXAMINE, and what ends a selection (RFC 9051 §6.3.2 and §6.4, RFC 7162).
 
-use super::selected::{Enabled, Expunges, FlagItems, RANGES_AT_ONCE, Selected, write};
+use super::selected::{Enabled, Expunges, FlagItems, RANGES_AT_ONCE, Selected};
 use super::session::{Ending, Session};
 use crate::mailbox::codec::MailboxId;
 use crate::mailbox::{Expunging, Mailbox, Refusal};
@@ -136,7 +136,7 @@ impl Session {
 fn write_selected(selected: &mut Selected, mailbox: &Mailbox, out: &mut Vec<u8>) {
     let status = mailbox.status();
     selected.write_flags(mailbox, out);
-    write(out, format_args!("* {} EXISTS\r\n* 0 RECENT\r\n", status.exists));
+    selected.write_exists(mailbox, out);
     let mut say = |code: Code<'_>, text| write_untagged(Condition::Ok, Some(&code), text, out);
     if let Some(number) = status.first_unseen {
         say(Code::Unseen(number), "First unseen");

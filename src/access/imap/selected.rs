@@ -25,6 +25,8 @@ pub struct Selected {
     keyword_count: usize,
     /// HIGHESTMODSEQ when the client knew all.
     pub told_modseq: u64,
+    /// Messages that came to this session first (RFC 3501 §2.3.2).
+    pub recent: NumberSet,
     /// `$`: what a search has found last that was to be kept (RFC 5182).
     pub saved: NumberSet,
 }
@@ -57,7 +59,7 @@ pub struct FlagItems {
 impl Selected {
     /// A mailbox of which the client is being told all there is. `watch` began at the same moment.
     pub fn new(mailbox: &Mailbox, access: Access, watch: Watch) -> Selected {
-        Selected {
+        let mut selected = Selected {
             id: mailbox.id,
             access,
             view: View::of(mailbox),
@@ -66,8 +68,27 @@ impl Selected {
             own_modseqs: Vec::new(),
             keyword_count: mailbox.keywords.len(),
             told_modseq: mailbox.highest_modseq,
+            recent: NumberSet::default(),
             saved: NumberSet::default(),
+        };
+        selected.take_recent(mailbox, 1);
+        selected
+    }
+
+    /// Messages from `uid_from` on are told of: some may be so for the first time.
+    fn take_recent(&mut self, mailbox: &Mailbox, uid_from: u32) {
+        let is_claimed = self.access == Access::ReadWrite;
+        let recent_from = self.watch.recent_from(mailbox.uid_next, is_claimed).max(uid_from);
+        if recent_from < mailbox.uid_next {
+            self.recent.insert_range(recent_from, mailbox.uid_next - 1);
         }
+    }
+
+    /// Appends EXISTS and RECENT.
+    pub fn write_exists(&self, mailbox: &Mailbox, out: &mut Vec<u8>) {
+        let exists = self.view.exists(mailbox);
+        let recent = self.view.count_of(mailbox, &self.recent);
+        write(out, format_args!("* {exists} EXISTS\r\n* {recent} RECENT\r\n"));
     }
 
     /// Takes note of what has happened. Whoever looks at the mailbox does it first, at the same
@@ -108,8 +129,10 @@ impl Selected {
                 return true;
             }
         }
+        let known_end = self.view.uid_end();
         if self.view.tell_new(mailbox) {
-            write(out, format_args!("* {} EXISTS\r\n", self.view.exists(mailbox)));
+            self.take_recent(mailbox, known_end);
+            self.write_exists(mailbox, out);
         }
         if !self.flagged.is_empty() {
             let flagged = std::mem::take(&mut self.flagged);
@@ -177,7 +200,8 @@ impl Selected {
                 return Some(known.uid);
             }
             if let Some(entry) = known.entry.filter(&is_told) {
-                write_flag_response(known.number, &entry, mailbox, items, out);
+                let recent = self.recent.contains(entry.uid).then_some(RECENT);
+                write_flag_response((known.number, recent), &entry, mailbox, items, out);
             }
         }
         None
@@ -186,7 +210,7 @@ impl Selected {
 
 /// Appends a FETCH response about flags.
 fn write_flag_response(
-    number: u32,
+    (number, recent): (u32, Option<&str>),
     entry: &Entry,
     mailbox: &Mailbox,
     items: FlagItems,
@@ -204,7 +228,8 @@ fn write_flag_response(
         out.extend_from_slice(b"FLAGS ");
         let keywords = mailbox.keywords.iter().enumerate();
         let keywords = keywords.filter(|(bit, _)| entry.keywords >> bit & 1 == 1);
-        write_flags(entry.flags, keywords.map(|(_, name)| &**name), out);
+        let names = recent.into_iter().chain(keywords.map(|(_, name)| &**name));
+        write_flags(entry.flags, names, out);
         out.push(b' ');
     }
     // The last space; nothing at all would be no response.
@@ -218,6 +243,8 @@ pub fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
+/// Behind the system flags; nobody can store it.
+pub const RECENT: &str = "\\Recent";
 /// Messages that are looked at before others get a turn: about a millisecond.
 const MESSAGES_AT_ONCE: usize = 16_384;
 /// EXPUNGE responses before others get a turn.

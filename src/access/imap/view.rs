@@ -126,7 +126,7 @@ impl View {
     ) -> Result<NumberSet, NoSuchNumber> {
         let exists = self.exists(mailbox);
         if numbering == Numbering::Uid {
-            return Ok(self.known(&set.resolve(self.uid(mailbox, exists).unwrap_or(0))));
+            return Ok(self.resolve_known(mailbox, numbering, set));
         }
         if exists == 0 || set.number_max() > exists {
             return Err(NoSuchNumber);
@@ -149,6 +149,32 @@ impl View {
             0 | 1 => NumberSet::default(),
             end => uids.intersection(&[(1, end - 1)].into_iter().collect()),
         }
+    }
+
+    /// The messages that a search means by a set: as `resolve`, but numbers that nobody has mean
+    /// nothing.
+    pub fn resolve_known(
+        &self,
+        mailbox: &Mailbox,
+        numbering: Numbering,
+        set: &SequenceSet,
+    ) -> NumberSet {
+        let exists = self.exists(mailbox);
+        if numbering == Numbering::Uid {
+            return self.known(&set.resolve(self.uid(mailbox, exists).unwrap_or(0)));
+        }
+        let numbers = match exists {
+            0 => NumberSet::default(),
+            last => set.resolve(last).intersection(&[(1, last)].into_iter().collect()),
+        };
+        self.uids_of(mailbox, &numbers).expect("all are in use")
+    }
+
+    /// How many messages of a set the client knows.
+    pub fn count_of(&self, mailbox: &Mailbox, uids: &NumberSet) -> u32 {
+        let known = self.known(uids);
+        let below = |uid| self.count_below(mailbox, uid);
+        known.ranges().iter().map(|(first, end)| below(end + 1) - below(*first)).sum()
     }
 
     /// Sequence numbers of messages; those that the client does not know have none.

@@ -161,6 +161,14 @@ fn a_set_of_a_command_means_what_the_client_knows() {
     check(&model, Numbering::Sequence, b"2,4:*", Ok(b"4,8:10"));
     check(&model, Numbering::Sequence, b"6", Err(NoSuchNumber));
     check(&model, Numbering::Sequence, b"1:6", Err(NoSuchNumber));
+    let known = |set: &[u8]| {
+        let set = SequenceSet::parse(set).expect("a set");
+        let uids = model.view.resolve_known(model.mailbox(), Numbering::Sequence, &set);
+        (model.view.count_of(model.mailbox(), &uids), uids)
+    };
+    assert_eq!(known(b"6:*"), (1, [(10, 10)].into_iter().collect()));
+    assert_eq!(known(b"2:3,7"), (2, [(4, 6)].into_iter().collect()));
+    assert_eq!(known(b"7"), (0, NumberSet::default()));
     model.expunge(&[(4, 10)].into_iter().collect());
     check(&model, Numbering::Sequence, b"2,4:*", Ok(b"4,8:10"));
     let uids = |uids: &[u32]| uids.iter().map(|uid| (*uid, *uid)).collect();
