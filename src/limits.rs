@@ -154,6 +154,11 @@ pub const DELIVERY_KEYS_MAX: usize = 1 << 16;
 pub const POST_PIECE_BYTES_MAX: usize = 64 * 1024;
 /// Octets of such content that a shard has under way; more wait for their turn.
 pub const POST_BYTES_UNDER_WAY_MAX: usize = 8 * 1024 * 1024;
+/// Messages that one step of a command looks at: larger commands are several records, between which
+/// others get their turn.
+pub const MAILBOX_MESSAGES_AT_ONCE: usize = 16 * 1024;
+/// Messages of one MULTIAPPEND: their records are one frame.
+pub const APPENDS_AT_ONCE_MAX: usize = 1000;
 /// What one record about messages names or lists; larger commands are several records.
 pub const MAILBOX_RECORD_BYTES_MAX: usize = 512 * 1024;
 

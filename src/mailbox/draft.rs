@@ -5,7 +5,7 @@ use super::plan::{Delivered, Delivery, Refusal};
 use super::store::{NewBody, Store, now_s};
 use super::summaries::Summarizing;
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::limits::{APPENDS_AT_ONCE_MAX, CHUNK_BYTES_MAX};
 
 /// A message on its way in. Dropped, it leaves nothing behind but dead chunks.
 pub struct Draft {
@@ -39,6 +39,61 @@ impl Store {
             last: None,
             summarizing: Box::default(),
         })
+    }
+}
+
+impl Store {
+    /// Puts several messages into the mailbox of each, all or none (RFC 3502); resolves when they
+    /// are durable there. Drafts are `seal`ed here where they were not before.
+    ///
+    /// Do not drop the future midway, as with `Draft::commit`.
+    pub async fn commit_all(
+        &self,
+        mut messages: Vec<(Draft, Delivery)>,
+    ) -> Result<Vec<Delivered>, Refusal> {
+        if messages.len() > APPENDS_AT_ONCE_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        for (draft, delivery) in &mut messages {
+            draft.seal().await?;
+            if draft.bytes + delivery.prefix.len() as u64 > u32::MAX.into() {
+                return Err(Refusal::TooLarge);
+            }
+        }
+        let inner = &self.inner;
+        let ids = messages.iter().map(|_| BodyId(inner.journal.next_message_id()));
+        let ids: Vec<BodyId> = ids.collect();
+        let appends = messages.iter().map(|(draft, delivery)| (delivery, draft.bytes));
+        let appends: Vec<(&Delivery, u64)> = appends.collect();
+        loop {
+            let planned = inner.partition.borrow().plan_appends(&appends, &ids, now_s());
+            let planned = match planned {
+                Ok(planned) => planned,
+                Err(refusal) => {
+                    // What it was refused for may not be durable yet.
+                    inner.newest_durable().await;
+                    return Err(refusal);
+                }
+            };
+            let made = messages.iter().zip(&ids).zip(&planned.told);
+            let made = made.filter(|(_, told)| matches!(told, Delivered::As { .. }));
+            let bodies = made.map(|(((draft, delivery), id), _)| NewBody {
+                id: *id,
+                prefix: &delivery.prefix,
+                content: &[],
+                chunks: &draft.chunks,
+                bytes: draft.bytes as u32 + delivery.prefix.len() as u32,
+            });
+            let bodies: Vec<NewBody<'_>> = bodies.collect();
+            match inner.append(&bodies, planned.operations, Append::Message) {
+                Ok(()) => {
+                    inner.newest_durable().await;
+                    return Ok(planned.told);
+                }
+                Err(AppendError::Later) => inner.journal.room().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -117,6 +172,12 @@ impl Draft {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Moves what is left into the journal: a draft that waits for others keeps no octets in
+    /// memory. Suspends until the chunk before is durable.
+    pub async fn seal(&mut self) -> Result<(), Refusal> {
+        if self.buffer.is_empty() { Ok(()) } else { self.spill().await }
     }
 
     async fn spill(&mut self) -> Result<(), Refusal> {

@@ -9,11 +9,12 @@ use super::codec::{
     AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MODSEQ_MAX, MailboxId, Message, Operation,
     Quota, RANGE_BYTES, SpecialUses,
 };
-use super::index::{Entry, Mailbox};
+use super::index::Mailbox;
 use super::partition::{Account, Partition, Usage};
 use crate::limits::{
     ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX,
-    MAILBOX_NAME_BYTES_MAX, MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX, SUBSCRIPTIONS_MAX,
+    MAILBOX_MESSAGES_AT_ONCE, MAILBOX_NAME_BYTES_MAX, MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX,
+    SUBSCRIPTIONS_MAX,
 };
 use crate::proto::imap::flag::{Flags, SystemFlags};
 use crate::proto::imap::mailbox::{HIERARCHY_SEPARATOR, MailboxName};
@@ -340,6 +341,22 @@ impl Partition {
         Planned { operations: batch.operations, told }
     }
 
+    /// Several messages for a mailbox each, all or none. `bodies` are the numbers of their bodies,
+    /// `content_bytes` their octets without the fields of the delivery.
+    pub fn plan_appends(
+        &self,
+        appends: &[(&Delivery, u64)],
+        bodies: &[BodyId],
+        now_s: u32,
+    ) -> Result<Planned<Vec<Delivered>>, Refusal> {
+        let mut batch = Batch::new(self, now_s);
+        let told = appends.iter().zip(bodies).map(|((delivery, content_bytes), body)| {
+            batch.add(delivery, content_bytes + delivery.prefix.len() as u64, *body)
+        });
+        let told = told.collect::<Result<Vec<Delivered>, Refusal>>()?;
+        Ok(Planned { operations: batch.operations, told })
+    }
+
     /// STORE on messages of `uids` that are there. Those that it would not change are left out.
     pub fn plan_flags(
         &self,
@@ -359,15 +376,15 @@ impl Partition {
         let uids_of = NumberSet::default();
         let mut changed = FlagsChanged { mailbox, modseq, change, flags, keywords, uids: uids_of };
         let mut part = Part::default();
-        for entry in known.entries_of(uids) {
+        for (index, entry) in known.entries_of(uids).enumerate() {
+            if index == MAILBOX_MESSAGES_AT_ONCE {
+                part.left.insert_range(entry.uid, uids.last().unwrap_or(entry.uid));
+                break;
+            }
             if unchanged_since.is_some_and(|since| entry.modseq > since) {
                 part.modified.insert(entry.uid);
             } else if changed.result(entry.flags, entry.keywords) != (entry.flags.0, entry.keywords)
             {
-                if changed.uids.ranges().len() == RANGES_MAX {
-                    part.left.insert_range(entry.uid, uids.last().unwrap_or(entry.uid));
-                    break;
-                }
                 changed.uids.insert(entry.uid);
             }
         }
@@ -381,28 +398,31 @@ impl Partition {
         Ok(Planned { operations, told: part })
     }
 
+    /// EXPUNGE from UID `from` on. What is left begins where the next part does.
     pub fn plan_expunge(
         &self,
         mailbox: MailboxId,
         which: Expunging<'_>,
+        from: u32,
         now_s: u32,
     ) -> Result<Planned<Part>, Refusal> {
         let known = self.known(mailbox)?;
         let mut part = Part::default();
-        let mut add = |entry: &Entry| {
-            let has_room = part.uids.ranges().len() < RANGES_MAX;
-            let set = if has_room { &mut part.uids } else { &mut part.left };
-            set.insert(entry.uid);
+        let mut behind = NumberSet::default();
+        behind.insert_range(from, u32::MAX);
+        let (uids, only_deleted) = match which {
+            Expunging::Deleted => (behind, true),
+            Expunging::DeletedOf(uids) => (uids.intersection(&behind), true),
+            Expunging::All(uids) => (uids.intersection(&behind), false),
         };
-        let is_deleted = |entry: &Entry| entry.flags.has(SystemFlags::DELETED);
-        match which {
-            Expunging::Deleted => {
-                known.entries(0..u32::MAX).filter(is_deleted).for_each(|entry| add(&entry));
+        for (index, entry) in known.entries_of(&uids).enumerate() {
+            if index == MAILBOX_MESSAGES_AT_ONCE {
+                part.left.insert_range(entry.uid, u32::MAX);
+                break;
             }
-            Expunging::DeletedOf(uids) => {
-                known.entries_of(uids).filter(is_deleted).for_each(|entry| add(&entry));
+            if !only_deleted || entry.flags.has(SystemFlags::DELETED) {
+                part.uids.insert(entry.uid);
             }
-            Expunging::All(uids) => known.entries_of(uids).for_each(|entry| add(&entry)),
         }
         let (modseq, uids) = (self.next_modseq(), part.uids.clone());
         let operation = Operation::Expunged { mailbox, modseq, at_s: now_s, uids };
@@ -630,5 +650,5 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 }
 
 const INBOX: &str = "INBOX";
-/// Ranges of UIDs in one record.
-const RANGES_MAX: usize = MAILBOX_RECORD_BYTES_MAX / RANGE_BYTES;
+// Each message that a step takes may be a range of its own.
+const _: () = assert!(MAILBOX_MESSAGES_AT_ONCE * RANGE_BYTES <= MAILBOX_RECORD_BYTES_MAX);

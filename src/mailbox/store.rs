@@ -343,6 +343,7 @@ impl Store {
                 return Ok(stored);
             }
             left = part.left;
+            task::yield_now().await;
         }
     }
 
@@ -353,13 +354,15 @@ impl Store {
         which: Expunging<'_>,
     ) -> Result<NumberSet, Refusal> {
         let mut expunged = NumberSet::default();
+        let mut from = 1;
         loop {
-            let part =
-                self.run(|partition| partition.plan_expunge(mailbox, which, now_s())).await?;
+            let plan =
+                |partition: &Partition| partition.plan_expunge(mailbox, which, from, now_s());
+            let part = self.run(plan).await?;
             expunged = expunged.union(&part.uids);
-            if part.left.is_empty() {
-                return Ok(expunged);
-            }
+            let Some(next) = part.left.first() else { return Ok(expunged) };
+            from = next;
+            task::yield_now().await;
         }
     }
 
@@ -375,7 +378,13 @@ impl Store {
         let plan = |partition: &Partition, uids: &NumberSet| {
             partition.plan_copy(source, target, uids, is_move, now_s())
         };
-        self.copy_in_parts(target, uids, plan).await
+        // What it puts there itself, where that is the source, is none of it.
+        let uid_next = self.inner.partition.borrow().mailbox(source).map_or(1, |it| it.uid_next);
+        let mut known = NumberSet::default();
+        if uid_next > 1 {
+            known.insert_range(1, uid_next - 1);
+        }
+        self.copy_in_parts(target, &uids.intersection(&known), plan).await
     }
 
     /// Brings messages back that were expunged from `source` and are still kept, into a mailbox of
@@ -414,6 +423,7 @@ impl Store {
                 return Ok(copied);
             }
             left = part.left;
+            task::yield_now().await;
         }
     }
 

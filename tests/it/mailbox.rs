@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use ringpost::journal::{Journal, JournalConfig, OpenError, Owner};
-use ringpost::limits::CHUNK_BYTES_MAX;
-use ringpost::mailbox::codec::{AccountId, DeliveryKey, MailboxId, SpecialUses};
+use ringpost::limits::{CHUNK_BYTES_MAX, MAILBOX_MESSAGES_AT_ONCE};
+use ringpost::mailbox::codec::{AccountId, DeliveryKey, MailboxId, Quota, SpecialUses};
 use ringpost::mailbox::{
     Content, Delivered, Delivery, Expunging, Partition, Recovered, Refusal, Store, Target,
 };
@@ -210,3 +210,86 @@ fn second_life(data_dir: PathBuf) {
 
 const LIFE: &str = "RINGPOST_TEST_MAILBOX_LIFE";
 const DATA_DIR: &str = "RINGPOST_TEST_MAILBOX_DIR";
+
+#[test]
+fn several_messages_are_appended_all_or_none() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().to_owned();
+    let long = long();
+    run(move || async move {
+        let store = open(&data_dir).expect("a journal");
+        let account = store.add_account("jo@example.test", None).await.expect("room");
+        let (_, inbox) = account_and_inbox(&store).await;
+        let drafts = async |contents: &[&[u8]]| {
+            let mut drafts = Vec::new();
+            for content in contents {
+                let mut draft = store.begin(0).expect("room");
+                let mut rest = *content;
+                while !rest.is_empty() {
+                    rest = &rest[draft.append(rest)..];
+                    draft.room().await.expect("room");
+                }
+                drafts.push((draft, to(inbox, "", None)));
+            }
+            drafts
+        };
+        let contents: [&[u8]; 3] = [b"one\r\n", &long, b""];
+        let told = store.commit_all(drafts(&contents).await).await.expect("room");
+        let told: Vec<u32> = told
+            .iter()
+            .map(|told| match told {
+                Delivered::As { uid, .. } => *uid,
+                Delivered::Before => panic!("never before"),
+            })
+            .collect();
+        assert_eq!(told, [1, 2, 3]);
+        for (uid, content) in (1..).zip(contents) {
+            let found = store.content(inbox, uid).await.expect("there");
+            assert_eq!(octets(&found, 0).await, content, "{uid}");
+        }
+        // Two of them would fit.
+        let quota = Quota { bytes: 0, messages: 5 };
+        store.set_quota(account, quota).await.expect("there");
+        let told = store.commit_all(drafts(&[b"a", b"b", b"c"]).await).await;
+        assert_eq!(told, Err(Refusal::OverQuota));
+        let status = store.read_mailbox(inbox, |inbox| inbox.status()).await.expect("there");
+        assert_eq!((status.exists, status.uid_next), (3, 4));
+        store.close().await;
+    });
+}
+
+#[test]
+fn commands_over_very_many_messages_are_done_in_parts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().to_owned();
+    run(move || async move {
+        let store = open(&data_dir).expect("a journal");
+        let account = store.add_account("jo@example.test", None).await.expect("room");
+        let (_, inbox) = account_and_inbox(&store).await;
+        let other = store.create_mailbox(account, &named("a"), SpecialUses::default()).await;
+        let other = other.expect("room");
+        deliver(&store, b"x", &[to(inbox, "", None)]).await.expect("room");
+        // By copies, which are faster than letters.
+        let mut count = 1;
+        while count <= 2 * MAILBOX_MESSAGES_AT_ONCE as u32 {
+            let copied = store.copy(inbox, inbox, &uids(&[(1, u32::MAX)]), false).await;
+            count += copied.expect("there").target_uids.count() as u32;
+        }
+        let all = uids(&[(1, u32::MAX)]);
+        let deleted = Flags { system: SystemFlags::DELETED, keywords: Vec::new() };
+        let stored = store.store_flags(inbox, &all, FlagChange::Add, &deleted, None).await;
+        let stored = stored.expect("there");
+        assert_eq!(stored.changed, uids(&[(1, count)]));
+        let again = store.store_flags(inbox, &all, FlagChange::Add, &deleted, Some(1)).await;
+        assert_eq!(again.expect("there").modified, uids(&[(1, count)]));
+        let moved = store.copy(inbox, other, &uids(&[(1, count - 5)]), true).await;
+        assert_eq!(moved.expect("there").target_uids, uids(&[(1, count - 5)]));
+        let some = uids(&[(3, count)]);
+        let gone = store.expunge(other, Expunging::DeletedOf(&some)).await;
+        assert_eq!(gone, Ok(uids(&[(3, count - 5)])));
+        assert_eq!(store.expunge(other, Expunging::Deleted).await, Ok(uids(&[(1, 2)])));
+        let exists = store.read_mailbox(inbox, |inbox| inbox.status().exists).await;
+        assert_eq!(exists, Some(5));
+        store.close().await;
+    });
+}

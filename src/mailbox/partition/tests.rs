@@ -132,7 +132,7 @@ impl Driver {
     }
 
     fn expunge(&mut self, mailbox: MailboxId, which: Expunging<'_>) -> Done<Part> {
-        let planned = self.partition.plan_expunge(mailbox, which, self.now_s)?;
+        let planned = self.partition.plan_expunge(mailbox, which, 1, self.now_s)?;
         self.apply(planned.operations);
         Ok(planned.told)
     }
