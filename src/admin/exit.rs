@@ -12,6 +12,8 @@ pub enum Exit {
     Usage,
     /// EX_DATAERR: what is on disk is damaged or not ours.
     Data,
+    /// EX_NOUSER: no such mailbox.
+    NoUser,
     /// EX_UNAVAILABLE: a port is taken, no server runs.
     Unavailable,
     /// EX_SOFTWARE: a shard died.
@@ -36,6 +38,7 @@ impl From<Exit> for ExitCode {
             Exit::Found => 1,
             Exit::Usage => 64,
             Exit::Data => 65,
+            Exit::NoUser => 67,
             Exit::Unavailable => 69,
             Exit::Software => 70,
             Exit::System => 71,

@@ -1,5 +1,5 @@
-//! The program's command line: serve, check, queue, account, mailbox, explain, verify, reload,
-//! doctor, dns, fsck.
+//! The program's command line: serve, check, queue, account, mailbox, deliver, explain, verify,
+//! reload, doctor, dns, fsck.
 //!
 //! **Owns** what an operator types and reads, and the exit codes (sysexits.h).
 //! **Uses** `config`, `shard` to start, `control` to speak to a running server.
@@ -9,6 +9,7 @@
 mod account;
 mod check;
 mod client;
+mod deliver;
 mod dns;
 mod doctor;
 mod exit;
@@ -55,6 +56,9 @@ enum Command {
     /// The mailboxes of an account.
     #[command(subcommand)]
     Mailbox(mailbox::Command),
+    /// Delivers a message from standard input into mailboxes of a running server; exits as pipes of
+    /// mail do (67 no such mailbox, 75 try again).
+    Deliver(deliver::Options),
     /// Says where mail goes, what holds for it, and where the time of a queued message went.
     Explain(explain::Options),
     /// Makes a running server read its configuration and open its log anew, as SIGHUP does.
@@ -103,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Queue(command) => queue::run(&command),
         Command::Account(command) => account::run(&command),
         Command::Mailbox(command) => mailbox::run(&command),
+        Command::Deliver(options) => deliver::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Reload(place) => client::reload(&place),
         Command::Fsck(options) => fsck::run(&options),

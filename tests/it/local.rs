@@ -414,3 +414,46 @@ fn lmtp_delivers_at_once_and_answers_for_each_recipient() {
     );
     assert_eq!((ann.len(), bob.len(), first["full@local.test"].len()), (2, 2, 0));
 }
+
+#[test]
+fn a_pipe_delivers_and_exits_as_sysexits_say() {
+    let (lmtp, unlimited) = (free_address(), Quota::default());
+    let extra = format!("[[listener]]\naddress = \"{lmtp}\"\nprotocol = \"lmtp\"\n");
+    let small = Quota { bytes: 300, messages: 0 };
+    let accounts = [(0, "ann@local.test", unlimited), (0, "full@local.test", small)];
+    let mut server = with_accounts(free_address(), 1, &extra, &accounts);
+    let config = server.config_path();
+    let deliver = |arguments: &[&str], content: &[u8]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        command.arg("deliver").arg("--config").arg(&config).args(arguments);
+        let piped = std::process::Stdio::piped;
+        let mut child = command.stdin(piped()).stderr(piped()).spawn().expect("ringpost runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // It may end before it has read all.
+        let _ = std::io::Write::write_all(&mut stdin, content);
+        drop(stdin);
+        let output = child.wait_with_output().expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().expect("a code"), said)
+    };
+    let large = [b"S: x\n\n".to_vec(), b".line\n".repeat(100_000)].concat();
+    let ok = (0, String::new());
+    assert_eq!(deliver(&["-f", "s@t.test", "Ann+x"], b"From s Mon\nS: 1\n\n.one\n"), ok);
+    assert_eq!(deliver(&["ann@local.test"], &large), ok);
+    let (code, said) = deliver(&["ann@local.test", "nobody@local.test"], b"S: 3\r\n\r\n");
+    assert!(code == 67 && said.contains("nobody@local.test: 550 5.1.1"), "{code} {said}");
+    let (code, said) = deliver(&["full", "nobody"], &large);
+    assert!(code == 75 && said.contains("full@local.test: 452 4.2.2"), "{code} {said}");
+    assert_eq!(deliver(&["far@far.test"], b"S: 1\n\n").0, 77);
+    assert_eq!(deliver(&["-f", "a b", "ann"], b"").0, 64);
+    assert!(server.stop().success(), "{}", server.stderr());
+    let (code, said) = deliver(&["ann"], b"S: 1\n\n");
+    assert!(code == 75 && said.contains("does the server run?"), "{code} {said}");
+    let ann = inboxes(server.data_dir(), 0).remove("ann@local.test").expect("an account");
+    assert_eq!(ann.len(), 3);
+    let front = "Return-Path: <s@t.test>\r\nDelivered-To: Ann+x@local.test\r\n";
+    assert!(ann[0].text().starts_with(front), "{}", ann[0].text());
+    assert!(ann[0].text().ends_with("\r\nS: 1\r\n\r\n.one\r\n"), "{}", ann[0].text());
+    let stored = [b"S: x\r\n\r\n".to_vec(), b".line\r\n".repeat(100_000)].concat();
+    assert!(ann[1].octets.ends_with(&stored));
+}
