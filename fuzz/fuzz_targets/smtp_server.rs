@@ -8,12 +8,21 @@ use libfuzzer_sys::fuzz_target;
 use ringpost::limits::COMMAND_LINE_BYTES_MAX;
 use ringpost::mail::{Reply, status};
 use ringpost::proto::smtp::data::BareNewline;
-use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig};
+use ringpost::proto::smtp::server::{Channel, Dialect, Event, Server, ServerConfig, Wire};
 
-fn run(config: &Rc<ServerConfig>, channel: Channel, pieces: &[&[u8]]) -> (Vec<u8>, Vec<String>) {
+fn run(
+    config: &Rc<ServerConfig>,
+    (channel, wire): (Channel, Option<Wire>),
+    pieces: &[&[u8]],
+) -> (Vec<u8>, Vec<String>) {
     let mut server = Server::new(config.clone(), channel);
+    if let Some(wire) = wire {
+        server = server.requiring_login(wire);
+    }
     let (mut out, mut seen, mut content, mut kept) = (vec![], vec![], vec![], Vec::new());
     let ok = Reply::new(250, status::OK, "Ok");
+    let authenticated = Reply::new(235, status::AUTHENTICATED, "Welcome");
+    let wrong = Reply::new(535, status::WRONG_CREDENTIALS, "Wrong");
     for piece in pieces {
         kept.extend_from_slice(piece);
         let mut at = 0;
@@ -38,6 +47,21 @@ fn run(config: &Rc<ServerConfig>, channel: Channel, pieces: &[&[u8]]) -> (Vec<u8
                 Event::Mail(_) | Event::Rcpt(_) | Event::Vrfy(_) | Event::BeginContent { .. } => {
                     seen.push(format!("{event:?}"));
                     server.answer(&ok, &mut out);
+                }
+                Event::Auth { mechanism, initial_response } => {
+                    seen.push(format!("{mechanism:?} {initial_response:?}"));
+                    match initial_response {
+                        None => server.challenge("Zg==", &mut out),
+                        Some(_) => server.answer(&wrong, &mut out),
+                    }
+                }
+                Event::AuthResponse(response) => {
+                    seen.push(format!("{response:?}"));
+                    match response.len() % 3 {
+                        0 => server.answer(&authenticated, &mut out),
+                        1 => server.challenge("", &mut out),
+                        _ => server.answer(&wrong, &mut out),
+                    }
                 }
                 Event::StartTls => {
                     assert_eq!(at, kept.len());
@@ -70,6 +94,8 @@ fuzz_target!(|input: &[u8]| {
         hold_max: (settings & 4 != 0).then_some(Duration::from_secs(600)),
     });
     let channel = [Channel::Plain, Channel::PlainWithStartTls][usize::from(settings & 8 != 0)];
+    let wire = [None, None, Some(Wire::Open), Some(Wire::Loopback)][usize::from(settings >> 4 & 3)];
+    let channel = (channel, wire);
     let whole = run(&config, channel, &[input]);
     let cut = usize::from(*cut) % (input.len() + 1);
     assert_eq!(run(&config, channel, &[&input[..cut], &input[cut..]]), whole);

@@ -287,7 +287,8 @@ pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
     ("pop3", Protocol::Pop3),
 ];
 /// Whose sessions this server has.
-const SERVED: &[Protocol] = &[Protocol::Smtp, Protocol::Lmtp, Protocol::Imap, Protocol::Pop3];
+const SERVED: &[Protocol] =
+    &[Protocol::Smtp, Protocol::Submission, Protocol::Lmtp, Protocol::Imap, Protocol::Pop3];
 
 #[cfg(test)]
 mod tests {

@@ -121,9 +121,20 @@ codes! {
     SYNTAX_ERROR = 5 . 5 . 2;
     TOO_MANY_RECIPIENTS = 4 . 5 . 3;
     INVALID_ARGUMENTS = 5 . 5 . 4;
+    /// A line of an exchange of AUTH (RFC 4954 §4).
+    AUTH_LINE_TOO_LONG = 5 . 5 . 6;
     CONTENT_REFUSED = 5 . 6 . 0;
     /// The address needs SMTPUTF8, which was not asked for (RFC 6531 §3.5).
     NON_ASCII_ADDRESS = 5 . 6 . 7;
+    /// The client is who it says (RFC 4954 §6).
+    AUTHENTICATED = 2 . 7 . 0;
+    /// It has to say who it is first.
+    AUTHENTICATION_REQUIRED = 5 . 7 . 0;
+    /// Whether it is cannot be found out now.
+    AUTHENTICATION_FAILED_FOR_NOW = 4 . 7 . 0;
+    WRONG_CREDENTIALS = 5 . 7 . 8;
+    /// A password is not taken without TLS.
+    ENCRYPTION_REQUIRED = 5 . 7 . 11;
     DELIVERY_NOT_AUTHORIZED = 5 . 7 . 1;
     /// TLS is demanded and is not to be had.
     TLS_REQUIRED = 4 . 7 . 4;

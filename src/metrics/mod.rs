@@ -141,6 +141,10 @@ numbers! {
         tls12_sessions counter "Sessions protected by TLS 1.2.";
         tls_resumed counter "Sessions whose TLS was resumed.";
         tls_failures counter "TLS handshakes of clients that failed.";
+        logins counter "Clients that logged in to submit.";
+        logins_refused counter "Such logins with a wrong name or password.";
+        logins_limited counter "Such logins not tried because there were too many failures.";
+        reverse_paths_refused counter "Reverse-paths that were not of the account logged in.";
     }
     access {
         sessions counter "Sessions begun that read mailboxes.";

@@ -16,6 +16,7 @@ mod quota;
 mod recipients;
 mod session;
 mod stream;
+mod submission;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::auth::Authenticator;
 use crate::config::{self, Config, ListenerTls, Network, Protocol};
 use crate::dns::Resolver;
 use crate::entrance::clients::{Admission, ClientMemo, Clients, SendMemo};
@@ -31,7 +33,7 @@ use crate::mail::{Accounts, Reply, Stream, status};
 use crate::mailbox::Post;
 use crate::metrics::Metrics;
 use crate::proto::smtp::data::BareNewline;
-use crate::proto::smtp::server::{Dialect, ServerConfig};
+use crate::proto::smtp::server::{Dialect, ServerConfig, Wire};
 use crate::queue::Queue;
 use crate::routing::Routes;
 use crate::routing::local::Local;
@@ -48,6 +50,7 @@ pub struct Reception {
 struct Inner {
     queue: Queue,
     post: Post,
+    authenticator: Authenticator,
     metrics: Rc<Metrics>,
     /// What new sessions live under.
     terms: RefCell<Rc<Terms>>,
@@ -109,8 +112,8 @@ impl Reception {
     pub fn start(
         config: Arc<Config>,
         resolver: Resolver,
-        queue: Queue,
-        post: Post,
+        (queue, post): (Queue, Post),
+        authenticator: Authenticator,
         metrics: Rc<Metrics>,
         (shard, shard_count): (usize, usize),
         send: SendMemo,
@@ -120,6 +123,7 @@ impl Reception {
         let inner = Inner {
             queue,
             post,
+            authenticator,
             metrics,
             terms: RefCell::new(Rc::new(Terms::new(config, resolver))),
             accounts: RefCell::default(),
@@ -229,7 +233,9 @@ async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entran
     };
     match inner.clients.admit(client).await {
         Admission::Granted(_held) => {
-            session::run(&inner, terms, stream, client, entrance).await;
+            let is_near = peer.ip().is_loopback() && client.is_loopback();
+            let wire = if is_near { Wire::Loopback } else { Wire::Open };
+            session::run(&inner, terms, stream, (client, wire), entrance).await;
         }
         Admission::Refused => refuse(&inner, stream, &entrance, &TOO_MANY_OF_CLIENT).await,
         Admission::Unknown => refuse(&inner, stream, &entrance, &TOO_MANY_SESSIONS).await,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::lmtp::{self, Accepted, Delivering};
 use super::policy::{self, Leads};
 use super::recipients::{Named, Recipients};
+use super::submission::{self, Missing, Next, Said, Submission};
 use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
 use crate::config::{ListenerTls, Protocol};
 use crate::entrance;
@@ -17,7 +18,7 @@ use crate::mail::{
 use crate::proto::message::received::Received;
 use crate::proto::message::removal::FieldRemoval;
 use crate::proto::smtp::command::Hold;
-use crate::proto::smtp::server::{Channel, ContentSeen, Dialect, Event, Server};
+use crate::proto::smtp::server::{Channel, ContentSeen, Dialect, Event, Server, Wire};
 use crate::queue::{Draft, Refusal};
 use crate::routing::local::Target;
 use crate::runtime::net::TcpStream;
@@ -30,11 +31,11 @@ pub(super) async fn run(
     inner: &Rc<Inner>,
     terms: Rc<Terms>,
     stream: TcpStream,
-    client: IpAddr,
+    (client, wire): (IpAddr, Wire),
     entrance: Rc<Entrance>,
 ) {
-    let is_lmtp = entrance.protocol == Protocol::Lmtp;
-    let may_relay = !is_lmtp && policy::may_relay(&terms, client);
+    // Whoever submits may relay once it has logged in.
+    let may_relay = entrance.protocol == Protocol::Smtp && policy::may_relay(&terms, client);
     let mut stream = Stream::from(stream);
     let mut protection = None;
     let channel = match (entrance.tls, &terms.config.tls.context) {
@@ -50,10 +51,12 @@ pub(super) async fn run(
         (ListenerTls::StartTls, Some(_)) => Channel::PlainWithStartTls,
         (ListenerTls::StartTls, None) | (ListenerTls::None, _) => Channel::Plain,
     };
-    let server = match is_lmtp {
-        true => Server::new(terms.lmtp.clone(), channel),
-        false => Server::new(terms.server(may_relay), channel),
+    let server = match entrance.protocol {
+        Protocol::Lmtp => Server::new(terms.lmtp.clone(), channel),
+        Protocol::Submission => Server::new(terms.server(true), channel).requiring_login(wire),
+        _ => Server::new(terms.server(may_relay), channel),
     };
+    let is_submission = entrance.protocol == Protocol::Submission;
     let mut session = Session {
         inner,
         terms: &terms,
@@ -62,6 +65,7 @@ pub(super) async fn run(
         client,
         entrance,
         may_relay,
+        submission: is_submission.then(Box::default),
         server,
         kept: Vec::new(),
         out: Vec::new(),
@@ -80,6 +84,8 @@ struct Session<'s> {
     client: IpAddr,
     entrance: Rc<Entrance>,
     may_relay: bool,
+    /// Where clients log in.
+    submission: Option<Box<Submission>>,
     server: Server,
     /// Octets that came and are not dealt with: a partial line, or what stands behind content that
     /// is being committed.
@@ -102,6 +108,8 @@ struct Transaction {
     /// By LMTP, in place of `recipients`.
     accepted: Vec<Accepted>,
     content: Intake,
+    /// What is to be added to a header section.
+    missing: Missing,
     /// Monotonic milliseconds.
     content_began_ms: u64,
 }
@@ -134,6 +142,8 @@ enum Need {
     Commit(ContentSeen),
     /// The draft is full.
     Room,
+    /// The client waits to hear whether it is who it says.
+    Login(Said),
     /// The client waits for the handshake.
     Tls,
     /// Replies are to be flushed, then the session is over.
@@ -177,6 +187,12 @@ impl Session<'_> {
                     self.make_room().await;
                     self.resume()
                 }
+                Need::Login(said) => {
+                    self.flush().await?;
+                    // What a login needs, an idle session does not pay for.
+                    Box::pin(self.log_in(said)).await;
+                    self.resume()
+                }
                 Need::Tls => {
                     self.flush().await?;
                     self.start_tls().await?;
@@ -210,9 +226,10 @@ impl Session<'_> {
         }
         let draining = &self.inner.draining;
         let may_stop = is_idle && self.server.is_between_commands();
-        let Session { inner, terms, stream, may_relay, server, kept, out, transaction, .. } = self;
+        let Session { inner, terms, stream, server, kept, out, transaction, .. } = self;
+        let (may_relay, submission) = (self.may_relay, self.submission.as_deref());
         let stop = || may_stop && draining.get();
-        let mut machine = Machine { inner, terms, may_relay: *may_relay, server, out, transaction };
+        let mut machine = Machine { inner, terms, may_relay, submission, server, out, transaction };
         stream
             .read_scratch_unless(stop, |bytes| {
                 if bytes.is_empty() {
@@ -242,8 +259,9 @@ impl Session<'_> {
     }
 
     fn machine(&mut self) -> Machine<'_> {
-        let Session { inner, terms, may_relay, server, out, transaction, .. } = self;
-        Machine { inner, terms, may_relay: *may_relay, server, out, transaction }
+        let Session { inner, terms, server, out, transaction, .. } = self;
+        let (may_relay, submission) = (self.may_relay, self.submission.as_deref());
+        Machine { inner, terms, may_relay, submission, server, out, transaction }
     }
 
     /// Protects what comes from here on. An error ends the session: nobody knows what the client
@@ -253,8 +271,25 @@ impl Session<'_> {
         let context = self.terms.config.tls.context.as_ref().expect("STARTTLS was offered");
         let protection = handshake(self.inner, self.terms, context, &mut self.stream).await?;
         self.protection = Some(protection);
+        if let Some(submission) = &mut self.submission {
+            // Nothing that was said without TLS holds.
+            **submission = Submission::default();
+            self.may_relay = false;
+        }
         self.server.on_tls();
         Ok(())
+    }
+
+    /// Goes on with AUTH.
+    async fn log_in(&mut self, said: Said) {
+        let submission = self.submission.as_mut().expect("AUTH was offered");
+        match submission.go_on(self.inner, self.terms, self.client, said).await {
+            Next::Challenge(base64) => self.server.challenge(&base64, &mut self.out),
+            Next::Answer(reply) => {
+                self.may_relay = reply.is_positive();
+                self.server.answer(&reply, &mut self.out);
+            }
+        }
     }
 
     /// Flushes; nothing follows.
@@ -313,6 +348,10 @@ impl Session<'_> {
                 if seen.tls_optional && transaction.tls == TlsTag::None {
                     transaction.tls = TlsTag::Optional;
                 }
+                transaction.missing = Missing {
+                    date: self.submission.is_some() && !seen.has_date,
+                    message_id: self.submission.is_some() && !seen.has_message_id,
+                };
                 self.take_in(transaction, draft, removal).await
             }
             Intake::Mailboxes(delivering) => {
@@ -380,8 +419,10 @@ impl Session<'_> {
         let now_ms = clock::unix_ms();
         let mut header_prefix = Vec::with_capacity(RECEIVED_BYTES);
         let recipient = transaction.recipients.only();
-        let (flags, id) = (transaction.flags, Some(draft.id()));
-        self.write_trace(flags, id, recipient, now_ms, &mut header_prefix);
+        let (flags, id) = (transaction.flags, draft.id());
+        self.write_trace(flags, Some(id), recipient, now_ms, &mut header_prefix);
+        let hostname = &self.terms.config.hostname;
+        transaction.missing.write(now_ms, id, hostname, &mut header_prefix);
         let mut envelope = self.envelope(transaction, now_ms, header_prefix);
         if let (Some(removal), Some(fields)) = (removal, &self.terms.fields) {
             let mut rest = Vec::new();
@@ -407,19 +448,7 @@ impl Session<'_> {
         unix_ms: u64,
         out: &mut Vec<u8>,
     ) {
-        let dialect = self.server.dialect();
-        let is_utf8 = flags.has(EnvelopeFlags::SMTPUTF8);
-        let protocol = match (dialect, self.server.is_esmtp(), is_utf8, self.protection.is_some()) {
-            (Dialect::Lmtp, _, true, true) => "UTF8LMTPS",
-            (Dialect::Lmtp, _, true, false) => "UTF8LMTP",
-            (Dialect::Lmtp, _, false, true) => "LMTPS",
-            (Dialect::Lmtp, _, false, false) => "LMTP",
-            (Dialect::Smtp, true, true, true) => "UTF8SMTPS",
-            (Dialect::Smtp, true, true, false) => "UTF8SMTP",
-            (Dialect::Smtp, true, false, true) => "ESMTPS",
-            (Dialect::Smtp, true, false, false) => "ESMTP",
-            (Dialect::Smtp, false, _, _) => "SMTP",
-        };
+        let protocol = self.protocol(flags);
         let hostname = &self.terms.config.hostname;
         let (helo_name, client, protection) =
             (self.server.helo_name(), self.client, self.protection);
@@ -453,6 +482,32 @@ impl Session<'_> {
             // Filled in by the draft.
             content_bytes: 0,
             content_hash: 0,
+        }
+    }
+
+    /// What is spoken, as a trace field says it (RFC 3848, RFC 6531 §4.3).
+    fn protocol(&self, flags: EnvelopeFlags) -> &'static str {
+        let is_utf8 = flags.has(EnvelopeFlags::SMTPUTF8);
+        if self.server.dialect() == Dialect::Lmtp {
+            return match (is_utf8, self.protection.is_some()) {
+                (true, true) => "UTF8LMTPS",
+                (true, false) => "UTF8LMTP",
+                (false, true) => "LMTPS",
+                (false, false) => "LMTP",
+            };
+        }
+        // Whoever submits has logged in.
+        let is_authenticated = self.submission.is_some();
+        match (is_utf8, self.protection.is_some(), is_authenticated) {
+            _ if !self.server.is_esmtp() => "SMTP",
+            (true, true, true) => "UTF8SMTPSA",
+            (true, true, false) => "UTF8SMTPS",
+            (true, false, true) => "UTF8SMTPA",
+            (true, false, false) => "UTF8SMTP",
+            (false, true, true) => "ESMTPSA",
+            (false, true, false) => "ESMTPS",
+            (false, false, true) => "ESMTPA",
+            (false, false, false) => "ESMTP",
         }
     }
 
@@ -509,12 +564,21 @@ struct Machine<'m> {
     inner: &'m Rc<Inner>,
     terms: &'m Terms,
     may_relay: bool,
+    submission: Option<&'m Submission>,
     server: &'m mut Server,
     out: &'m mut Vec<u8>,
     transaction: &'m mut Option<Box<Transaction>>,
 }
 
 impl Machine<'_> {
+    /// Whether a reverse-path is the client's, where it has to be.
+    fn may_say(&self, reverse_path: Option<AddressRef<'_>>) -> bool {
+        let Some(submission) = self.submission else { return true };
+        let account = submission.account.as_ref().expect("MAIL comes after the login");
+        let accounts = self.inner.accounts.borrow();
+        submission::may_say(&self.terms.local, &accounts, account, reverse_path)
+    }
+
     /// Runs over the front of `input` until something is needed; returns how much was taken.
     fn run(&mut self, input: &[u8]) -> (usize, Need) {
         self.server.set_now(clock::unix_ms());
@@ -525,6 +589,11 @@ impl Machine<'_> {
             match event {
                 Event::NeedInput => return (at, Need::Input),
                 Event::Mail(mail) => {
+                    if !self.may_say(mail.reverse_path) {
+                        self.inner.metrics.reception.reverse_paths_refused.add(1);
+                        self.server.answer(&submission::NOT_YOURS, self.out);
+                        continue;
+                    }
                     let reverse_path = mail.reverse_path.map_or("", |path| path.as_str()).into();
                     *self.transaction = Some(Box::new(Transaction {
                         reverse_path,
@@ -541,6 +610,7 @@ impl Machine<'_> {
                         asked: None,
                         accepted: Vec::new(),
                         content: Intake::None,
+                        missing: Missing::default(),
                         content_began_ms: 0,
                     }));
                     let reverse_path = mail.reverse_path.map_or("", |path| path.as_str());
@@ -562,6 +632,13 @@ impl Machine<'_> {
                         }
                         found => self.take_recipient(named, found),
                     }
+                }
+                Event::Auth { mechanism, initial_response } => {
+                    let initial_response = initial_response.map(Box::from);
+                    return (at, Need::Login(Said::Auth { mechanism, initial_response }));
+                }
+                Event::AuthResponse(response) => {
+                    return (at, Need::Login(Said::Response(response.into())));
                 }
                 Event::Vrfy(_) => self.server.answer(&policy::VRFY, self.out),
                 Event::BeginContent { declared_bytes } => self.begin_content(declared_bytes),

@@ -188,8 +188,8 @@ pub(super) async fn run(start: Start) {
     let reception = Reception::start(
         config.clone(),
         delivery.resolver(),
-        queue.clone(),
-        post.clone(),
+        (queue.clone(), post.clone()),
+        authenticator.clone(),
         metrics.clone(),
         (place, serving_count),
         send,

@@ -41,6 +41,7 @@ mod stock;
 mod stored;
 mod streams;
 mod sts_dane;
+mod submission;
 mod summaries;
 mod tidy;
 mod tls;

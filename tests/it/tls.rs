@@ -99,7 +99,7 @@ pub struct TlsClient {
 
 impl TlsClient {
     /// Does the handshake on a connection; the server has to be `name`.
-    fn begin(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
+    pub fn begin(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connection = ClientConnection::new(config.clone(), name).expect("a client");
         let mut stream = StreamOwned::new(connection, stream);

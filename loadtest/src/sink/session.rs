@@ -256,6 +256,7 @@ impl Session {
                     }
                 }
                 Event::Vrfy(_) => self.machine.answer(&VRFY, &mut self.out),
+                Event::Auth { .. } | Event::AuthResponse(_) => unreachable!("AUTH is not offered"),
                 Event::BeginContent { .. } => {
                     let share = self.shard.rules.behaviour.drop_before_dot;
                     self.drop_before_dot = happens(share, clock::random_u64());

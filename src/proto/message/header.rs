@@ -1,13 +1,15 @@
 //! Looking at a header section while it passes.
 
-/// Counts Received fields, and notes `TLS-Required: No` (RFC 8689 §3), in content that comes in
-/// pieces of any size.
+/// Counts Received fields, and notes `TLS-Required: No` (RFC 8689 §3), Date and Message-ID, in
+/// content that comes in pieces of any size.
 #[derive(Clone, Debug)]
 pub struct HeaderWatch {
     state: State,
     received_count: u32,
     /// TLS-Required fields that have ended, and whether the last of them said No.
     tls_required: (u32, bool),
+    has_date: bool,
+    has_message_id: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ struct Field {
 enum Meaning {
     Received,
     TlsRequired,
+    Date,
+    MessageId,
 }
 
 /// How far the value of TLS-Required is the word No.
@@ -51,13 +55,28 @@ enum Value {
 
 impl Default for HeaderWatch {
     fn default() -> Self {
-        Self { state: State::Start, received_count: 0, tls_required: (0, false) }
+        Self {
+            state: State::Start,
+            received_count: 0,
+            tls_required: (0, false),
+            has_date: false,
+            has_message_id: false,
+        }
     }
 }
 
 impl HeaderWatch {
     pub fn received_count(&self) -> u32 {
         self.received_count
+    }
+
+    /// Whether the header section says when the message was written.
+    pub fn has_date(&self) -> bool {
+        self.has_date
+    }
+
+    pub fn has_message_id(&self) -> bool {
+        self.has_message_id
     }
 
     /// Whether the message says that it may go without TLS. Not if it says so twice, which it must
@@ -102,6 +121,14 @@ impl HeaderWatch {
                             State::Line
                         }
                         (true, Meaning::TlsRequired) => State::Value(Value::Nothing),
+                        (true, Meaning::Date) => {
+                            self.has_date = true;
+                            State::Line
+                        }
+                        (true, Meaning::MessageId) => {
+                            self.has_message_id = true;
+                            State::Line
+                        }
                     };
                 }
                 State::Name { .. } => self.state = State::Line,
@@ -143,6 +170,8 @@ impl Value {
 const FIELDS: &[Field] = &[
     Field { name: b"received:", means: Meaning::Received },
     Field { name: b"tls-required:", means: Meaning::TlsRequired },
+    Field { name: b"date:", means: Meaning::Date },
+    Field { name: b"message-id:", means: Meaning::MessageId },
 ];
 
 #[cfg(test)]
@@ -165,6 +194,22 @@ mod tests {
         let content = b"Received: one\r\n by x\r\nX-Received: no\r\nRECEIVED:two\r\n\
             Subject: Received: no\r\nRece\r\n\r\nReceived: body\r\n";
         check(content, 2, false);
+    }
+
+    #[test]
+    fn date_and_message_id_are_noted() {
+        for (content, expected) in [
+            ("Date: x\r\n\r\n", (true, false)),
+            ("MIME-Version: 1.0\r\nMESSAGE-ID:<a@b>\r\n\r\n", (false, true)),
+            ("X: y\r\n date: x\r\nDates: x\r\nMessage-I: x\r\n\r\nDate: x\r\n", (false, false)),
+        ] {
+            for cut in 0..=content.len() {
+                let mut watch = HeaderWatch::default();
+                watch.feed(&content.as_bytes()[..cut]);
+                watch.feed(&content.as_bytes()[cut..]);
+                assert_eq!((watch.has_date(), watch.has_message_id()), expected, "cut at {cut}");
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub enum Command<'l> {
     Vrfy(&'l str),
     Expn,
     Help,
+    /// RFC 4954, with the initial response.
+    Auth {
+        mechanism: &'l str,
+        initial_response: Option<&'l [u8]>,
+    },
     /// RFC 3207.
     StartTls,
     Quit,
@@ -45,6 +50,8 @@ pub struct Mail<'l> {
     pub hold: Option<Hold>,
     /// REQUIRETLS (RFC 8689).
     pub require_tls: bool,
+    /// AUTH (RFC 4954 §5) was there. Whom it names is no matter here.
+    pub has_auth: bool,
 }
 
 /// Until when a message is not to be sent on (RFC 4865 §4).
@@ -102,6 +109,8 @@ impl<'l> Command<'l> {
             without_argument(argument, Command::Rset)
         } else if is("NOOP") {
             Ok(Command::Noop)
+        } else if is("AUTH") {
+            auth(argument)
         } else if is("STARTTLS") {
             without_argument(argument, Command::StartTls)
         } else if is("QUIT") {
@@ -139,6 +148,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     let mut envelope_id = None;
     let mut hold = None;
     let mut require_tls = false;
+    let mut has_auth = false;
     for parameter in words(parameters) {
         let (keyword, value) = split_parameter(parameter);
         if keyword.eq_ignore_ascii_case(b"SIZE") {
@@ -155,6 +165,11 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
             utf8 = Utf8::Allowed;
         } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") && value.is_none() {
             require_tls = true;
+        } else if keyword.eq_ignore_ascii_case(b"AUTH") && !has_auth {
+            has_auth = value.is_some_and(|value| !value.is_empty() && value.len() <= 500);
+            if !has_auth {
+                return Err(BAD_PARAMETER);
+            }
         } else if keyword.eq_ignore_ascii_case(b"RET") {
             if flags.has(EnvelopeFlags::RETURN_FULL | EnvelopeFlags::RETURN_HEADERS) {
                 return Err(BAD_PARAMETER);
@@ -187,7 +202,7 @@ fn mail(argument: &[u8]) -> Result<Mail<'_>, Reply> {
     if reverse_path.is_some_and(|path| path.domain().is_empty()) {
         return Err(BAD_REVERSE_PATH);
     }
-    Ok(Mail { reverse_path, size, flags, envelope_id, hold, require_tls })
+    Ok(Mail { reverse_path, size, flags, envelope_id, hold, require_tls, has_auth })
 }
 
 /// HOLDFOR or HOLDUNTIL; `None` for another keyword.
@@ -270,6 +285,16 @@ fn bdat<'l>(argument: &[u8]) -> Result<Command<'l>, Reply> {
         Some(_) => return Err(SYNTAX),
     };
     if words.next().is_some() { Err(SYNTAX) } else { Ok(Command::Bdat { bytes, last }) }
+}
+
+fn auth<'l>(argument: &'l [u8]) -> Result<Command<'l>, Reply> {
+    let mut words = words(argument);
+    let mechanism = words.next().and_then(text).ok_or(SYNTAX)?;
+    let initial_response = words.next();
+    match words.next() {
+        None => Ok(Command::Auth { mechanism, initial_response }),
+        Some(_) => Err(SYNTAX),
+    }
 }
 
 /// The inside of `<...>` behind `keyword`, and what follows it. A space after the colon is

@@ -13,6 +13,7 @@ use crate::limits::COMMAND_LINE_BYTES_MAX;
 use crate::mail::{EnvelopeFlags, Reply, Utf8, status};
 use crate::proto::message::date::write_internet_date;
 use crate::proto::message::header::HeaderWatch;
+use crate::proto::sasl::Mechanism;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -50,6 +51,26 @@ pub struct ServerConfig {
     pub hold_max: Option<Duration>,
 }
 
+/// Whether others can hear what is said without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Then no password is.
+    Open,
+    /// Nothing but this machine is between client and server.
+    Loopback,
+}
+
+/// Whether clients say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Login {
+    /// They cannot.
+    NotOffered,
+    /// They have to, before MAIL.
+    Required(Wire),
+    /// This one has.
+    Done,
+}
+
 /// What happened. Borrowed from the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'i> {
@@ -73,6 +94,10 @@ pub enum Event<'i> {
     ContentRefused,
     /// The mail transaction is over without content: drop what was begun.
     Reset,
+    /// Waits for `challenge` or `answer`. The response is base64 as it came.
+    Auth { mechanism: Mechanism, initial_response: Option<&'i [u8]> },
+    /// What answers a challenge, as it came; `*` gives up. Waits likewise.
+    AuthResponse(&'i [u8]),
     /// Flush, forget the mail transaction, begin TLS as the server; then `on_tls`, or close. What
     /// stood behind the command has been dropped.
     StartTls,
@@ -93,12 +118,15 @@ pub struct ContentSeen {
     pub received_fields: u32,
     /// `TLS-Required: No` (RFC 8689 §3).
     pub tls_optional: bool,
+    pub has_date: bool,
+    pub has_message_id: bool,
 }
 
 /// One session.
 pub struct Server {
     config: Rc<ServerConfig>,
     channel: Channel,
+    login: Login,
     phase: Phase,
     greeting: Greeting,
     /// Unix milliseconds.
@@ -116,6 +144,8 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Command,
+    /// The next line answers a challenge of AUTH.
+    AuthResponse,
     Awaiting(Awaiting),
     /// In content that ends by dot.
     Data,
@@ -134,6 +164,7 @@ enum Awaiting {
     Mail { flags: EnvelopeFlags, declared_bytes: u64 },
     Rcpt,
     Vrfy,
+    Auth,
     Data,
     Chunk { bytes: u64, last: bool },
     ContentEnd,
@@ -165,6 +196,7 @@ impl Server {
         Self {
             config,
             channel,
+            login: Login::NotOffered,
             phase: Phase::Command,
             greeting: Greeting::None,
             now_ms: 0,
@@ -175,6 +207,11 @@ impl Server {
             message_count: 0,
             is_discarding: false,
         }
+    }
+
+    /// The same for a session whose client has to log in before MAIL (RFC 6409 §4.3).
+    pub fn requiring_login(self, wire: Wire) -> Self {
+        Self { login: Login::Required(wire), ..self }
     }
 
     /// Tells the time, in Unix milliseconds: what the next commands say of it is seen from there.
@@ -218,7 +255,7 @@ impl Server {
 
     /// Whether the client is between commands: nothing of a command or of content is under way.
     pub fn is_between_commands(&self) -> bool {
-        self.phase == Phase::Command && !self.is_discarding
+        matches!(self.phase, Phase::Command | Phase::AuthResponse) && !self.is_discarding
     }
 
     /// Whether content is under way.
@@ -235,7 +272,7 @@ impl Server {
         loop {
             let rest = &input[at..];
             let (taken, event) = match self.phase {
-                Phase::Command => self.next_command(rest, out),
+                Phase::Command | Phase::AuthResponse => self.next_line(rest, out),
                 Phase::Data => self.next_data(rest, out),
                 Phase::Chunk { remaining, last } => self.next_chunk(rest, remaining, last, out),
                 Phase::Closed => (rest.len(), Some(Event::Close)),
@@ -272,6 +309,11 @@ impl Server {
                 }
             }
             Awaiting::Vrfy => {}
+            Awaiting::Auth => {
+                if reply.is_positive() {
+                    self.login = Login::Done;
+                }
+            }
             Awaiting::Data => {
                 if reply.is_positive() {
                     self.begin_content(Framing::Dot, None);
@@ -291,6 +333,15 @@ impl Server {
         self.count_error(reply);
         reply.write(out);
         self.close_if_fatal(reply);
+    }
+
+    /// Sends a challenge of SASL, base64; the answer comes as `AuthResponse`.
+    pub fn challenge(&mut self, base64: &str, out: &mut Vec<u8>) {
+        assert_eq!(self.phase, Phase::Awaiting(Awaiting::Auth));
+        self.phase = Phase::AuthResponse;
+        for part in ["334 ", base64, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// The driver's decisions on content, one for each accepted recipient (RFC 2033 §4.2).
@@ -317,11 +368,7 @@ impl Server {
         self.phase = Phase::Closed;
     }
 
-    fn next_command<'i>(
-        &mut self,
-        input: &'i [u8],
-        out: &mut Vec<u8>,
-    ) -> (usize, Option<Event<'i>>) {
+    fn next_line<'i>(&mut self, input: &'i [u8], out: &mut Vec<u8>) -> (usize, Option<Event<'i>>) {
         let Some(end) = memchr::memchr(b'\n', input) else {
             if self.is_discarding {
                 // A CR is kept back: it may be the half of a CRLF.
@@ -341,8 +388,11 @@ impl Server {
             self.close(&BARE_NEWLINE, out);
             return (taken, Some(Event::Close));
         }
+        let is_response = self.phase == Phase::AuthResponse;
+        self.phase = Phase::Command;
         if std::mem::take(&mut self.is_discarding) || taken > COMMAND_LINE_BYTES_MAX {
-            return (taken, self.refuse(&LINE_TOO_LONG, out));
+            let reply = if is_response { &AUTH_LINE_TOO_LONG } else { &LINE_TOO_LONG };
+            return (taken, self.refuse(reply, out));
         }
         let line = &input[..end - 1];
         let utf8 = match &self.transaction {
@@ -351,6 +401,10 @@ impl Server {
         };
         if memchr::memchr2(b'\r', 0, line).is_some() {
             return (taken, self.refuse(&BAD_OCTET, out));
+        }
+        if is_response {
+            self.phase = Phase::Awaiting(Awaiting::Auth);
+            return (taken, Some(Event::AuthResponse(line)));
         }
         let event = match Command::parse(line, utf8) {
             Ok(command) => self.on_command(command, out),
@@ -405,6 +459,9 @@ impl Server {
                 HELP.write(out);
                 None
             }
+            (Command::Auth { mechanism, initial_response }, _) => {
+                self.on_auth(mechanism, initial_response, out)
+            }
             (Command::StartTls, _) => self.on_start_tls(out),
             (Command::Quit, _) => {
                 BYE.write(out);
@@ -454,10 +511,49 @@ impl Server {
                 // Under TLS only (RFC 8689 §2).
                 Channel::Tls => out.extend_from_slice(b"250-REQUIRETLS\r\n"),
             }
+            if self.offers_auth() {
+                out.extend_from_slice(b"250-AUTH");
+                for mechanism in MECHANISMS {
+                    out.push(b' ');
+                    out.extend_from_slice(mechanism.as_str().as_bytes());
+                }
+                out.extend_from_slice(b"\r\n");
+            }
             out.extend_from_slice(b"250 CHUNKING\r\n");
         }
         // A new greeting ends the mail transaction (RFC 5321 §4.1.4).
         self.reset()
+    }
+
+    /// Whether a password may be said now.
+    fn offers_auth(&self) -> bool {
+        match self.login {
+            Login::NotOffered | Login::Done => false,
+            Login::Required(Wire::Loopback) => true,
+            Login::Required(Wire::Open) => self.channel == Channel::Tls,
+        }
+    }
+
+    fn on_auth<'i>(
+        &mut self,
+        mechanism: &str,
+        initial_response: Option<&'i [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Option<Event<'i>> {
+        let reply = match self.login {
+            Login::NotOffered => &NO_AUTH,
+            Login::Done => &LOGGED_IN,
+            Login::Required(_) if self.greeting != Greeting::Extended => &BAD_SEQUENCE,
+            Login::Required(_) if !self.offers_auth() => &ENCRYPTION_REQUIRED,
+            Login::Required(_) => match Mechanism::from_name(mechanism) {
+                Some(mechanism) => {
+                    self.phase = Phase::Awaiting(Awaiting::Auth);
+                    return Some(Event::Auth { mechanism, initial_response });
+                }
+                None => &UNKNOWN_MECHANISM,
+            },
+        };
+        self.refuse(reply, out)
     }
 
     fn on_start_tls<'i>(&mut self, out: &mut Vec<u8>) -> Option<Event<'i>> {
@@ -470,6 +566,10 @@ impl Server {
             return self.refuse(&BAD_SEQUENCE, out);
         }
         READY_FOR_TLS.write(out);
+        if self.login == Login::Done {
+            // What was said before could have come from anybody (RFC 4954 §4).
+            self.login = Login::Required(Wire::Open);
+        }
         self.greeting = Greeting::None;
         self.helo_name = Box::default();
         self.transaction = None;
@@ -484,6 +584,12 @@ impl Server {
         if self.message_count >= self.config.messages_max {
             self.close(&TOO_MANY_MESSAGES, out);
             return Some(Event::Close);
+        }
+        if matches!(self.login, Login::Required(_)) {
+            return self.refuse(&AUTHENTICATION_REQUIRED, out);
+        }
+        if mail.has_auth && self.login == Login::NotOffered {
+            return self.refuse(&UNKNOWN_PARAMETER, out);
         }
         let declared_bytes = mail.size.unwrap_or(0);
         if declared_bytes > self.config.message_bytes_max {
@@ -634,6 +740,8 @@ impl Server {
                     eight_bit: decoder.eight_bit,
                     received_fields: content.header.received_count(),
                     tls_optional: content.header.says_tls_optional(),
+                    has_date: content.header.has_date(),
+                    has_message_id: content.header.has_message_id(),
                 }))
             }
         }
@@ -687,6 +795,18 @@ impl Content {
     }
 }
 
+/// What AUTH offers: what tells the least first.
+const MECHANISMS: [Mechanism; 3] = [Mechanism::ScramSha256, Mechanism::Plain, Mechanism::Login];
+const NO_AUTH: Reply = Reply::new(502, status::BAD_COMMAND_SEQUENCE, "AUTH is not offered");
+const LOGGED_IN: Reply = Reply::new(503, status::BAD_COMMAND_SEQUENCE, "Authenticated already");
+const ENCRYPTION_REQUIRED: Reply =
+    Reply::new(538, status::ENCRYPTION_REQUIRED, "Passwords need TLS; say STARTTLS first");
+const UNKNOWN_MECHANISM: Reply =
+    Reply::new(504, status::INVALID_ARGUMENTS, "This mechanism is not offered");
+const AUTHENTICATION_REQUIRED: Reply =
+    Reply::new(530, status::AUTHENTICATION_REQUIRED, "Authentication required");
+const AUTH_LINE_TOO_LONG: Reply =
+    Reply::new(500, status::AUTH_LINE_TOO_LONG, "Line too long; authentication is over");
 const OK: Reply = Reply::new(250, status::OK, "Ok");
 const GO_AHEAD: Reply = Reply::bare(354, "End data with <CRLF>.<CRLF>");
 const CHUNK_TAKEN: Reply = Reply::new(250, status::OK_CONTENT, "Chunk received");

@@ -14,6 +14,7 @@ const NOW_MS: u64 = 1_795_672_800_000;
 struct Transcript {
     config: ServerConfig,
     channel: Channel,
+    wire: Option<Wire>,
     input: Vec<u8>,
     /// What is said under TLS.
     protected: Vec<u8>,
@@ -35,6 +36,7 @@ fn read_transcript(text: &str) -> Transcript {
             hold_max: None,
         },
         channel: Channel::Plain,
+        wire: None,
         input: Vec::new(),
         protected: Vec::new(),
         output: Vec::new(),
@@ -61,6 +63,8 @@ fn read_transcript(text: &str) -> Transcript {
                 "normalise" => transcript.config.bare_newline = BareNewline::Normalise,
                 "hold" => transcript.config.hold_max = Some(Duration::from_secs(600)),
                 "starttls" => transcript.channel = Channel::PlainWithStartTls,
+                "login" => transcript.wire = Some(Wire::Open),
+                "loopback" => transcript.wire = Some(Wire::Loopback),
                 "tls" => transcript.channel = Channel::Tls,
                 "lmtp" => transcript.config.dialect = Dialect::Lmtp,
                 other => panic!("unknown setting {other}"),
@@ -110,6 +114,8 @@ fn drive(
     let mut kept: Vec<u8> = Vec::new();
     let refusal = Reply::new(550, status::BAD_MAILBOX, "No such mailbox");
     let ok = Reply::new(250, status::OK, "Ok");
+    let authenticated = Reply::new(235, status::AUTHENTICATED, "Welcome");
+    let wrong = Reply::new(535, status::WRONG_CREDENTIALS, "Wrong");
     'pieces: for piece in pieces {
         kept.extend_from_slice(piece);
         let mut at = 0;
@@ -139,6 +145,23 @@ fn drive(
                     seen.push(format!("rcpt {path}{dsn}").trim_end().to_owned());
                     let reply = if path.contains("refused") { &refusal } else { &ok };
                     server.answer(reply, out);
+                }
+                Event::Auth { mechanism, initial_response } => {
+                    let response = initial_response.map_or("none".into(), String::from_utf8_lossy);
+                    seen.push(format!("auth {} {response}", mechanism.as_str()));
+                    match initial_response {
+                        Some(b"right") => server.answer(&authenticated, out),
+                        Some(_) => server.answer(&wrong, out),
+                        None => server.challenge("bmFtZQ==", out),
+                    }
+                }
+                Event::AuthResponse(response) => {
+                    seen.push(format!("response {}", String::from_utf8_lossy(response)));
+                    match response {
+                        b"right" => server.answer(&authenticated, out),
+                        b"more" => server.challenge("", out),
+                        _ => server.answer(&wrong, out),
+                    }
                 }
                 Event::Vrfy(text) => {
                     seen.push(format!("vrfy {text}"));
@@ -200,9 +223,12 @@ fn check_every_cut(config: &ServerConfig, input: &[u8]) -> (Vec<u8>, Vec<String>
 
 /// Both halves of a transcript, cut at every octet.
 fn check_transcript(transcript: &Transcript) -> (Vec<u8>, Vec<String>) {
-    let Transcript { config, channel, input, protected, .. } = transcript;
+    let Transcript { config, channel, wire, input, protected, .. } = transcript;
     let run = |input: &[&[u8]], protected: &[&[u8]]| {
         let mut server = Server::new(Rc::new(config.clone()), *channel);
+        if let Some(wire) = *wire {
+            server = server.requiring_login(wire);
+        }
         let (mut out, mut seen) = (Vec::new(), Vec::new());
         drive(&mut server, config, input, &mut out, &mut seen);
         if seen.last().is_some_and(|event| event == "starttls") {
@@ -241,7 +267,7 @@ fn transcripts_answer_the_same_however_they_are_cut() {
         count += 1;
     }
     println!("{count} transcripts");
-    assert!(count >= 13);
+    assert!(count >= 16);
 }
 
 #[test]
