@@ -6,7 +6,7 @@ use super::pattern::Pattern;
 use crate::mailbox::codec::{MailboxId, SpecialUses};
 use crate::mailbox::{Account, Partition};
 use crate::proto::imap::list::{List, ListSelection};
-use crate::proto::imap::mailbox::{HIERARCHY_SEPARATOR, SpecialUse};
+use crate::proto::imap::mailbox::{HIERARCHY_SEPARATOR, NameForm, SpecialUse};
 use crate::proto::imap::string::write_astring;
 use crate::proto::imap::utf7;
 
@@ -39,14 +39,6 @@ pub struct Row {
     has_children: bool,
     /// Something below is subscribed that the patterns do not name (RFC 5258 §4).
     child_info: bool,
-}
-
-/// How names are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameForm {
-    ModifiedUtf7,
-    /// After ENABLE UTF8=ACCEPT (RFC 6855).
-    Utf8,
 }
 
 impl Names {

@@ -70,6 +70,11 @@ impl Session {
     }
 
     pub async fn on_search(&mut self, tag: &Tag, command: &Search) -> Result<(), Ending> {
+        if self.enabled.utf8 && command.criteria.charset.is_some() {
+            // RFC 6855 §3.
+            self.refuse(tag, Condition::Bad, None, "Everything is UTF-8");
+            return Ok(());
+        }
         let (selected, saved) = self.take_selected_and_saved();
         let mailbox = selected.borrow().id;
         let scope = Scope { store: &self.store, mailbox, selected: &selected, saved: &saved };

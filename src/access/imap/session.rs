@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::Upload;
-use super::listing::NameForm;
 use super::selected::{Enabled, Expunges, Selected};
 use super::wire::Wire;
 use super::{Shared, answer};
@@ -18,6 +17,7 @@ use crate::mailbox::codec::AccountId;
 use crate::mailbox::{Mailbox, Store};
 use crate::proto::imap::append::{Append, NewMessage};
 use crate::proto::imap::command::{Command, Tag};
+use crate::proto::imap::mailbox::NameForm;
 use crate::proto::imap::reader::{Event, Reader};
 use crate::proto::imap::response::{
     Code, Condition, PlainCode, write_continuation, write_tagged, write_untagged,
@@ -338,6 +338,10 @@ impl Session {
                 "QRESYNC" => {
                     self.enable_condstore().await?;
                     self.enabled.qresync = true;
+                }
+                "UTF8=ACCEPT" => {
+                    self.enabled.utf8 = true;
+                    self.reader.on_utf8();
                 }
                 _ => continue,
             }

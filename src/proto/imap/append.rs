@@ -4,7 +4,7 @@ use super::command::{Tag, tag};
 use super::cursor::{Cursor, Fault, Literal, LiteralEncoding, Parsed};
 use super::date::date_time;
 use super::flag::Flags;
-use super::mailbox::MailboxName;
+use super::mailbox::{MailboxName, NameForm};
 use crate::proto::mime::date::DateTime;
 
 /// APPEND up to its first message.
@@ -39,8 +39,11 @@ pub enum MessageForm {
 /// the announcement of a literal.
 ///
 /// `None`: it is another command, or the literal is the name of the mailbox.
-pub(super) fn at_message(text: &[u8]) -> Option<Result<(Append, Literal), (Tag, Fault)>> {
-    let mut cursor = Cursor::new(text);
+pub(super) fn at_message(
+    text: &[u8],
+    names: NameForm,
+) -> Option<Result<(Append, Literal), (Tag, Fault)>> {
+    let mut cursor = Cursor::with_names(text, names);
     let tag = tag(&mut cursor).ok()?;
     if !cursor.eat_text("APPEND") || cursor.space().is_err() {
         return None;

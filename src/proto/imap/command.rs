@@ -6,7 +6,7 @@
 use super::cursor::{Cursor, Fault, Parsed};
 use super::fetch::{Fetch, fetch};
 use super::list::{List, StatusItem, list, lsub, status};
-use super::mailbox::{MailboxName, SpecialUse};
+use super::mailbox::{MailboxName, NameForm, SpecialUse};
 use super::search::{Search, Sort, Thread, search, sort, thread};
 use super::select::{Access, Select, select};
 use super::set::SequenceSet;
@@ -145,8 +145,8 @@ impl Command {
 }
 
 /// A whole command without its last line end. The tag comes back with the fault, if there is one.
-pub(super) fn parse(text: &[u8]) -> Result<(Tag, Command), (Option<Tag>, Fault)> {
-    let mut cursor = Cursor::new(text);
+pub(super) fn parse(text: &[u8], names: NameForm) -> Result<(Tag, Command), (Option<Tag>, Fault)> {
+    let mut cursor = Cursor::with_names(text, names);
     let tag = tag(&mut cursor).map_err(|fault| (None, fault))?;
     match command(&mut cursor) {
         Ok(command) => Ok((tag, command)),

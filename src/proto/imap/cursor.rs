@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::flag::{Flags, SystemFlags};
-use super::mailbox::MailboxName;
+use super::mailbox::{MailboxName, NameForm, decode_name};
 use super::set::SequenceSet;
 use super::string::is_atom_octet;
 
@@ -17,11 +17,17 @@ pub(super) type Parsed<T> = Result<T, Fault>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor<'c> {
     rest: &'c [u8],
+    names: NameForm,
 }
 
 impl<'c> Cursor<'c> {
     pub fn new(text: &'c [u8]) -> Self {
-        Self { rest: text }
+        Self::with_names(text, NameForm::default())
+    }
+
+    /// Reads a command in which names are written so.
+    pub fn with_names(text: &'c [u8], names: NameForm) -> Self {
+        Self { rest: text, names }
     }
 
     pub fn rest(&self) -> &'c [u8] {
@@ -201,7 +207,12 @@ impl<'c> Cursor<'c> {
 
     pub fn mailbox(&mut self) -> Parsed<MailboxName> {
         let name = self.astring()?;
-        MailboxName::parse(&name).ok_or(Fault("Bad mailbox name"))
+        MailboxName::parse_as(&name, self.names).ok_or(Fault("Bad mailbox name"))
+    }
+
+    /// A name or a pattern of names as people read it.
+    pub fn decode_name(&self, text: &[u8]) -> Parsed<String> {
+        decode_name(text, self.names).ok_or(Fault("Bad mailbox name"))
     }
 
     /// Items between parentheses, separated by spaces; `()` gives none.

@@ -1,7 +1,7 @@
 //! LIST, LSUB and STATUS (RFC 9051 §6.3.9, RFC 5258, RFC 5819, RFC 6154, RFC 8440).
 
 use super::cursor::{Cursor, Fault, Parsed};
-use super::mailbox::{MailboxName, decode_name};
+use super::mailbox::MailboxName;
 
 /// LIST with all its options; a plain LIST has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,7 +168,8 @@ impl ListReturn {
 }
 
 fn name(cursor: &mut Cursor) -> Parsed<String> {
-    decode_name(&cursor.astring()?).ok_or(BAD_NAME)
+    let text = cursor.astring()?;
+    cursor.decode_name(&text)
 }
 
 /// A name in which `*` and `%` may stand without quotes.
@@ -182,7 +183,5 @@ fn pattern(cursor: &mut Cursor) -> Parsed<String> {
     if text.is_empty() {
         return Err(Fault("Missing mailbox pattern"));
     }
-    decode_name(text).ok_or(BAD_NAME)
+    cursor.decode_name(text)
 }
-
-const BAD_NAME: Fault = Fault("Bad mailbox name");

@@ -10,7 +10,12 @@ impl MailboxName {
     /// The name a client means: modified UTF-7, or UTF-8 from a client that has enabled it or does
     /// not care. `None` when it is neither, or has control characters.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let name = decode_name(text)?;
+        Self::parse_as(text, NameForm::ModifiedUtf7)
+    }
+
+    /// The name a client means that writes names in this form.
+    pub fn parse_as(text: &[u8], form: NameForm) -> Option<Self> {
+        let name = decode_name(text, form)?;
         if name.chars().any(char::is_control) {
             return None;
         }
@@ -53,11 +58,20 @@ impl MailboxName {
 }
 
 /// A name or a pattern of names in either encoding.
-pub(super) fn decode_name(text: &[u8]) -> Option<String> {
-    match text.is_ascii() {
+pub(super) fn decode_name(text: &[u8], form: NameForm) -> Option<String> {
+    match form == NameForm::ModifiedUtf7 && text.is_ascii() {
         true => utf7::decode(text),
         false => std::str::from_utf8(text).ok().map(str::to_owned),
     }
+}
+
+/// How names are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameForm {
+    #[default]
+    ModifiedUtf7,
+    /// After ENABLE UTF8=ACCEPT (RFC 6855 §3).
+    Utf8,
 }
 
 /// Between the names of a mailbox and its inferior.
@@ -122,6 +136,8 @@ mod tests {
         check(b"Entw&APw-rfe", Some("Entwürfe"));
         check("Entwürfe".as_bytes(), Some("Entwürfe"));
         check(b"a&b", None);
+        let plain = MailboxName::parse_as(b"a&AOQ-b", NameForm::Utf8);
+        assert_eq!(plain.as_ref().map(MailboxName::as_str), Some("a&AOQ-b"));
         check(b"&AAk-", None);
         check(b"\xff", None);
     }

@@ -9,6 +9,7 @@
 use super::append::{Append, MessageForm, NewMessage, at_message, message};
 use super::command::{Command, Tag, parse, tag};
 use super::cursor::{Cursor, Fault, Literal, Waits};
+use super::mailbox::NameForm;
 use crate::limits::{IMAP_COMMAND_BYTES_EARLY_MAX, IMAP_COMMAND_BYTES_MAX};
 
 /// What happened.
@@ -45,6 +46,7 @@ pub struct Reader {
     /// Where the current line begins in `kept`: behind the last literal.
     line_start: usize,
     command_bytes_max: usize,
+    names: NameForm,
     /// That of the command which is under way beyond its first line.
     tag: Option<Tag>,
     refusal: Option<Refusal>,
@@ -95,6 +97,7 @@ impl Default for Reader {
             kept: Vec::new(),
             line_start: 0,
             command_bytes_max: IMAP_COMMAND_BYTES_EARLY_MAX,
+            names: NameForm::default(),
             tag: None,
             refusal: None,
         }
@@ -105,6 +108,11 @@ impl Reader {
     /// Commands may be long from now on.
     pub fn on_authenticated(&mut self) {
         self.command_bytes_max = IMAP_COMMAND_BYTES_MAX;
+    }
+
+    /// Names of mailboxes are written in UTF-8 from now on.
+    pub fn on_utf8(&mut self) {
+        self.names = NameForm::Utf8;
     }
 
     /// Whether nothing of a command is under way.
@@ -289,7 +297,7 @@ impl Reader {
                     self.pass_over(literal, out)
                 }
             },
-            _ => match at_message(whole) {
+            _ => match at_message(whole, self.names) {
                 Some(Ok((append, literal))) => {
                     self.expected = Expected::AppendRest(append.message.form);
                     self.tag = Some(append.tag.clone());
@@ -350,7 +358,7 @@ impl Reader {
         let fault = match expected {
             // Stray empty lines hurt nobody.
             Expected::Command if line.is_empty() => return None,
-            Expected::Command => match parse(line) {
+            Expected::Command => match parse(line, self.names) {
                 Ok((tag, command)) => return Some(Event::Command { tag, command }),
                 Err((tag, fault)) => return Some(refuse(tag.as_ref(), fault, out)),
             },
