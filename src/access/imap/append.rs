@@ -2,6 +2,8 @@
 
 use super::selected::Expunges;
 use super::session::{Ending, Session};
+use crate::limits::APPENDS_AT_ONCE_MAX;
+use crate::mailbox::codec::MailboxId;
 use crate::mailbox::{Delivered, Delivery, Draft, Refusal, Target};
 use crate::proto::imap::append::{Append, MessageForm, NewMessage};
 use crate::proto::imap::command::Tag;
@@ -13,6 +15,10 @@ use crate::runtime::clock;
 /// An APPEND under way.
 pub struct Upload {
     tag: Tag,
+    mailbox: MailboxId,
+    /// Messages that are whole, and their octets.
+    whole: Vec<(Draft, Delivery)>,
+    whole_bytes: u64,
     delivery: Delivery,
     draft: Result<Draft, Failure>,
     /// What the draft had no room for.
@@ -53,22 +59,64 @@ impl Session {
             self.refuse_append(&tag, code, text);
             return Ok(());
         }
-        match self.begin(&message) {
+        match self.begin(0, &message) {
             Ok(draft) => {
-                let delivery = Delivery {
-                    to: Target::Mailbox(mailbox),
-                    prefix: Vec::new(),
-                    date_s: date_s(message.internal_date),
-                    flags: message.flags,
-                    key: None,
+                let upload = Upload {
+                    tag,
+                    mailbox,
+                    whole: Vec::new(),
+                    whole_bytes: message.bytes,
+                    delivery: delivery(mailbox, message),
+                    draft: Ok(draft),
+                    overflow: Vec::new(),
                 };
-                let upload = Upload { tag, delivery, draft: Ok(draft), overflow: Vec::new() };
                 self.upload = Some(Box::new(upload));
                 self.reader.accept_message(self.wire.out());
             }
             Err(refusal) => {
                 self.reader.refuse_append();
                 self.refuse_for(&tag, refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another message in the same APPEND (RFC 3502): all of them are taken, or none.
+    pub async fn on_append_next(&mut self, message: NewMessage) -> Result<(), Ending> {
+        let mut upload = *self.upload.take().expect("a first message came");
+        if let Some((code, text)) = self.fault_of(&message) {
+            self.refuse_append(&upload.tag, code, text);
+            return Ok(());
+        }
+        if upload.whole.len() + 2 > APPENDS_AT_ONCE_MAX {
+            let text = "Too many messages at once";
+            self.refuse_append(&upload.tag, Some(PlainCode::Limit), text);
+            return Ok(());
+        }
+        let sealed = match upload.draft {
+            Ok(mut draft) => draft.seal().await.map(|()| draft).map_err(Failure::Store),
+            Err(failure) => Err(failure),
+        };
+        let next = match sealed {
+            Ok(draft) => {
+                let begun = self.begin(upload.whole_bytes, &message);
+                begun.map(|next| (draft, next)).map_err(Failure::Store)
+            }
+            Err(failure) => Err(failure),
+        };
+        match next {
+            Ok((draft, next)) => {
+                upload.whole_bytes += message.bytes;
+                let next_delivery = delivery(upload.mailbox, message);
+                let delivery = std::mem::replace(&mut upload.delivery, next_delivery);
+                upload.whole.push((draft, delivery));
+                upload.draft = Ok(next);
+                self.upload = Some(Box::new(upload));
+                self.reader.accept_message(self.wire.out());
+            }
+            Err(failure) => {
+                self.reader.refuse_append();
+                self.refuse_as(&upload.tag, failure);
             }
         }
         Ok(())
@@ -88,20 +136,13 @@ impl Session {
         }
     }
 
-    /// What would not fit in the end is refused before it comes.
-    fn begin(&self, message: &NewMessage) -> Result<Draft, Refusal> {
-        match self.store.over_quota(self.account, message.bytes) {
+    /// What would not fit in the end is refused before it comes, behind so many octets.
+    fn begin(&self, bytes_before: u64, message: &NewMessage) -> Result<Draft, Refusal> {
+        let bytes = bytes_before + message.bytes;
+        match self.store.over_quota(self.account, bytes) {
             Some(refusal) => Err(refusal),
             None => self.store.begin(message.bytes),
         }
-    }
-
-    /// Another message in the same APPEND.
-    pub async fn on_append_next(&mut self, _: NewMessage) -> Result<(), Ending> {
-        let upload = self.upload.take().expect("a first message came");
-        let text = "One message at a time is taken";
-        self.refuse_append(&upload.tag, Some(PlainCode::Cannot), text);
-        Ok(())
     }
 
     fn refuse_append(&mut self, tag: &Tag, code: Option<PlainCode>, text: &str) {
@@ -124,33 +165,57 @@ impl Session {
     }
 
     pub async fn on_append_end(&mut self) -> Result<(), Ending> {
-        let Upload { tag, delivery, draft, .. } = *self.upload.take().expect("a message came");
+        let Upload { tag, mut whole, delivery, draft, .. } =
+            *self.upload.take().expect("a message came");
         let told = match draft {
-            Ok(draft) => draft.commit(&[delivery]).await.and_then(|mut told| told.remove(0)),
-            Err(Failure::Store(refusal)) => Err(refusal),
-            Err(Failure::HasNul) => {
-                let text = "The message has NUL octets";
-                self.refuse(&tag, Condition::No, Some(PlainCode::Cannot), text);
+            Ok(draft) if whole.is_empty() => {
+                let told = draft.commit(&[delivery]).await;
+                told.and_then(|told| told.into_iter().collect()).map_err(Failure::Store)
+            }
+            Ok(draft) => {
+                whole.push((draft, delivery));
+                self.store.commit_all(whole).await.map_err(Failure::Store)
+            }
+            Err(failure) => Err(failure),
+        };
+        let told: Vec<Delivered> = match told {
+            Ok(told) => told,
+            Err(failure) => {
+                self.refuse_as(&tag, failure);
                 return Ok(());
             }
         };
-        match told {
-            Ok(Delivered::As { uid_validity, uid }) => {
-                let uids: NumberSet = [(uid, uid)].into_iter().collect();
-                let code = Code::AppendUid { uid_validity, uids: &uids };
-                self.finish(&tag, Expunges::Told, Some(&code), "Append completed").await
-            }
-            Ok(Delivered::Before) => unreachable!("it has no key"),
-            Err(Refusal::NoSuchMailbox) => {
-                let text = "The mailbox was deleted";
-                self.refuse(&tag, Condition::No, Some(PlainCode::TryCreate), text);
-                Ok(())
-            }
-            Err(refusal) => {
-                self.refuse_for(&tag, refusal);
-                Ok(())
-            }
+        let (mut validity, mut uids) = (0, NumberSet::default());
+        for delivered in told {
+            let Delivered::As { uid_validity, uid } = delivered else {
+                unreachable!("it has no key");
+            };
+            validity = uid_validity;
+            uids.insert(uid);
         }
+        let code = Code::AppendUid { uid_validity: validity, uids: &uids };
+        self.finish(&tag, Expunges::Told, Some(&code), "Append completed").await
+    }
+
+    fn refuse_as(&mut self, tag: &Tag, failure: Failure) {
+        let (code, text) = match failure {
+            Failure::HasNul => (PlainCode::Cannot, "The message has NUL octets"),
+            Failure::Store(Refusal::NoSuchMailbox) => {
+                (PlainCode::TryCreate, "The mailbox was deleted")
+            }
+            Failure::Store(refusal) => return self.refuse_for(tag, refusal),
+        };
+        self.refuse(tag, Condition::No, Some(code), text);
+    }
+}
+
+fn delivery(mailbox: MailboxId, message: NewMessage) -> Delivery {
+    Delivery {
+        to: Target::Mailbox(mailbox),
+        prefix: Vec::new(),
+        date_s: date_s(message.internal_date),
+        flags: message.flags,
+        key: None,
     }
 }
 
