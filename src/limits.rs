@@ -210,6 +210,9 @@ pub const AUTH_REMEMBERED_MAX: usize = 1 << 16;
 /// Clients that have logged in under one name that are remembered.
 pub const AUTH_CLIENTS_OF_NAME_MAX: usize = 8;
 
+/// Questions of a shard for Maildirs that wait for one another; more are not asked.
+pub const MAILDIR_LOOKUPS_MAX: usize = 64;
+
 // ---- delivery ----
 
 /// Deliveries of a shard into mailboxes or Maildirs at the same time, to one place: each has one

@@ -37,6 +37,7 @@ use crate::proto::smtp::server::{Dialect, ServerConfig, Wire};
 use crate::queue::Queue;
 use crate::routing::Routes;
 use crate::routing::local::Local;
+use crate::runtime::blocking::Pool;
 use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::{clock, task, timer};
 use stream::Fields;
@@ -55,6 +56,8 @@ struct Inner {
     /// What new sessions live under.
     terms: RefCell<Rc<Terms>>,
     accounts: RefCell<Arc<Accounts>>,
+    /// Begun when it is needed first: it looks for Maildirs.
+    maildir_threads: RefCell<Option<Pool>>,
     clients: Clients,
     session_count: Cell<usize>,
     draining: Cell<bool>,
@@ -127,6 +130,7 @@ impl Reception {
             metrics,
             terms: RefCell::new(Rc::new(Terms::new(config, resolver))),
             accounts: RefCell::default(),
+            maildir_threads: RefCell::default(),
             clients,
             session_count: Cell::new(0),
             draining: Cell::new(false),

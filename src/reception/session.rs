@@ -134,7 +134,7 @@ enum Need {
     Input,
     /// An answer of the DNS, before MAIL is answered.
     ReversePath,
-    /// What other shards say of quotas, before RCPT is answered.
+    /// What other shards say of quotas, and files of Maildirs, before RCPT is answered.
     Quota,
     /// Some time, before MAIL is answered.
     Patience,
@@ -316,8 +316,7 @@ impl Session<'_> {
     async fn check_quota(&mut self) {
         let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
         let (named, targets) = transaction.asked.take().expect("it was asked");
-        let over_quota = self.terms.config.mailboxes.over_quota;
-        let full = self.inner.full(&targets, transaction.declared_bytes, over_quota).await;
+        let full = self.inner.full(self.terms, &targets, transaction.declared_bytes).await;
         let found = full.map(|()| Leads::Home(targets));
         self.machine().take_recipient(named, found);
     }
@@ -671,8 +670,13 @@ impl Machine<'_> {
     /// asked first.
     fn take_found(&mut self, named: Named, targets: Vec<Target>) -> bool {
         let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
-        let over_quota = self.terms.config.mailboxes.over_quota;
-        match self.inner.full_here(&targets, transaction.declared_bytes, over_quota) {
+        let is_lmtp = self.server.dialect() == Dialect::Lmtp;
+        match self.inner.full_here(self.terms, &targets, transaction.declared_bytes) {
+            // By LMTP each of them is answered once more: the other shards are asked then.
+            None if is_lmtp => {
+                self.take_recipient(named, Ok(Leads::Home(targets)));
+                false
+            }
             Some(full) => {
                 self.take_recipient(named, full.map(|()| Leads::Home(targets)));
                 false

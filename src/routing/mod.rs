@@ -9,6 +9,7 @@
 pub mod dane;
 mod hop;
 pub mod local;
+pub mod maildir;
 pub mod mx;
 
 use std::collections::{HashMap, HashSet};

@@ -4,9 +4,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::inbox::inbox;
 use super::thread;
+use super::timer::{self, Deadline};
 
 /// Threads that do what they are given. Clones are the same; the last one dropped ends them.
 #[derive(Clone)]
@@ -23,6 +25,8 @@ pub enum NotDone {
     Busy,
     /// It ended in a panic.
     Panicked,
+    /// It takes longer than whoever asked would wait; it is done all the same.
+    TooSlow,
 }
 
 impl Pool {
@@ -35,6 +39,16 @@ impl Pool {
             thread::spawn(&format!("{name}-{index}"), None, move || work(&receiver))?;
         }
         Ok(Pool { jobs })
+    }
+
+    /// As `run`, and waits for at most `time_max`.
+    pub async fn run_for<T: Send + 'static>(
+        &self,
+        time_max: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotDone> {
+        let done = timer::timeout(&Deadline::default(), time_max, self.run(job)).await;
+        done.unwrap_or(Err(NotDone::TooSlow))
     }
 
     /// Has `job` done by a thread. Dropped midway, it is done all the same.
@@ -78,6 +92,11 @@ mod tests {
             let panicked: Result<(), NotDone> = pool.run(|| panic!("as planned")).await;
             assert_eq!(panicked, Err(NotDone::Panicked));
             assert_eq!(pool.run(|| 7).await, Ok(7));
+            let (sender, receiver) = std::sync::mpsc::channel::<()>();
+            let moment = Duration::from_millis(10);
+            let slow = pool.run_for(moment, move || receiver.recv().is_err()).await;
+            assert_eq!(slow, Err(NotDone::TooSlow));
+            drop(sender);
             let none = Pool::start("none", 0, 1).expect("no threads");
             drop(none.jobs.try_send(Box::new(|| ())));
             assert_eq!(none.run(|| 7).await, Err(NotDone::Busy));

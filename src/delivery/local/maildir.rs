@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::Inner;
 use super::delivery_key;
@@ -12,6 +13,7 @@ use crate::limits::{LOCAL_DELIVERIES_MAX, MAILDIR_THREADS};
 use crate::mail::{Reply, status};
 use crate::proto::message::delivered::Delivered;
 use crate::queue::{LoadError, Message, Octets};
+use crate::routing::maildir;
 use crate::runtime::blocking::{NotDone, Pool};
 
 /// Why a recipient does not get a message, or cannot be given it now.
@@ -55,7 +57,7 @@ impl Inner {
         let (directories, name) = {
             let config = self.config.borrow();
             let separators = &config.mailboxes.detail_separator;
-            let directories = directories(pattern, &recipient.address, separators);
+            let directories = maildir::directories(pattern, &recipient.address, separators);
             let key = delivery_key(self.queue.store_id(), message.id, &recipient.address);
             (directories, file_name(message.envelope.accepted_ms, key, &config.hostname))
         };
@@ -67,7 +69,8 @@ impl Inner {
         }
         .write(&mut prefix);
         prefix.extend_from_slice(&message.envelope.header_prefix);
-        let begun = pool.run(move || Writing::begin(&directories, &name, &prefix)).await;
+        let begun =
+            pool.run_for(STEP_TIME_MAX, move || Writing::begin(&directories, &name, &prefix)).await;
         let mut writing = match begun.map_err(not_done)?.map_err(|error| in_words(&error))? {
             Begun::Writing(writing) => writing,
             Begun::Before => return Ok(()),
@@ -77,10 +80,11 @@ impl Inner {
             let octets = self.queue.load_chunk(message, chunk_index).await;
             let octets: Octets = octets.map_err(Undelivered::Unreadable)?;
             let octets = octets.to_vec();
-            let written = pool.run(move || writing.write(&octets).map(|()| writing)).await;
+            let written =
+                pool.run_for(STEP_TIME_MAX, move || writing.write(&octets).map(|()| writing)).await;
             writing = written.map_err(not_done)?.map_err(|error| in_words(&error))?;
         }
-        let ended = pool.run(move || writing.end()).await;
+        let ended = pool.run_for(STEP_TIME_MAX, move || writing.end()).await;
         Ok(ended.map_err(not_done)?.map_err(|error| in_words(&error))?)
     }
 
@@ -93,21 +97,6 @@ impl Inner {
         let pool = pool.map_err(|error| in_words(&error))?;
         Ok(threads.insert(pool).clone())
     }
-}
-
-/// Where the mail of a mailbox may be: by its whole local-part, then by what stands in front of a
-/// detail. None where the name would lead elsewhere.
-fn directories(pattern: &str, address: &str, separators: &str) -> Vec<PathBuf> {
-    let (local_part, domain) = address.rsplit_once('@').unwrap_or((address, ""));
-    let (local_part, domain) = (local_part.to_lowercase(), domain.to_lowercase());
-    let base = local_part.find(|c| separators.contains(c)).map(|at| &local_part[..at]);
-    let is_name = |text: &&str| {
-        !text.is_empty() && !text.starts_with('.') && !text.contains(['/', '\0', '"', '\\'])
-    };
-    let names = [Some(&*local_part), base].into_iter().flatten().filter(is_name);
-    let fill_in =
-        |name: &str| pattern.replace("{domain}", &domain).replace("{local_part}", name).into();
-    names.map(fill_in).collect()
 }
 
 /// The same for the same message and recipient: who delivers it again replaces it.
@@ -205,9 +194,12 @@ fn not_done(why: NotDone) -> Reply {
     let text = match why {
         NotDone::Busy => "Too much is being written into Maildirs",
         NotDone::Panicked => "Writing into a Maildir went wrong",
+        NotDone::TooSlow => "Writing into a Maildir takes too long",
     };
     Reply::new(451, status::OTHER_MAIL_SYSTEM, text)
 }
 
+/// The longest wait for a step of a delivery; it is made again later.
+const STEP_TIME_MAX: Duration = Duration::from_secs(60);
 const DELIVERED: Reply = Reply::new(250, status::OK, "Delivered into a Maildir");
 const NO_MAILBOX: Reply = Reply::new(550, status::BAD_MAILBOX, "No such Maildir here");
