@@ -14,6 +14,7 @@ use ringpost::proto::imap::command::Command;
 use ringpost::proto::imap::reader::{Event, Reader};
 use ringpost::proto::imap::select::Access;
 use ringpost::proto::imap::set::NumberSet;
+use ringpost::proto::imap::store::FlagChange;
 
 use crate::mailbox::{account_and_inbox, deliver, open, run, to};
 
@@ -205,8 +206,19 @@ fn reading_sets_seen_and_tells_it_once() {
         let expected = "* 1 FETCH (FLAGS (\\Seen) BODY[]<0> {4}\r\nA: b)\r\n";
         assert_eq!((String::from_utf8_lossy(&octets).as_ref(), fetched.gone), (expected, 0));
 
-        let (octets, _) = fetch(&store, inbox, &selected, &uids, "(UID) (CHANGEDSINCE 4)").await;
-        assert_eq!(octets, b"* 1 FETCH (UID 1 MODSEQ (5))\r\n", "only what changed");
+        // Its keywords are not known any more: rather nothing than wrong flags.
+        let mut junk = ringpost::proto::imap::flag::Flags::default();
+        junk.add_keyword("$Junk");
+        let (second, add) = ([(2, 2)].into_iter().collect(), FlagChange::Add);
+        store.store_flags(inbox, &second, add, &junk, None).await.unwrap();
+        let (octets, fetched) = fetch(&store, inbox, &selected, &uids[..1], "(UID FLAGS)").await;
+        assert_eq!((octets.len(), fetched.gone), (0, 1));
+        let (octets, fetched) = fetch(&store, inbox, &selected, &uids[..1], "UID").await;
+        assert_eq!((octets, fetched.gone), (b"* 1 FETCH (UID 1)\r\n".to_vec(), 0));
+
+        let (octets, _) =
+            fetch(&store, inbox, &selected, &uids[..1], "(UID) (CHANGEDSINCE 4)").await;
+        assert_eq!(octets, b"* 1 FETCH (UID 1 MODSEQ (6))\r\n", "only what changed");
         store.close().await;
     });
 }

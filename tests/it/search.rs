@@ -44,7 +44,7 @@ fn messages() -> Vec<Vec<u8>> {
     let long_text = b"Nothing is here but words.\r\n".repeat(CHUNK_BYTES_MAX / 20);
     let middle = long_text.len() / 2;
     let long = [
-        b"Subject: long\r\nTo: b@example.test\r\n\r\n",
+        b"Subject: long\r\nTo: odd (x) @ (y) example . test\r\n\r\n",
         &long_text[..middle],
         b"a needle in",
         &long_text[middle..],
@@ -141,8 +141,10 @@ fn every_key_finds_what_it_means() {
             ("BODY \"the world\"", &[2]),
             ("BODY <b>bold", &[3]),
             ("BODY \"no text\"", &[]),
-            ("BODY report.bin", &[3]),
-            ("BODY \"inner thing\"", &[3]),
+            ("BODY report.bin", &[]),
+            ("TEXT report.bin", &[3]),
+            ("BODY \"inner thing\"", &[]),
+            ("TEXT \"inner thing\"", &[3]),
             ("BODY \"inner body\"", &[3]),
             ("BODY preamble", &[]),
             ("BODY bob", &[]),
@@ -152,7 +154,9 @@ fn every_key_finds_what_it_means() {
             ("BODY \"words.a needle in\"", &[]),
             ("BODY \"\" TEXT \"\"", &[1, 2, 3, 4]),
             ("OR BODY needle (SUBJECT one TEXT red)", &[1, 4]),
-            ("NOT TEXT example.test", &[]),
+            ("NOT TEXT example.test", &[4]),
+            ("TO odd@example.test", &[4]),
+            ("HEADER TO odd@example.test", &[]),
             ("OR (BODY bold BODY inner) OR NOT TEXT the HEADER X-Tag red", &[1, 3]),
         ] {
             let (found, _) =
@@ -242,6 +246,8 @@ fn messages_are_sorted_and_threaded() {
             ("(CC REVERSE FROM)", "* SORT 3 1 2\r\n"),
             ("(DISPLAYFROM)", "* SORT 2 3 1\r\n"),
             ("(DISPLAYTO)", "* SORT 2 3 1\r\n"),
+            ("RETURN () (REVERSE ARRIVAL)", "* ESEARCH (TAG \"a7\") ALL 1:3\r\n"),
+            ("RETURN (ALL MIN) (FROM)", "* ESEARCH (TAG \"a7\") MIN 2 ALL 2,1,3\r\n"),
         ] {
             let Command::Sort(command) = command(&format!("SORT {keys} UTF-8 ALL")) else {
                 panic!("{keys}")

@@ -24,7 +24,7 @@ use crate::proto::mime::stored::stored_fields;
 pub(super) struct Criteria {
     root: Node,
     pub needles: Needles,
-    /// For each needle, whether the header section of the message is looked through too.
+    /// For each needle, whether header sections are looked through too.
     pub is_in_header: Vec<bool>,
     /// A mod-sequence is asked for: the answer tells one (RFC 7162 §3.1.5).
     pub has_modseq: bool,
@@ -73,6 +73,8 @@ enum Node {
     Sent(Range<i64>),
     /// Fields of this name, of which summaries have all; a needle in one, or just one.
     Field(FieldName, Option<usize>),
+    /// A needle in a field of this name, or in one of the addresses in it as ENVELOPE has them.
+    Address(FieldName, usize),
     Header(Vec<u8>, Option<usize>),
     Octets(usize),
 }
@@ -143,11 +145,11 @@ impl Compiler<'_> {
             SearchKey::Lacks(flag) => not(Node::Has(*flag)),
             SearchKey::Keyword(keyword) => self.keyword(keyword),
             SearchKey::Unkeyword(keyword) => not(self.keyword(keyword)),
-            SearchKey::Bcc(text) => self.field(FieldName::Bcc, text),
-            SearchKey::Cc(text) => self.field(FieldName::Cc, text),
-            SearchKey::From(text) => self.field(FieldName::From, text),
+            SearchKey::Bcc(text) => self.address(FieldName::Bcc, text),
+            SearchKey::Cc(text) => self.address(FieldName::Cc, text),
+            SearchKey::From(text) => self.address(FieldName::From, text),
             SearchKey::Subject(text) => self.field(FieldName::Subject, text),
-            SearchKey::To(text) => self.field(FieldName::To, text),
+            SearchKey::To(text) => self.address(FieldName::To, text),
             SearchKey::Header { name, text } => match FieldName::from_octets(name) {
                 Some(name) => self.field(name, text),
                 None => Node::Header(name.clone(), self.needle(text, false)),
@@ -211,6 +213,13 @@ impl Compiler<'_> {
         Node::Field(name, self.needle(text, false))
     }
 
+    fn address(&mut self, name: FieldName, text: &[u8]) -> Node {
+        match self.needle(text, false) {
+            Some(needle) => Node::Address(name, needle),
+            None => Node::Field(name, None),
+        }
+    }
+
     fn octets(&mut self, text: &[u8], is_in_header: bool) -> Node {
         self.needle(text, is_in_header).map_or(Node::Always(true), Node::Octets)
     }
@@ -239,7 +248,7 @@ impl Node {
                 nodes.iter().map(Self::cost).max().unwrap_or(Cost::Index)
             }
             Self::Not(node) => node.cost(),
-            Self::Sent(_) | Self::Field(..) => Cost::Summary,
+            Self::Sent(_) | Self::Field(..) | Self::Address(..) => Cost::Summary,
             Self::Header(..) => Cost::Header,
             Self::Octets(_) => Cost::Octets,
             _ => Cost::Index,
@@ -298,6 +307,9 @@ impl Node {
             Self::Field(name, needle) => {
                 let has = |body: &[u8]| needle.is_none_or(|it| haystack.field_has(it, body));
                 known.fields(*name)?.any(has)
+            }
+            Self::Address(name, needle) => {
+                known.fields(*name)?.any(|body| haystack.addresses_have(*needle, body))
             }
             Self::Header(name, needle) => {
                 let mut named = Fields::new(known.header?).filter(|field| field.is_named(name));

@@ -31,7 +31,7 @@ use crate::proto::imap::string::{NIL, write_string};
 use crate::proto::imap::structure::{Extension, write_body};
 use crate::proto::mime::date::DateTime;
 use crate::proto::mime::field::FieldName;
-use crate::proto::mime::stored::stored_fields;
+use crate::proto::mime::stored::{stored_body_bytes, stored_fields};
 use crate::proto::mime::structure::{PartText, Structure};
 use crate::runtime::task;
 
@@ -204,6 +204,7 @@ impl Fetcher {
         uid_from: u32,
     ) -> Option<Found> {
         let changed_since = self.changed_since.unwrap_or(0);
+        let tells_flags = self.items.contains(&FetchItem::Flags);
         let read = |partition: &Partition, mailbox: &Mailbox| {
             let keywords = mailbox.keywords.clone();
             let mut found = Found { messages: Vec::new(), gone: 0, keywords, next_uid: None };
@@ -213,6 +214,12 @@ impl Fetcher {
                 if count == MESSAGES_AT_ONCE {
                     found.next_uid = Some(known.uid);
                     break;
+                }
+                if known.entry.is_none() && tells_flags && !mailbox.keywords.is_empty() {
+                    // Of what was expunged keywords are not kept, and a client would take it that
+                    // they were removed.
+                    found.gone += 1;
+                    continue;
                 }
                 let is_recent = selected.recent.contains(known.uid);
                 match Message::find(partition, mailbox, &known, is_recent) {
@@ -538,7 +545,8 @@ impl Source<'_> {
     fn summarized_fields(&mut self, section: &Section) -> Result<Option<Vec<u8>>, Trouble> {
         let Some(names) = summarized_names(section) else { return Ok(None) };
         let summary = self.summary()?.get();
-        if summary.is_truncated() {
+        // Without a body it is not known whether there is an empty line.
+        if summary.is_truncated() || stored_body_bytes(summary.structure) == 0 {
             return Ok(None);
         }
         let mut fields = Vec::new();

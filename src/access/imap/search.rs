@@ -359,8 +359,8 @@ impl<'c> Groups<'c> {
     }
 }
 
-/// Looks for all needles: in the header section those that are meant there, in everything else that
-/// is text all of them.
+/// Looks for all needles in every part that is text, and for those that are meant there in the
+/// header sections of all parts (RFC 9051 §6.4.4, BODY and TEXT).
 async fn look_through(
     content: &Content,
     structure: &Structure,
@@ -368,21 +368,20 @@ async fn look_through(
     haystack: &mut Haystack<'_>,
 ) -> Result<(), ContentError> {
     let mut header = Vec::new();
-    let is_in_header = &criteria.is_in_header;
-    haystack.begin(is_in_header.iter().map(|it| !it));
-    if is_in_header.contains(&true) {
-        read(content, structure.parts[0].header(), &mut header).await?;
-        haystack.look_in_header(&header);
-    }
-    let in_header: Vec<bool> = haystack.found().to_vec();
-    haystack.begin(in_header.iter().zip(is_in_header).map(|(found, meant)| *found && *meant));
+    let in_headers = &criteria.is_in_header;
+    haystack.begin(in_headers.iter().map(|_| false));
     for (index, part) in structure.parts.iter().enumerate() {
+        if in_headers.contains(&true) && part.header_bytes > 2 {
+            read(content, part.header(), &mut header).await?;
+            let found = haystack.found().to_vec();
+            haystack.begin(found.iter().zip(in_headers).map(|(found, meant)| *found || !meant));
+            haystack.look_in_header(&header);
+            let now = haystack.found().to_vec();
+            let each = now.iter().zip(&found).zip(in_headers);
+            haystack.begin(each.map(|((now, before), meant)| if *meant { *now } else { *before }));
+        }
         if haystack.is_done() {
             return Ok(());
-        }
-        if index > 0 && part.header_bytes > 2 {
-            read(content, part.header(), &mut header).await?;
-            haystack.look_in_header(&header);
         }
         if let Some(encoding) = BodyEncoding::of(structure, index) {
             look_in_body(content, part, encoding, haystack).await?;

@@ -215,25 +215,18 @@ pub async fn write(
             scope.read(number).await?
         }
     };
-    let write_all = |separator: u8, out: &mut Vec<u8>| {
-        for (index, number) in numbers.iter().enumerate() {
-            out.extend((index > 0).then_some(separator));
-            // Writing into memory does not fail.
-            let _ = write!(out, "{number}");
-        }
-    };
     let modseqs = sorted.found.modseqs;
     match command.returns {
         Some(returns) => {
             let ends = numbers.first().copied().zip(numbers.last().copied());
             let told = Told { ends, count: numbers.len() as u64, modseqs };
-            let all = |out: &mut Vec<u8>| write_all(b',', out);
+            let all = |out: &mut Vec<u8>| write_in_order(&numbers, out);
             write_extended(tag, command.numbering, returns, &told, all, out);
         }
         None => {
             out.extend_from_slice(b"* SORT");
-            out.extend((!numbers.is_empty()).then_some(b' '));
-            write_all(b' ', out);
+            // Writing into memory does not fail.
+            numbers.iter().for_each(|number| drop(write!(out, " {number}")));
             if let Some([_, _, highest]) = modseqs.filter(|_| !numbers.is_empty()) {
                 let _ = write!(out, " (MODSEQ {highest})");
             }
@@ -241,6 +234,19 @@ pub async fn write(
         }
     }
     Ok(())
+}
+
+/// Appends numbers as a set that keeps their order, ascending runs as ranges (RFC 5267 §3.1).
+fn write_in_order(numbers: &[u32], out: &mut Vec<u8>) {
+    let runs = numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next));
+    for (index, run) in runs.enumerate() {
+        out.extend((index > 0).then_some(b','));
+        // Writing into memory does not fail.
+        let _ = match run {
+            [only] => write!(out, "{only}"),
+            run => write!(out, "{}:{}", run[0], run[run.len() - 1]),
+        };
+    }
 }
 
 /// Messages whose keys are made before others get a turn.

@@ -29,7 +29,8 @@ impl Partial {
     }
 }
 
-/// Appends the fields of these names, or all but these, as they stand, and the empty line.
+/// Appends the fields of these names, or all but these, as they stand, and the empty line, if the
+/// header section ends with one (RFC 9051 §6.4.5.1).
 pub fn write_header_fields(header: &[u8], names: &[Vec<u8>], which: Which, out: &mut Vec<u8>) {
     for field in Fields::new(header) {
         let is_named = names.iter().any(|name| field.is_named(name));
@@ -37,7 +38,10 @@ pub fn write_header_fields(header: &[u8], names: &[Vec<u8>], which: Which, out: 
             out.extend_from_slice(field.whole);
         }
     }
-    out.extend_from_slice(b"\r\n");
+    let lines = header.strip_suffix(b"\n").map(|it| it.strip_suffix(b"\r").unwrap_or(it));
+    if lines.is_some_and(|lines| lines.is_empty() || lines.ends_with(b"\n")) {
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +61,17 @@ mod tests {
         check(&["FROM", "Y"], Which::These, "From: a\r\nfrom: e\r\n\r\n");
         check(&["from", "x"], Which::AllOthers, "To: b\r\n c\r\n\r\n");
         check(&["Y"], Which::These, "\r\n");
+    }
+
+    #[test]
+    fn a_header_section_without_its_end_gets_none() {
+        for (header, expected) in
+            [("A: b\r\n", ""), ("A: b", ""), ("", ""), ("A: b\n\n", "\r\n"), ("\r\n", "\r\n")]
+        {
+            let mut out = Vec::new();
+            write_header_fields(header.as_bytes(), &[], Which::These, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected, "{header:?}");
+        }
     }
 
     #[test]

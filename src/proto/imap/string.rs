@@ -43,12 +43,13 @@ pub fn is_atom_octet(octet: u8) -> bool {
 
 fn write_quoted(octets: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    for octet in octets {
-        if matches!(octet, b'"' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*octet);
+    let mut start = 0;
+    for special in memchr::memchr2_iter(b'"', b'\\', octets) {
+        out.extend_from_slice(&octets[start..special]);
+        out.push(b'\\');
+        start = special;
     }
+    out.extend_from_slice(&octets[start..]);
     out.push(b'"');
 }
 

@@ -23,8 +23,7 @@ pub fn write_body(structure: &Structure, extension: Extension, out: &mut Vec<u8>
 }
 
 fn write_part(structure: &Structure, index: usize, extension: Extension, out: &mut Vec<u8>) {
-    let has_parts = structure.children(index).next().is_some();
-    if structure.parts[index].kind == PartKind::Multipart && has_parts {
+    if structure.has_parts(index) {
         write_multipart(structure, index, extension, out);
     } else {
         write_single(structure, index, extension, out);

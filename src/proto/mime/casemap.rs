@@ -4,6 +4,8 @@
 //! these. The RFC has titlecase instead of capitals and no third step, so a few digraphs and
 //! ligatures match here that do not match there.
 
+use std::sync::LazyLock;
+
 use icu_normalizer::DecomposingNormalizerBorrowed;
 
 /// Folds text, and remembers characters that it has met.
@@ -33,14 +35,74 @@ impl Folder {
             let start = out.len();
             out.extend_from_slice(plain);
             out[start..].make_ascii_uppercase();
-            let end = rest.iter().position(u8::is_ascii).unwrap_or(rest.len());
-            let (beyond, rest) = rest.split_at(end);
-            for chunk in beyond.utf8_chunks() {
-                chunk.valid().chars().for_each(|char| self.fold_char(char, out));
-                out.extend_from_slice(chunk.invalid());
-            }
-            text = rest;
+            text = self.fold_beyond(rest, out);
         }
+    }
+
+    /// Folds what is not ASCII, or little of it is; returns what is left.
+    fn fold_beyond<'t>(&mut self, mut text: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
+        // A vector that grows by a few octets at a time takes most of the time otherwise.
+        let mut gathered = [0; GATHERED_BYTES + 3];
+        let mut count = 0;
+        loop {
+            let fits = count < GATHERED_BYTES;
+            match text {
+                [0xc2..=0xdf, 0x80..=0xbf, rest @ ..] if fits => {
+                    let char = usize::from(text[0] & 0x1f) << 6 | usize::from(text[1] & 0x3f);
+                    let [len, octets @ ..] = TWO_OCTETS[char];
+                    if len > 0 {
+                        gathered[count..count + 3].copy_from_slice(&octets);
+                        count += usize::from(len);
+                        text = rest;
+                        continue;
+                    }
+                }
+                // Ideographs are what they are.
+                [0xe5..=0xe9, 0x80..=0xbf, 0x80..=0xbf, rest @ ..]
+                | [0xe4, 0xb8..=0xbf, 0x80..=0xbf, rest @ ..]
+                    if fits =>
+                {
+                    gathered[count..count + 3].copy_from_slice(&text[..3]);
+                    count += 3;
+                    text = rest;
+                    continue;
+                }
+                [octet @ ..0x80, rest @ ..] if fits => {
+                    let is_much = text.first_chunk::<16>().is_some_and(|it| it.is_ascii());
+                    if !is_much {
+                        gathered[count] = octet.to_ascii_uppercase();
+                        count += 1;
+                        text = rest;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            out.extend_from_slice(&gathered[..count]);
+            count = 0;
+            match text {
+                [] | [..0x80, ..] => return text,
+                _ if fits => text = self.fold_next(text, out),
+                _ => {}
+            }
+        }
+    }
+
+    /// Folds the character at the front; returns what is behind it.
+    fn fold_next<'t>(&mut self, text: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
+        let window = &text[..text.len().min(4)];
+        let chunk = window.utf8_chunks().next().expect("not empty");
+        let bytes = match chunk.valid().chars().next() {
+            Some(char) => {
+                self.fold_char(char, out);
+                char.len_utf8()
+            }
+            None => {
+                out.extend_from_slice(chunk.invalid());
+                chunk.invalid().len()
+            }
+        };
+        &text[bytes..]
     }
 
     /// `text` folded.
@@ -51,11 +113,6 @@ impl Folder {
     }
 
     fn fold_char(&mut self, char: char, out: &mut Vec<u8>) {
-        if ('\u{4e00}'..='\u{9fff}').contains(&char) {
-            // Ideographs are what they are.
-            out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
-            return;
-        }
         let known = &mut self.known[char as usize % KNOWN_MAX];
         if known.of != char {
             let mut folded = Vec::new();
@@ -88,6 +145,21 @@ fn capital(char: char) -> char {
     }
 }
 
+/// Characters of two octets: how many octets each becomes and which; 0 for more than three.
+static TWO_OCTETS: LazyLock<Box<[[u8; 4]; 0x800]>> = LazyLock::new(|| {
+    let mut table = Box::new([[0; 4]; 0x800]);
+    for (char, entry) in table.iter_mut().enumerate().skip(0x80) {
+        let mut folded = Vec::new();
+        fold_afresh(char::from_u32(char as u32).expect("below 0x800"), &mut folded);
+        if folded.len() <= 3 {
+            entry[0] = folded.len() as u8;
+            entry[1..=folded.len()].copy_from_slice(&folded);
+        }
+    }
+    table
+});
+/// Octets that are gathered before they are appended.
+const GATHERED_BYTES: usize = 256;
 /// Characters that are remembered: a power of two, more than an alphabet has.
 const KNOWN_MAX: usize = 512;
 const FOLDED_BYTES_MAX: usize = 11;
@@ -116,6 +188,11 @@ mod tests {
             assert_ne!(folder.folded(one.as_bytes()), folder.folded(other.as_bytes()), "{one}");
         }
         assert_eq!(folder.folded(b"a\xffb"), b"A\xffB");
+        let mixed = "Съешь a few ёщё words 中国 ﬁn, and a long run of them; é!".repeat(40);
+        let one_by_one = mixed
+            .chars()
+            .flat_map(|it| Folder::default().folded(it.encode_utf8(&mut [0; 4]).as_bytes()));
+        assert!(one_by_one.eq(folder.folded(mixed.as_bytes())));
         // One that takes more room than is kept for what is remembered.
         let long = folder.folded("\u{fdfa}".as_bytes());
         assert!(long.len() > FOLDED_BYTES_MAX && long == folder.folded("\u{fdfa}".as_bytes()));

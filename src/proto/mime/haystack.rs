@@ -1,7 +1,9 @@
 //! Texts in which words are looked for as they stream by, whatever they are encoded in.
 
+use memchr::memchr3;
 use memchr::memmem::Finder;
 
+use super::address::{Entry, for_each_entry};
 use super::casemap::Folder;
 use super::charset::CharsetDecoder;
 use super::encoded_word::decode_field;
@@ -85,6 +87,32 @@ impl<'n> Haystack<'n> {
         is_there
     }
 
+    /// Whether one needle is in the decoded body of a field, or in an address of it without what
+    /// may stand between its words.
+    pub fn addresses_have(&mut self, needle: usize, body: &[u8]) -> bool {
+        if self.field_has(needle, body) {
+            return true;
+        }
+        let is_loose =
+            |pair: &[u8]| matches!(pair, [b'@' | b'.', b' ' | b'\t'] | [b' ' | b'\t', b'@' | b'.']);
+        if memchr3(b'(', b'"', b'\n', body).is_none() && !body.windows(2).any(is_loose) {
+            return false;
+        }
+        self.text.clear();
+        for_each_entry(body, |entry| {
+            if let Entry::Mailbox { local_part, domain, .. } = entry {
+                self.text.extend_from_slice(&local_part);
+                self.text.push(b'@');
+                self.text.extend_from_slice(&domain.unwrap_or_default());
+                self.text.push(b'\n');
+            }
+        });
+        self.folder.fold(&self.text, &mut self.window);
+        let is_there = self.needles.finders[needle].find(&self.window).is_some();
+        self.window.clear();
+        is_there
+    }
+
     /// Looks through a header section, each field with its name.
     pub fn look_in_header(&mut self, header: &[u8]) {
         for field in Fields::new(header) {
@@ -154,7 +182,8 @@ pub struct BodyEncoding {
 impl BodyEncoding {
     /// `None` for a part that is no text, or is encoded in a way that is not known.
     pub fn of(structure: &Structure, index: usize) -> Option<Self> {
-        let is_leaf = structure.parts[index].kind == PartKind::Leaf;
+        let is_leaf =
+            structure.parts[index].kind != PartKind::Message && !structure.has_parts(index);
         let media_type = structure.media_type(index);
         // What is said of a message in reports is text too.
         let is_text = media_type
@@ -223,6 +252,10 @@ mod tests {
         assert_eq!(haystack.found(), [false, true, true]);
         assert!(haystack.field_has(1, b"=?iso-8859-1?q?gr=FCn?="));
         assert!(!haystack.field_has(0, b"gr\r\n un"));
+        assert!(haystack.addresses_have(0, b"x <g (c) run@y>, gr . un"));
+        assert!(
+            haystack.addresses_have(0, b"gr(c)un@x") && !haystack.addresses_have(0, b"gr un@x")
+        );
         assert_eq!(haystack.found(), [false, true, true], "as before");
         haystack.begin([true, false, true]);
         assert!(!haystack.is_done());

@@ -128,6 +128,16 @@ pub fn stored_fields(octets: &[u8]) -> impl Iterator<Item = StoredField<'_>> {
     })
 }
 
+/// Octets of the body of a stored structure; 0 where it is none.
+pub fn stored_body_bytes(octets: &[u8]) -> u32 {
+    let mut reader = Reader { rest: octets };
+    let body_bytes = Stored::read(&mut reader).and_then(|_| {
+        let octets = reader.rest.get(BODY_BYTES_AT..BODY_BYTES_AT + 4)?;
+        Some(u32::from_le_bytes(octets.try_into().ok()?))
+    });
+    body_bytes.unwrap_or(0)
+}
+
 /// Whether a stored structure lacks parts or fields; so does what is none.
 pub fn stored_is_truncated(octets: &[u8]) -> bool {
     octets.first() != Some(&0)
@@ -230,9 +240,11 @@ fn read_part(reader: &mut Reader<'_>, before: &Structure) -> Option<Part> {
     })
 }
 
-/// Octets of a field, and of a part; where in a part the end of its fields stands.
+/// Octets of a field, and of a part; where in a part the octets of its body stand, and the end of
+/// its fields.
 const FIELD_BYTES: usize = 13;
 const PART_BYTES: usize = 25;
+const BODY_BYTES_AT: usize = 13;
 const FIELDS_END_AT: usize = 21;
 /// Stands for no parent.
 const NO_PARENT: usize = u16::MAX as usize;
@@ -271,6 +283,7 @@ mod tests {
         let structure = scan(CONTENT);
         assert_eq!(fields, structure.whole_fields(0).collect::<Vec<_>>());
         assert_eq!(fields.len(), 3);
+        assert_eq!(u64::from(stored_body_bytes(&stored)), structure.parts[0].body_bytes);
         let from = stored_fields(&stored).find(|it| it.name == FieldName::From);
         assert_eq!(from.map(|it| it.body), Some(&b"a@b"[..]));
     }
@@ -281,6 +294,7 @@ mod tests {
         for cut in 0..whole.len() {
             assert_eq!(Structure::read(&whole[..cut]), None, "cut at {cut}");
             stored_fields(&whole[..cut]).for_each(drop);
+            stored_body_bytes(&whole[..cut]);
         }
         for at in 0..whole.len() {
             for value in [0, 1, 2, 5, 0x7f, 0xff] {

@@ -127,6 +127,12 @@ impl Structure {
         self.field(index, FieldName::ContentType).and_then(MediaType::parse)
     }
 
+    /// Whether a part is shown as parts: a multipart in which none begins is text.
+    pub fn has_parts(&self, index: usize) -> bool {
+        let is_multipart = self.parts[index].kind == PartKind::Multipart;
+        is_multipart && self.parts[index].subtree_end > index + 1
+    }
+
     /// The part of a section number, `2.1` as `[2, 1]`; the outermost message for none.
     ///
     /// A message that is no multipart has its body as part 1 (RFC 3501 §6.4.5).
@@ -135,16 +141,17 @@ impl Structure {
         let mut scope = 0;
         for number in numbers {
             let index = (*number as usize).checked_sub(1)?;
-            found = match self.parts.get(scope)?.kind {
-                PartKind::Multipart => self.children(scope).nth(index)?,
-                _ if index == 0 && self.is_message(scope) => scope,
-                _ => return None,
+            self.parts.get(scope)?;
+            found = match self.has_parts(scope) {
+                true => self.children(scope).nth(index)?,
+                false if index == 0 && self.is_message(scope) => scope,
+                false => return None,
             };
             scope = match self.parts[found].kind {
                 PartKind::Message => found + 1,
-                PartKind::Multipart => found,
+                PartKind::Multipart if self.has_parts(found) => found,
                 // Nothing is inside it: the next number leads nowhere.
-                PartKind::Leaf => self.parts.len(),
+                _ => self.parts.len(),
             };
         }
         Some(found)
@@ -248,6 +255,14 @@ mod tests {
         let structure = scan(b"A: b\r\n\r\nbody\r\n");
         assert_eq!(structure.section(&[1], PartText::Whole), Some(8..14));
         assert_eq!(structure.section(&[1], PartText::Mime), Some(0..8));
+        assert_eq!(structure.section(&[1, 1], PartText::Whole), None);
+        assert_eq!(structure.section(&[2], PartText::Whole), None);
+    }
+
+    #[test]
+    fn a_multipart_without_parts_is_one_part() {
+        let structure = scan(b"Content-Type: multipart/mixed; boundary=b\r\n\r\ntext\r\n");
+        assert_eq!(structure.section(&[1], PartText::Whole), Some(45..51));
         assert_eq!(structure.section(&[1, 1], PartText::Whole), None);
         assert_eq!(structure.section(&[2], PartText::Whole), None);
     }

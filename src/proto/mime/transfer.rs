@@ -1,6 +1,8 @@
 //! Content-Transfer-Encoding undone as content streams by (RFC 2045 §6.7 and §6.8). Forgiving: what
 //! is no encoding of anything is passed over in base64 and kept in quoted-printable.
 
+use memchr::memchr2;
+
 /// A decoder for one body.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -37,13 +39,27 @@ impl Decoder {
         match &mut self.state {
             State::Identity => out.extend_from_slice(piece),
             State::Base64 { bits, bit_count } => {
-                for letter in piece {
+                out.reserve(piece.len() / 4 * 3 + 3);
+                let mut rest = piece;
+                while let Some((letter, behind)) = rest.split_first() {
+                    if *bit_count == 0
+                        && let Some((quantum, behind)) = rest.split_first_chunk()
+                        && let Some(octets) = base64_quantum(quantum)
+                    {
+                        out.extend_from_slice(&octets);
+                        rest = behind;
+                        continue;
+                    }
+                    rest = behind;
                     if *letter == b'=' {
                         // Padding ends a run; another may follow.
                         (*bits, *bit_count) = (0, 0);
                     }
-                    let Some(value) = base64_value(*letter) else { continue };
-                    *bits = *bits << 6 | value;
+                    let value = BASE64_VALUES[usize::from(*letter)];
+                    if value == NO_VALUE {
+                        continue;
+                    }
+                    *bits = *bits << 6 | u32::from(value);
                     *bit_count += 6;
                     if *bit_count >= 8 {
                         *bit_count -= 8;
@@ -53,7 +69,15 @@ impl Decoder {
                 }
             }
             State::QuotedPrintable { pending } => {
-                piece.iter().for_each(|octet| quoted_printable(*octet, pending, out));
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    if pending.is_empty() {
+                        rest = take_plain(rest, out);
+                    }
+                    let Some((octet, behind)) = rest.split_first() else { break };
+                    quoted_printable(*octet, pending, out);
+                    rest = behind;
+                }
             }
         }
     }
@@ -67,6 +91,16 @@ impl Decoder {
             }
         }
     }
+}
+
+/// Copies what stands for itself: up to an escape or a line end, without the blanks before that.
+fn take_plain<'p>(piece: &'p [u8], out: &mut Vec<u8>) -> &'p [u8] {
+    let end = memchr2(b'=', b'\n', piece).unwrap_or(piece.len());
+    let line = &piece[..end];
+    let last = line.iter().rposition(|octet| !is_blank(*octet) && *octet != b'\r');
+    let (plain, rest) = piece.split_at(last.map_or(0, |last| last + 1));
+    out.extend_from_slice(plain);
+    rest
 }
 
 /// Takes one octet. `pending` holds white space that may end the line, or `=` with what followed.
@@ -129,18 +163,39 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-fn base64_value(letter: u8) -> Option<u32> {
-    let value = match letter {
+/// Four letters at once, if each is one.
+fn base64_quantum(letters: &[u8; 4]) -> Option<[u8; 3]> {
+    let values = letters.map(|letter| BASE64_VALUES[usize::from(letter)]);
+    let [a, b, c, d] = values.map(u32::from);
+    if values.contains(&NO_VALUE) {
+        return None;
+    }
+    let [_, octets @ ..] = (a << 18 | b << 12 | c << 6 | d).to_be_bytes();
+    Some(octets)
+}
+
+const fn base64_value(letter: u8) -> u8 {
+    match letter {
         b'A'..=b'Z' => letter - b'A',
         b'a'..=b'z' => letter - b'a' + 26,
         b'0'..=b'9' => letter - b'0' + 52,
         b'+' => 62,
         b'/' => 63,
-        _ => return None,
-    };
-    Some(u32::from(value))
+        _ => NO_VALUE,
+    }
 }
 
+/// Of what is no letter of base64.
+const NO_VALUE: u8 = 0xff;
+const BASE64_VALUES: [u8; 256] = {
+    let mut values = [NO_VALUE; 256];
+    let mut letter = 0;
+    while letter < 256 {
+        values[letter] = base64_value(letter as u8);
+        letter += 1;
+    }
+    values
+};
 /// Blanks that are held back at most; longer runs are kept.
 const BLANKS_MAX: usize = 256;
 
