@@ -16,6 +16,7 @@ mod full_disk;
 mod harness;
 mod hostile;
 mod imap;
+mod imap_oracle;
 mod imap_process;
 mod interop;
 mod limits;
