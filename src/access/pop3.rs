@@ -207,9 +207,7 @@ struct Maildrop {
 impl Maildrop {
     /// With the number of messages and their octets. `None` where there is no such account.
     async fn open(store: &Store, account: AccountId) -> Option<(Self, (u32, u64))> {
-        let inbox =
-            store.read(|partition| partition.find_mailbox(account, "INBOX").map(|it| it.id));
-        let inbox = inbox.await?;
+        let inbox = store.find_mailbox(account, "INBOX").await?;
         let watch = store.watch(inbox);
         let look = |mailbox: &Mailbox| (View::of(mailbox), mailbox.status());
         let (view, status) = store.read_mailbox(inbox, look).await?;

@@ -13,6 +13,7 @@ use crate::proto::sasl::login::{self, Login};
 use crate::proto::sasl::scram::{self, ClientFirst};
 use crate::proto::sasl::{Credentials, Mechanism, base64, plain};
 use crate::runtime::clock;
+use crate::tls::digest::hmac_sha256;
 
 /// An exchange under way. Octets come and go as base64, as the protocols write it.
 pub struct Exchange {
@@ -140,7 +141,8 @@ impl Exchange {
         let text = account.as_ref().and_then(|account| account.secret.as_deref());
         let secret = text.and_then(Secret::parse).unwrap_or_else(|| {
             // Asked twice, it is told the same salt twice, as of a name that somebody has.
-            Secret::of_name_of_nobody(self.authenticator.mac(&[b"salt", name.as_bytes()]))
+            let salt_key = &self.authenticator.inner.salt_key;
+            Secret::of_name_of_nobody(hmac_sha256(salt_key, name.as_bytes()))
         });
         let is_itself = self.acts_as_itself(&first.authorization_id, &name);
         let exchange = first.challenge(secret.scram, &nonce());

@@ -12,6 +12,7 @@ mod exchange;
 mod failures;
 mod hashing;
 mod recent;
+mod salt_key;
 mod secret;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use exchange::{Exchange, Step};
+pub use salt_key::{SaltKey, salt_key};
 pub use secret::{Secret, make_secret};
 
 use crate::limits::{AUTH_REMEMBERED_MAX, PASSWORD_BYTES_MAX};
@@ -96,6 +98,7 @@ struct Inner {
     hashing: Hashing,
     /// Of this process: what is remembered under it is worth nothing elsewhere.
     key: [u8; 32],
+    salt_key: SaltKey,
     state: Mutex<State>,
 }
 
@@ -110,8 +113,9 @@ struct State {
 type Mac = [u8; 32];
 
 impl Authenticator {
-    /// Hashes on at most `thread_max` threads of its own; they are there while somebody waits.
-    pub fn new(thread_max: usize) -> Self {
+    /// Hashes on at most `thread_max` threads of its own; they are there while somebody waits. By
+    /// `salt_key` a name that nobody has gets its salt.
+    pub fn new(thread_max: usize, salt_key: SaltKey) -> Self {
         let mut key = [0; 32];
         clock::fill_random(&mut key);
         let state = Mutex::new(State {
@@ -119,7 +123,7 @@ impl Authenticator {
             right: Recent::new(AUTH_REMEMBERED_MAX),
             wrong: Recent::new(AUTH_REMEMBERED_MAX),
         });
-        Self { inner: Arc::new(Inner { hashing: Hashing::new(thread_max), key, state }) }
+        Self { inner: Arc::new(Inner { hashing: Hashing::new(thread_max), key, salt_key, state }) }
     }
 
     /// Passwords that were hashed so far.

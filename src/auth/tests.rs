@@ -25,7 +25,7 @@ fn realm(secret: Option<&str>) -> Realm {
 }
 
 fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce(Authenticator) -> F + Send + 'static) {
-    let body = || body(Authenticator::new(2));
+    let body = || body(Authenticator::new(2, [7; 32]));
     let thread = executor::spawn("auth-test", None, body).expect("a thread");
     thread.join().expect("no panic outside a task").expect("a ring");
 }
@@ -192,6 +192,10 @@ fn scram_opens_with_a_proof_and_tells_nothing_of_names() {
         assert_eq!(step, Step::Done(Err(Refusal::Credentials)));
         let (again, _) = scram(&mut begin(), "nobody", "y").await;
         assert_eq!(again, nobody);
+        let restarted = Authenticator::new(2, [7; 32]);
+        let mut exchange = exchange(&restarted, &realm, Mechanism::ScramSha256);
+        let (again, _) = scram(&mut exchange, "nobody", "z").await;
+        assert_eq!(again, nobody, "in another process too");
         assert_eq!((nobody == salt, nobody.len()), (false, salt.len()));
         let mut unfinished = begin();
         let (_, step) = scram(&mut unfinished, "a", "correct horse").await;

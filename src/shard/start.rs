@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::ask::Ask;
 use super::memo::Memo;
 use super::run::{self, Neighbours, OpenFailure, Opened};
-use crate::auth::Authenticator;
+use crate::auth::{self, Authenticator, SaltKey};
 use crate::config::Config;
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
@@ -165,7 +165,13 @@ impl Bound {
             .map_err(|error| StartError::Thread { name: "mta-sts".into(), error })?;
         let tls_reports = ReportStore::start(&self.config.data_dir)
             .map_err(|error| StartError::Thread { name: "tls-reports".into(), error })?;
-        let authenticator = Authenticator::new((self.cores.len() / 2).clamp(1, AUTH_THREADS_MAX));
+        // Without accounts nobody asks for a salt, and nothing is made.
+        let salt_key = match partition_count {
+            0 => SaltKey::default(),
+            _ => auth::salt_key(&self.config.data_dir).map_err(data_dir_error)?,
+        };
+        let hashing = (self.cores.len() / 2).clamp(1, AUTH_THREADS_MAX);
+        let authenticator = Authenticator::new(hashing, salt_key);
         let serving_count = self.shard_count();
         let cores = self.cores();
         let serving = self.listeners.into_iter().enumerate();

@@ -224,9 +224,7 @@ impl Server {
         self.error_count += 1;
         let text = match refusal {
             LoginRefusal::TooManyFailures { wait_s } => {
-                let _ =
-                    write!(out, "-ERR [SYS/TEMP] Too many failures, try again in {wait_s} s\r\n");
-                return;
+                &format!("[SYS/TEMP] Too many failures, try again in {wait_s} s")
             }
             LoginRefusal::Credentials => "[AUTH] Wrong name or password",
             LoginRefusal::InUse => "[IN-USE] Too many sessions of this mailbox",
@@ -235,6 +233,9 @@ impl Server {
             LoginRefusal::Cancelled => "Authentication was given up",
         };
         err(text, out);
+        if self.error_count > self.config.errors_max {
+            self.close("Too many errors; closing", out);
+        }
     }
 
     pub fn answer_size(&mut self, bytes: u64, out: &mut Vec<u8>) {

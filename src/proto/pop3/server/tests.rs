@@ -158,6 +158,18 @@ fn logins_are_refused_with_a_code() {
 }
 
 #[test]
+fn guessing_ends_the_session() {
+    let guess = "USER a\r\nPASS  x\r\n";
+    let refused = "+OK Password, please\r\n-ERR [AUTH] Wrong name or password\r\n";
+    check(
+        Channel::Protected,
+        &guess.repeat(5),
+        &format!("{}-ERR Too many errors; closing\r\n", refused.repeat(4)),
+        &["a  x", "a  x", "a  x", "a  x", "close"],
+    );
+}
+
+#[test]
 fn passwords_need_a_protected_channel() {
     check(
         Channel::PlainWithStls,
