@@ -3,7 +3,8 @@
 use super::*;
 
 fn parsed(text: &str) -> Result<Command, &'static str> {
-    let (tag, command) = parse(text.as_bytes(), NameForm::default()).map_err(|(_, fault)| fault.0)?;
+    let (tag, command) =
+        parse(text.as_bytes(), NameForm::default()).map_err(|(_, fault)| fault.0)?;
     assert_eq!(tag.as_str(), text.split(' ').next().expect("a tag"));
     Ok(command)
 }
