@@ -8,7 +8,7 @@ use crate::harness::{
 };
 
 /// The real messages at hand, written out CRLF-canonical; ours where no others are.
-fn messages(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn messages(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eml");
     let mut files = eml_files(&own);
     if let Some(suite) = testdata("mime-mail-parser") {

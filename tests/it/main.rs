@@ -23,6 +23,7 @@ mod limits;
 mod local;
 mod login;
 mod mailbox;
+mod mailbox_clients;
 mod memory;
 mod mx;
 mod next_hops;
