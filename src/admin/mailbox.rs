@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use super::account::say_done;
 use super::client::{Place, ask, json_line, print, printable, size};
 use super::exit::Failure;
+use super::transfer;
 use crate::control::wire::{Line, Request};
 use crate::shard::mail_order::MailboxView;
 
@@ -18,6 +19,10 @@ pub enum Command {
     Rename(Rename),
     /// Deletes a mailbox with all that is in it; inferiors stay.
     Delete(Named),
+    /// Brings mail of a Maildir++, an mbox, or a directory of them into an account.
+    Import(transfer::Import),
+    /// Writes the mailboxes of an account into a Maildir++, or into mboxes.
+    Export(transfer::Export),
     /// Says what a mailbox is for: Archive, Drafts, Junk, Sent, Trash, Flagged, Important, All.
     SpecialUse(SpecialUse),
 }
@@ -87,6 +92,8 @@ pub fn run(command: &Command) -> Result<(), Failure> {
             let (account, mailbox) = (named.account.clone(), named.mailbox.clone());
             say_done(&named.place, &Request::MailboxDelete { account, mailbox })
         }
+        Command::Import(options) => transfer::import(options),
+        Command::Export(options) => transfer::export(options),
         Command::SpecialUse(SpecialUse { named, special_uses }) => {
             let (account, mailbox) = (named.account.clone(), named.mailbox.clone());
             let special_uses = special_uses.clone();

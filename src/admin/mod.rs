@@ -17,10 +17,13 @@ mod explain;
 mod finding;
 mod fsck;
 mod mailbox;
+mod maildir;
+mod mbox;
 mod orders;
 mod queue;
 mod serve;
 mod survey;
+mod transfer;
 mod verify;
 
 use std::ffi::OsString;

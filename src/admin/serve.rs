@@ -339,6 +339,7 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
   cargo run --release --bin ringpost-loadtest -- source        sends 10,000 messages
   swaks --server 127.0.0.1:2525 --from a@example.test --to b@example.test
   curl smtp://127.0.0.1:2525 --mail-from a@example.test --mail-rcpt b@example.test -T message.eml
+  curl imap://127.0.0.1:2143/INBOX -u user@localhost.test:PASSWORD -X 'FETCH 1:* FLAGS'
   cargo run --release -- queue stats
   cargo run --release -- check > ringpost.toml                 a configuration to start from
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.

@@ -107,13 +107,20 @@ impl Config {
     pub fn embedded() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut config = Self {
-            listeners: vec![Listener {
-                address: local(2525),
-                protocol: Protocol::Smtp,
+            listeners: [
+                (2525, Protocol::Smtp),
+                (2424, Protocol::Lmtp),
+                (2143, Protocol::Imap),
+                (2110, Protocol::Pop3),
+            ]
+            .map(|(port, protocol)| Listener {
+                address: local(port),
+                protocol,
                 tls: ListenerTls::default(),
                 proxy_networks: Vec::new(),
                 stream: Stream::default(),
-            }],
+            })
+            .into(),
             smarthost: Some(NextHop::Address {
                 protocol: NextHopProtocol::Smtp,
                 address: local(2526),

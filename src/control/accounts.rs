@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::asking::{self, AskError};
 use super::socket::{Out, Stop};
@@ -14,7 +15,7 @@ use crate::mail::{Account, Accounts};
 use crate::mailbox::codec::{AccountId, Quota, SpecialUses};
 use crate::proto::imap::mailbox::{MailboxName, SpecialUse};
 use crate::shard::ask::Ask;
-use crate::shard::mail_order::{MailDone, MailOrder};
+use crate::shard::mail_order::{Letter, MailDone, MailOrder};
 
 /// Who has mailboxes here, and which shard has which partition.
 #[derive(Default)]
@@ -136,7 +137,7 @@ impl Control {
         let shard = self.directory.owners.get(&partition);
         let shard = *shard.ok_or_else(|| Stop::Refused(format!("nobody has p{partition:02}")))?;
         let make = |reply| Ask::Mail { partition, order, reply };
-        let done = asking::ask_one(&*self.shards, shard, ANSWER_WAIT, make)?;
+        let done = asking::ask_one(&*self.shards, shard, ORDER_WAIT, make)?;
         done.map_err(|refusal| Stop::Refused(refusal.to_string()))
     }
 
@@ -201,15 +202,62 @@ impl Control {
         self.order_on(named, |account, name| MailOrder::SetSpecialUses(account, name, uses))
     }
 
+    pub(super) fn open_mailbox(
+        &self,
+        named: &Named<'_>,
+        uid_validity: u32,
+        out: &mut Out,
+    ) -> Result<(), Stop> {
+        let make = |account, name| MailOrder::Open(account, name, uid_validity);
+        let MailDone::Opened(opened) = self.order_on_named(named, make)? else {
+            unreachable!("each order has its answer")
+        };
+        Ok(out.line(&Line::Opened(opened))?)
+    }
+
+    pub(super) fn import(
+        &self,
+        named: &Named<'_>,
+        source_validity: u32,
+        letters: &[Letter],
+        out: &mut Out,
+    ) -> Result<(), Stop> {
+        let letters = letters.to_vec();
+        let make = |account, name| MailOrder::Import { account, name, source_validity, letters };
+        let MailDone::Imported(uids) = self.order_on_named(named, make)? else {
+            unreachable!("each order has its answer")
+        };
+        Ok(out.line(&Line::Imported(uids))?)
+    }
+
+    pub(super) fn export(&self, named: &Named<'_>, from: u32, out: &mut Out) -> Result<(), Stop> {
+        let make = |account, name| MailOrder::Export(account, name, from);
+        let MailDone::Exported(opened, letters) = self.order_on_named(named, make)? else {
+            unreachable!("each order has its answer")
+        };
+        out.line(&Line::Opened(opened))?;
+        for letter in letters {
+            out.line(&Line::Letter(letter))?;
+        }
+        Ok(())
+    }
+
     fn order_on(
         &self,
         named: &Named<'_>,
         make: impl FnOnce(AccountId, MailboxName) -> MailOrder,
     ) -> Result<(), Stop> {
+        self.order_on_named(named, make).map(|_| ())
+    }
+
+    fn order_on_named(
+        &self,
+        named: &Named<'_>,
+        make: impl FnOnce(AccountId, MailboxName) -> MailOrder,
+    ) -> Result<MailDone, Stop> {
         let account = known(&self.accounts(), named.account)?;
         let name = mailbox_name(named.mailbox)?;
-        self.order(account.partition, make(AccountId(account.id), name))?;
-        Ok(())
+        self.order(account.partition, make(AccountId(account.id), name))
     }
 }
 
@@ -259,6 +307,8 @@ fn parse_uses(names: &[String]) -> Result<SpecialUses, Stop> {
     names.iter().map(parse).collect()
 }
 
+/// For a shard to carry out an order, which may be to write or to read a large message.
+const ORDER_WAIT: Duration = Duration::from_secs(30);
 /// Accounts a shard is asked for at once.
 const ACCOUNTS_AT_ONCE: usize = 500;
 

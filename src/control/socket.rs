@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::accounts::Named;
 use super::asking::{self, AskError};
-use super::wire::{Line, Request};
+use super::wire::{IMPORT_BEGINS, Line, Request};
 use super::{ANSWER_WAIT, Control, explain, orders, verify};
 use crate::mail::QueueId;
 use crate::queue::survey::{self, Survey};
@@ -247,6 +247,15 @@ fn answer_request(
         Request::MailboxDelete { account, mailbox } => {
             control.delete_mailbox(&Named { account, mailbox })
         }
+        Request::MailboxOpen { account, mailbox, uid_validity } => {
+            control.open_mailbox(&Named { account, mailbox }, *uid_validity, out)
+        }
+        Request::MailboxImport { account, mailbox, uid_validity, letters } => {
+            control.import(&Named { account, mailbox }, *uid_validity, letters, out)
+        }
+        Request::MailboxExport { account, mailbox, from } => {
+            control.export(&Named { account, mailbox }, *from, out)
+        }
         Request::MailboxSpecialUses { account, mailbox, special_uses } => {
             control.set_special_uses(&Named { account, mailbox }, special_uses)
         }
@@ -315,12 +324,16 @@ pub(super) fn parse_id(text: &str, control: &Control) -> Result<QueueId, Stop> {
 /// The request without its line feed; `None` when it is too long or the client stops midway.
 fn read_line(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    let mut piece = [0; 512];
-    while line.len() <= REQUEST_BYTES_MAX {
+    let mut piece = [0; 4096];
+    let bytes_max = |line: &[u8]| match line.starts_with(IMPORT_BEGINS) {
+        true => IMPORT_BYTES_MAX,
+        false => REQUEST_BYTES_MAX,
+    };
+    while line.len() <= bytes_max(&line) {
         let count = stream.read(&mut piece)?;
         line.extend_from_slice(&piece[..count]);
-        if let Some(end) = line.iter().position(|octet| *octet == b'\n') {
-            line.truncate(end);
+        if let Some(end) = piece[..count].iter().position(|octet| *octet == b'\n') {
+            line.truncate(line.len() - count + end);
             return Ok(Some(line));
         }
         if count == 0 {
@@ -359,6 +372,8 @@ impl Out {
 /// Room for a path in a socket address, its end included.
 const PATH_BYTES_MAX: usize = 108;
 const REQUEST_BYTES_MAX: usize = 4096;
+/// Of a request with letters, of which one may be as long as a message.
+const IMPORT_BYTES_MAX: usize = 100 << 20;
 const WRITE_BYTES: usize = 64 * 1024;
 /// For a shard to look at all that it has, besides its work.
 const SURVEY_WAIT: Duration = Duration::from_secs(50);

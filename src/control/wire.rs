@@ -13,7 +13,7 @@ use crate::mailbox::codec::Quota;
 use crate::queue::survey::{Ages, SurveyBy};
 use crate::queue::{Conditions, StandingOrder};
 use crate::shard::ask::{QueueStats, QueuedMessage};
-use crate::shard::mail_order::{AccountView, MailboxView};
+use crate::shard::mail_order::{AccountView, Letter, MailboxView, OpenedView};
 
 /// The one line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,29 @@ pub enum Request {
         mailbox: String,
         special_uses: Vec<String>,
     },
+    /// A mailbox for letters from elsewhere, where it had this UIDVALIDITY.
+    MailboxOpen {
+        account: String,
+        mailbox: String,
+        uid_validity: u32,
+    },
+    /// Letters for an opened mailbox, all or none.
+    MailboxImport {
+        account: String,
+        mailbox: String,
+        uid_validity: u32,
+        letters: Vec<Letter>,
+    },
+    /// Some letters from this UID on.
+    MailboxExport {
+        account: String,
+        mailbox: String,
+        from: u32,
+    },
 }
+
+/// What the first octets of a request with letters are: it may be long.
+pub const IMPORT_BEGINS: &[u8] = b"{\"ask\":\"mailbox-import\"";
 
 /// How much an account may hold; 0 for no limit of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +275,10 @@ pub enum Line {
     RuleSuspension(RuleSuspension),
     Account(AccountView),
     Mailbox(MailboxView),
+    Opened(OpenedView),
+    /// The UIDs of imported letters; 0 for one that was imported before.
+    Imported(Vec<u32>),
+    Letter(Letter),
     /// Words for the operator.
     Note(String),
     /// The answer is not complete, or was refused; the last line.
@@ -286,6 +312,12 @@ mod tests {
         let line = serde_json::to_vec(&request).expect("JSON");
         assert_eq!(Request::parse(&line), Ok(request));
         assert_eq!(Request::parse(b"{\"ask\":\"queue-stats\"}"), Ok(Request::QueueStats));
+        let (account, mailbox) = ("a@b".to_owned(), "c".to_owned());
+        let letters = vec![Letter { content: b"\xff\r\n".to_vec(), ..Letter::default() }];
+        let request = Request::MailboxImport { account, mailbox, uid_validity: 1, letters };
+        let line = serde_json::to_vec(&request).expect("JSON");
+        assert!(line.starts_with(IMPORT_BEGINS));
+        assert_eq!(Request::parse(&line), Ok(request));
         for line in ["", "{}", "queue-stats", "{\"ask\":\"x\"}", "{\"ask\":\"queue-show\"}"] {
             assert!(Request::parse(line.as_bytes()).is_err(), "{line}");
         }

@@ -49,8 +49,20 @@ impl Store {
     /// Do not drop the future midway, as with `Draft::commit`.
     pub async fn commit_all(
         &self,
-        mut messages: Vec<(Draft, Delivery)>,
+        messages: Vec<(Draft, Delivery)>,
     ) -> Result<Vec<Delivered>, Refusal> {
+        let uids = vec![None; messages.len()];
+        self.commit_as(messages, &uids).await
+    }
+
+    /// As `commit_all`, each message with its UID where one is given. `Refusal::Exists` where that
+    /// is below UIDNEXT.
+    pub async fn commit_as(
+        &self,
+        mut messages: Vec<(Draft, Delivery)>,
+        uids: &[Option<u32>],
+    ) -> Result<Vec<Delivered>, Refusal> {
+        assert_eq!(messages.len(), uids.len());
         if messages.len() > APPENDS_AT_ONCE_MAX {
             return Err(Refusal::TooLarge);
         }
@@ -63,8 +75,9 @@ impl Store {
         let inner = &self.inner;
         let ids = messages.iter().map(|_| BodyId(inner.journal.next_message_id()));
         let ids: Vec<BodyId> = ids.collect();
-        let appends = messages.iter().map(|(draft, delivery)| (delivery, draft.bytes));
-        let appends: Vec<(&Delivery, u64)> = appends.collect();
+        let appends = messages.iter().zip(uids);
+        let appends = appends.map(|((draft, delivery), uid)| (delivery, draft.bytes, *uid));
+        let appends: Vec<(&Delivery, u64, Option<u32>)> = appends.collect();
         loop {
             let planned = inner.partition.borrow().plan_appends(&appends, &ids, now_s());
             let planned = match planned {

@@ -254,6 +254,33 @@ impl Partition {
         }])
     }
 
+    /// A mailbox for what comes from elsewhere, where it had this UIDVALIDITY: it is begun so, or,
+    /// where it is there and never had a message, begun anew. Any other stays as it is.
+    pub fn plan_import(
+        &self,
+        mailbox: MailboxId,
+        account: AccountId,
+        name: &MailboxName,
+        uid_validity: u32,
+        now_s: u32,
+    ) -> Result<Vec<Operation>, Refusal> {
+        let (id, special_uses) = match self.find_mailbox(account, name.as_str()) {
+            Some(known) if known.uid_validity == uid_validity || known.uid_next > 1 => {
+                return Ok(Vec::new());
+            }
+            Some(known) => (known.id, known.special_uses),
+            None => {
+                // As for any other one.
+                self.plan_mailbox(mailbox, account, name, SpecialUses::default(), now_s)?;
+                (mailbox, SpecialUses::default())
+            }
+        };
+        let name = name.as_str().into();
+        let uid_validity = uid_validity.max(1);
+        let mailbox = id;
+        Ok(vec![Operation::MailboxCreated { mailbox, account, name, uid_validity, special_uses }])
+    }
+
     /// A mailbox and its inferiors get other names, all or none (RFC 9051 §6.3.6).
     pub fn plan_rename(
         &self,
@@ -335,23 +362,24 @@ impl Partition {
         let mut batch = Batch::new(self, now_s);
         let told = deliveries.iter().zip(bodies).map(|(delivery, body)| {
             let bytes = content_bytes + delivery.prefix.len() as u64;
-            batch.add(delivery, bytes, *body)
+            batch.add(delivery, bytes, *body, None)
         });
         let told = told.collect();
         Planned { operations: batch.operations, told }
     }
 
-    /// Several messages for a mailbox each, all or none. `bodies` are the numbers of their bodies,
-    /// `content_bytes` their octets without the fields of the delivery.
+    /// Several messages for a mailbox each, all or none. `bodies` are the numbers of their bodies;
+    /// each message comes with its octets without the fields of the delivery, and with its UID
+    /// where that is to be kept.
     pub fn plan_appends(
         &self,
-        appends: &[(&Delivery, u64)],
+        appends: &[(&Delivery, u64, Option<u32>)],
         bodies: &[BodyId],
         now_s: u32,
     ) -> Result<Planned<Vec<Delivered>>, Refusal> {
         let mut batch = Batch::new(self, now_s);
-        let told = appends.iter().zip(bodies).map(|((delivery, content_bytes), body)| {
-            batch.add(delivery, content_bytes + delivery.prefix.len() as u64, *body)
+        let told = appends.iter().zip(bodies).map(|((delivery, content_bytes, uid), body)| {
+            batch.add(delivery, content_bytes + delivery.prefix.len() as u64, *body, *uid)
         });
         let told = told.collect::<Result<Vec<Delivered>, Refusal>>()?;
         Ok(Planned { operations: batch.operations, told })
@@ -557,7 +585,13 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn add(&mut self, delivery: &Delivery, bytes: u64, body: BodyId) -> Result<Delivered, Refusal> {
+    fn add(
+        &mut self,
+        delivery: &Delivery,
+        bytes: u64,
+        body: BodyId,
+        wanted_uid: Option<u32>,
+    ) -> Result<Delivered, Refusal> {
         let known = self.partition.target(&delivery.to)?;
         let mailbox = known.id;
         let is_known = |key| self.partition.has_delivered(key) || self.keys.contains(&key);
@@ -571,7 +605,14 @@ impl<'a> Batch<'a> {
             return Err(Refusal::OverQuota);
         }
         let front = self.fronts.entry(mailbox).or_insert_with(|| Front::of(known));
-        let uid = front.uid()?;
+        let uid = match wanted_uid {
+            Some(uid) if uid < front.uid_next => return Err(Refusal::Exists),
+            Some(uid) => {
+                front.uid_next = uid;
+                front.uid()?
+            }
+            None => front.uid()?,
+        };
         let keywords = front.bits(&delivery.flags, &mut self.operations)?;
         let message = Message {
             uid,

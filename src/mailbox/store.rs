@@ -286,6 +286,27 @@ impl Store {
         self.run(plan).await
     }
 
+    /// The mailbox for what comes from elsewhere, with its UIDVALIDITY and UIDNEXT. It has the
+    /// UIDVALIDITY given where it is begun by this, or never had a message.
+    pub async fn open_for_import(
+        &self,
+        account: AccountId,
+        name: &MailboxName,
+        uid_validity: u32,
+    ) -> Result<(MailboxId, u32, u32), Refusal> {
+        let id = MailboxId(self.inner.journal.next_message_id());
+        let plan = |partition: &Partition| {
+            let planned = partition.plan_import(id, account, name, uid_validity, now_s());
+            planned.map(of(()))
+        };
+        self.run(plan).await?;
+        let find = |partition: &Partition| {
+            let mailbox = partition.find_mailbox(account, name.as_str())?;
+            Some((mailbox.id, mailbox.uid_validity, mailbox.uid_next))
+        };
+        self.read(find).await.ok_or(Refusal::NoSuchMailbox)
+    }
+
     /// Renames a mailbox and its inferiors.
     pub async fn rename_mailbox(
         &self,

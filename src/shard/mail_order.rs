@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::mailbox::codec::{AccountId, MailboxId, Quota, SpecialUses};
-use crate::mailbox::{Mailbox, Partition, Refusal, Store};
+use crate::mailbox::codec::{AccountId, DeliveryKey, MailboxId, Quota, SpecialUses};
+use crate::mailbox::{Delivered, Delivery, Mailbox, Partition, Refusal, Store, Target};
+use crate::proto::imap::flag::{Flags, SystemFlags};
 use crate::proto::imap::mailbox::{MailboxName, SpecialUse};
 
 /// An order to the shard that has the partition.
@@ -26,6 +27,18 @@ pub enum MailOrder {
     RenameMailbox(AccountId, MailboxName, MailboxName),
     DeleteMailbox(AccountId, MailboxName),
     SetSpecialUses(AccountId, MailboxName, SpecialUses),
+    /// A mailbox for what comes from elsewhere, where it had this UIDVALIDITY.
+    Open(AccountId, MailboxName, u32),
+    /// Letters into an opened mailbox, all or none. UIDs are those of `source_validity`, and kept
+    /// where that is the mailbox's own.
+    Import {
+        account: AccountId,
+        name: MailboxName,
+        source_validity: u32,
+        letters: Vec<Letter>,
+    },
+    /// Letters from this UID on, as many as make a page.
+    Export(AccountId, MailboxName, u32),
 }
 
 /// What came of it. It is durable.
@@ -35,6 +48,50 @@ pub enum MailDone {
     Account(AccountId),
     Accounts(Vec<(AccountId, AccountView)>),
     Mailboxes(Vec<MailboxView>),
+    Opened(OpenedView),
+    /// The UID of each; 0 where it was imported before.
+    Imported(Vec<u32>),
+    Exported(OpenedView, Vec<Letter>),
+}
+
+/// Numbers of a mailbox that letters come into, or from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedView {
+    pub uid_validity: u32,
+    pub uid_next: u32,
+}
+
+/// A message on its way between this server and files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    pub uid: u32,
+    /// INTERNALDATE, Unix seconds.
+    pub date_s: u32,
+    /// `\Seen` and keywords.
+    pub flags: Vec<String>,
+    /// It cannot be read back from the disk, or not whole.
+    #[serde(default)]
+    pub is_lost: bool,
+    #[serde(with = "octets")]
+    pub content: Vec<u8>,
+}
+
+/// Octets as BASE64.
+mod octets {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::proto::sasl::base64;
+
+    pub fn serialize<S: Serializer>(octets: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        base64::encode(octets, &mut text);
+        serializer.serialize_str(&text)
+    }
+
+    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        base64::decode(text.as_bytes()).ok_or_else(|| de::Error::custom("not BASE64"))
+    }
 }
 
 /// An account as an operator sees it.
@@ -98,6 +155,18 @@ pub async fn carry_out(
         MailOrder::DeleteMailbox(account, name) => {
             store.delete_mailbox(find(store, account, &name).await?).await?;
         }
+        MailOrder::Open(account, name, uid_validity) => {
+            let opened = store.open_for_import(account, &name, uid_validity).await?;
+            let (_, uid_validity, uid_next) = opened;
+            return Ok(MailDone::Opened(OpenedView { uid_validity, uid_next }));
+        }
+        MailOrder::Import { account, name, source_validity, letters } => {
+            let mailbox = find(store, account, &name).await?;
+            return import(store, mailbox, source_validity, letters).await;
+        }
+        MailOrder::Export(account, name, from) => {
+            return export(store, find(store, account, &name).await?, from).await;
+        }
         MailOrder::SetSpecialUses(account, name, special_uses) => {
             let mailbox = find(store, account, &name).await?;
             store.set_special_uses(mailbox, special_uses).await?;
@@ -105,6 +174,95 @@ pub async fn carry_out(
     }
     Ok(MailDone::Done)
 }
+
+async fn import(
+    store: &Store,
+    mailbox: MailboxId,
+    source_validity: u32,
+    letters: Vec<Letter>,
+) -> Result<MailDone, Refusal> {
+    let own = store.read_mailbox(mailbox, |mailbox| mailbox.uid_validity).await;
+    let keeps_uids = own == Some(source_validity);
+    let (mut messages, mut uids) = (Vec::new(), Vec::new());
+    for letter in letters {
+        let mut draft = store.begin(letter.content.len() as u64)?;
+        let mut rest = letter.content.as_slice();
+        while !rest.is_empty() {
+            rest = &rest[draft.append(rest)..];
+            draft.room().await?;
+        }
+        // A kept UID says by itself what was imported before.
+        let source = format!("import {} {source_validity} {}", mailbox.0, letter.uid);
+        let key = DeliveryKey(xxhash_rust::xxh3::xxh3_128(source.as_bytes()));
+        let (to, prefix) = (Target::Mailbox(mailbox), Vec::new());
+        let (date_s, flags) = (letter.date_s, flags_of(&letter.flags));
+        let key = (!keeps_uids).then_some(key);
+        messages.push((draft, Delivery { to, prefix, date_s, flags, key }));
+        uids.push(keeps_uids.then_some(letter.uid));
+    }
+    let told = store.commit_as(messages, &uids).await?;
+    let told = told.into_iter().map(|told| match told {
+        Delivered::As { uid, .. } => uid,
+        Delivered::Before => 0,
+    });
+    Ok(MailDone::Imported(told.collect()))
+}
+
+async fn export(store: &Store, mailbox: MailboxId, from: u32) -> Result<MailDone, Refusal> {
+    let look = |mailbox: &Mailbox| {
+        let entries = mailbox.entries(from..u32::MAX).take(LETTERS_AT_ONCE);
+        let letters = entries.map(|entry| {
+            let names = mailbox.keyword_names(entry.keywords);
+            let flags = Flags { system: entry.flags, keywords: names };
+            (entry.uid, entry.date_s, names_of(&flags))
+        });
+        let letters: Vec<_> = letters.collect();
+        let (uid_validity, uid_next) = (mailbox.uid_validity, mailbox.uid_next);
+        (OpenedView { uid_validity, uid_next }, letters)
+    };
+    let read = store.read_mailbox(mailbox, look).await;
+    let (opened, found) = read.ok_or(Refusal::NoSuchMailbox)?;
+    let (mut letters, mut bytes) = (Vec::new(), 0);
+    for (uid, date_s, flags) in found {
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+        let mut content = Vec::new();
+        // One that is expunged meanwhile is left out.
+        let Some(stored) = store.content(mailbox, uid).await else { continue };
+        let is_lost = loop {
+            match stored.piece(content.len() as u32).await {
+                Ok(Some(piece)) => content.extend_from_slice(&piece),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        bytes += content.len();
+        letters.push(Letter { uid, date_s, flags, is_lost, content });
+    }
+    Ok(MailDone::Exported(opened, letters))
+}
+
+fn flags_of(names: &[String]) -> Flags {
+    let mut flags = Flags::default();
+    for name in names {
+        match SystemFlags::from_name(name.as_bytes()) {
+            Some(flag) => flags.system = flags.system.with(flag),
+            None => flags.add_keyword(name),
+        }
+    }
+    flags
+}
+
+fn names_of(flags: &Flags) -> Vec<String> {
+    let system = SystemFlags::ALL.into_iter().filter(|(_, flag)| flags.system.has(*flag));
+    let keywords = flags.keywords.iter().map(|keyword| keyword.to_string());
+    system.map(|(name, _)| name.to_owned()).chain(keywords).collect()
+}
+
+/// Letters and octets of one answer, one letter more at the most.
+const LETTERS_AT_ONCE: usize = 256;
+const PAGE_BYTES: usize = 1 << 20;
 
 async fn find(store: &Store, account: AccountId, name: &MailboxName) -> Result<MailboxId, Refusal> {
     let find = |known: &Partition| known.find_mailbox(account, name.as_str()).map(|it| it.id);

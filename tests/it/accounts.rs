@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, free_address};
 
-const LOCAL: &str = "[mailboxes]\ndomains = [\"local.test\"]\n";
+pub const LOCAL: &str = "[mailboxes]\ndomains = [\"local.test\"]\n";
 
 #[test]
 fn partitions_stay_as_many_as_they_were_first() {
@@ -43,7 +43,7 @@ fn a_foreign_partition_stops_the_start_and_is_named() {
 }
 
 /// Runs a command that must succeed; what it printed.
-fn ask(server: &Server, arguments: &[&str], input: &str) -> String {
+pub fn ask(server: &Server, arguments: &[&str], input: &str) -> String {
     let (code, said, error) = try_to_ask(server, arguments, input);
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
     said
@@ -67,7 +67,7 @@ fn try_to_ask(server: &Server, arguments: &[&str], input: &str) -> (Option<i32>,
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 

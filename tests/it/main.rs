@@ -49,4 +49,5 @@ mod summaries;
 mod tidy;
 mod tls;
 mod tls_reports;
+mod transfer;
 mod verify;

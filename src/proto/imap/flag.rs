@@ -12,6 +12,14 @@ impl SystemFlags {
     pub const FLAGGED: Self = Self(4);
     pub const DELETED: Self = Self(8);
     pub const DRAFT: Self = Self(16);
+    /// Each with its name.
+    pub const ALL: [(&str, Self); 5] = [
+        ("\\Answered", Self::ANSWERED),
+        ("\\Flagged", Self::FLAGGED),
+        ("\\Deleted", Self::DELETED),
+        ("\\Seen", Self::SEEN),
+        ("\\Draft", Self::DRAFT),
+    ];
 
     pub fn has(self, flag: Self) -> bool {
         self.0 & flag.0 == flag.0
@@ -24,17 +32,9 @@ impl SystemFlags {
     /// The flag of a name like `\Seen`, in any case.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         let named = |(text, _): &&(&str, Self)| name.eq_ignore_ascii_case(text.as_bytes());
-        NAMES.iter().find(named).map(|(_, flag)| *flag)
+        Self::ALL.iter().find(named).map(|(_, flag)| *flag)
     }
 }
-
-const NAMES: [(&str, SystemFlags); 5] = [
-    ("\\Answered", SystemFlags::ANSWERED),
-    ("\\Flagged", SystemFlags::FLAGGED),
-    ("\\Deleted", SystemFlags::DELETED),
-    ("\\Seen", SystemFlags::SEEN),
-    ("\\Draft", SystemFlags::DRAFT),
-];
 
 /// System flags and keywords.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,8 @@ pub fn write_flags<'k>(
     keywords: impl Iterator<Item = &'k str>,
     out: &mut Vec<u8>,
 ) {
-    let system = NAMES.iter().filter(|(_, flag)| system.has(*flag)).map(|(name, _)| *name);
+    let system =
+        SystemFlags::ALL.iter().filter(|(_, flag)| system.has(*flag)).map(|(name, _)| *name);
     let mut is_empty = true;
     for name in system.chain(keywords) {
         write_separator(is_empty, out);
