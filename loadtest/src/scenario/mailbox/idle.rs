@@ -1,6 +1,8 @@
 //! Memory of sessions that wait in IDLE.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ringpost::runtime::timer;
@@ -39,21 +41,28 @@ pub fn measure(stage: &mut Stage, index: usize, report: &mut Report) -> Result<(
 fn with_sessions(stage: &Stage, index: usize, sessions: usize) -> Result<u64, Failure> {
     let (host, accounts) = (&stage.hosts[index], stage.options.accounts);
     let imaps = host.imaps;
+    let logged_in = Arc::new(AtomicUsize::new(0));
     let mut bytes = 0;
     let measured = || {
         std::thread::sleep(SETTLED_AFTER);
         bytes = host.group.memory().proportional_bytes;
         Ok(())
     };
-    crew::run(sessions, FILL_TIME_MAX, &host.group, measured, move |member| async move {
-        // One after another: a backlog of thousands of handshakes is none of this.
-        timer::sleep(BETWEEN_LOGINS * member.index as u32).await;
-        let name = load_account(member.index % accounts);
-        let mut imap = Imap::open(imaps, Some(source(member.index)), true, &name).await?;
-        imap.command("SELECT INBOX").await?;
-        imap.idle().await?;
-        member.ready().await;
-        Ok(())
+    crew::run(sessions, FILL_TIME_MAX, &host.group, measured, move |member| {
+        let logged_in = logged_in.clone();
+        async move {
+            // A few at a time: thousands of handshakes and passwords at once are none of this.
+            while member.index >= logged_in.load(Ordering::SeqCst) + LOGINS_AT_A_TIME {
+                timer::sleep(TURN_PERIOD).await;
+            }
+            let name = load_account(member.index % accounts);
+            let mut imap = Imap::open(imaps, Some(source(member.index)), true, &name).await?;
+            logged_in.fetch_add(1, Ordering::SeqCst);
+            imap.command("SELECT INBOX").await?;
+            imap.idle().await?;
+            member.ready().await;
+            Ok(())
+        }
     })?;
     Ok(bytes)
 }
@@ -65,6 +74,7 @@ fn source(index: usize) -> IpAddr {
 
 const WARM_UP_SESSIONS: usize = 20;
 const SESSIONS_A_SOURCE: usize = 1000;
-const BETWEEN_LOGINS: Duration = Duration::from_millis(2);
+const LOGINS_AT_A_TIME: usize = 4;
+const TURN_PERIOD: Duration = Duration::from_millis(10);
 /// Longer than any time after which a server puts a session to sleep.
 const SETTLED_AFTER: Duration = Duration::from_secs(6);
