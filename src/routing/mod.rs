@@ -105,6 +105,7 @@ mod tests {
         let mut config = Config::embedded();
         config.hostname = "MX.test".into();
         config.smarthost = None;
+        config.mailboxes.domains.clear();
         config.routes = vec![
             route("a.test", 1),
             route("*.a.test", 2),
