@@ -37,6 +37,6 @@ pub use partition::{Account, Change, Kept, Partition, Usage};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
 pub use post::{Committed, MailboxMemo, Post, PostDraft};
 pub use recovery::Recovered;
-pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
+pub use store::{Author, Changes, Copied, StartError, Store, Stored, Watch};
 pub use stores::Stores;
 pub use summaries::KeptSummary;

@@ -134,8 +134,6 @@ pub struct Part {
     pub modified: NumberSet,
     /// UIDs of a copy, in the order of `uids`.
     pub target_uids: NumberSet,
-    /// What messages of `uids` have as their mod-sequence for it.
-    pub modseq: u64,
 }
 
 impl Partition {
@@ -297,6 +295,10 @@ impl Partition {
             return Err(Refusal::Exists);
         }
         let below = format!("{}{HIERARCHY_SEPARATOR}", from.as_str());
+        // Also where `from` is no mailbox itself and has inferiors only.
+        if mailboxes.contains_key(to.as_str()) && !to.as_str().starts_with(&below) {
+            return Err(Refusal::Exists);
+        }
         let mut operations = Vec::new();
         let inferiors = mailboxes.range(Box::from(below.as_str())..);
         let inferiors = inferiors.take_while(|(name, _)| name.starts_with(&below));
@@ -417,7 +419,7 @@ impl Partition {
             }
         }
         part.left = part.left.intersection(uids);
-        (part.uids, part.modseq) = (changed.uids.clone(), modseq);
+        part.uids = changed.uids.clone();
         if changed.uids.is_empty() {
             operations.clear();
         } else {

@@ -43,6 +43,8 @@ pub(super) struct Inner {
     changes: RefCell<VecDeque<(Ticket, MailboxId)>>,
     changed: Notify,
     watches: RefCell<HashMap<MailboxId, Rc<Bell>>>,
+    /// Who makes the change that is being applied.
+    author: RefCell<Option<Author>>,
     /// The UID from which on nobody was told of messages, by mailbox. What was told before this
     /// process began is not known: it counts as recent then (RFC 3501 §2.3.2).
     recent: RefCell<HashMap<MailboxId, u32>>,
@@ -62,9 +64,6 @@ pub(super) struct Inner {
 pub struct Stored {
     /// Messages whose flags are different now.
     pub changed: NumberSet,
-    /// What these have as their mod-sequence for it, unless they were changed since: one for each
-    /// record.
-    pub modseqs: Vec<u64>,
     /// Messages that were left alone because they had changed since.
     pub modified: NumberSet,
 }
@@ -112,6 +111,7 @@ impl Store {
                 changes: RefCell::default(),
                 changed: Notify::default(),
                 watches: RefCell::default(),
+                author: RefCell::default(),
                 recent: RefCell::default(),
                 lost: RefCell::new(lost),
                 undelete,
@@ -350,15 +350,26 @@ impl Store {
         flags: &Flags,
         unchanged_since: Option<u64>,
     ) -> Result<Stored, Refusal> {
+        self.store_flags_as(None, mailbox, uids, (change, flags), unchanged_since).await
+    }
+
+    /// STORE by a session, whose watch does not hear of it.
+    pub async fn store_flags_as(
+        &self,
+        author: Option<&Author>,
+        mailbox: MailboxId,
+        uids: &NumberSet,
+        change: (FlagChange, &Flags),
+        unchanged_since: Option<u64>,
+    ) -> Result<Stored, Refusal> {
         let mut stored = Stored::default();
         let mut left = uids.clone();
         loop {
             let plan = |partition: &Partition| {
-                partition.plan_flags(mailbox, &left, (change, flags), unchanged_since)
+                partition.plan_flags(mailbox, &left, change, unchanged_since)
             };
-            let part = self.run(plan).await?;
+            let part = self.run_as(author, plan).await?;
             stored.changed = stored.changed.union(&part.uids);
-            stored.modseqs.extend((!part.uids.is_empty()).then_some(part.modseq));
             stored.modified = stored.modified.union(&part.modified);
             if part.left.is_empty() {
                 return Ok(stored);
@@ -451,6 +462,14 @@ impl Store {
     /// Does what `plan` says of the newest state, and returns when that is durable.
     async fn run<T>(
         &self,
+        plan: impl FnMut(&Partition) -> Result<Planned<T>, Refusal>,
+    ) -> Result<T, Refusal> {
+        self.run_as(None, plan).await
+    }
+
+    async fn run_as<T>(
+        &self,
+        author: Option<&Author>,
         mut plan: impl FnMut(&Partition) -> Result<Planned<T>, Refusal>,
     ) -> Result<T, Refusal> {
         let inner = &self.inner;
@@ -464,7 +483,10 @@ impl Store {
                     return Err(refusal);
                 }
             };
-            match inner.append(&[], planned.operations, Append::Settle) {
+            inner.author.replace(author.cloned());
+            let appended = inner.append(&[], planned.operations, Append::Settle);
+            inner.author.take();
+            match appended {
                 Ok(()) => {
                     inner.newest_durable().await;
                     return Ok(planned.told);
@@ -622,7 +644,11 @@ impl Inner {
         };
         let watches = self.watches.borrow();
         let Some(bell) = watches.get(mailbox) else { return };
-        for collected in bell.collected.borrow().iter() {
+        let author = self.author.borrow();
+        let is_author = |collected: &Rc<RefCell<Changes>>| {
+            author.as_ref().is_some_and(|author| Rc::ptr_eq(&author.0, collected))
+        };
+        for collected in bell.collected.borrow().iter().filter(|it| !is_author(it)) {
             let mut collected = collected.borrow_mut();
             let set = collect(&mut collected);
             *set = set.union(&uids);
@@ -695,6 +721,10 @@ pub struct Changes {
     pub flagged: NumberSet,
 }
 
+/// Who changes something and need not be told of it.
+#[derive(Clone)]
+pub struct Author(Rc<RefCell<Changes>>);
+
 /// Who is told of changes to a mailbox.
 pub struct Watch {
     store: Store,
@@ -711,6 +741,11 @@ impl Watch {
         while self.seen.replace(self.bell.count.get()) == self.bell.count.get() {
             self.bell.rung.notified().await;
         }
+    }
+
+    /// Stands for whoever watches, where it makes changes itself.
+    pub fn author(&self) -> Author {
+        Author(self.collected.clone())
     }
 
     /// The UID from which on messages are recent, which they are to nobody else then if they are

@@ -108,7 +108,7 @@ pub mod mailbox {
     pub use partition::{Account, Change, Kept, Partition, Usage};
     pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
     pub use recovery::Recovered;
-    pub use store::{Changes, Copied, StartError, Store, Stored, Watch};
+    pub use store::{Author, Changes, Copied, StartError, Store, Stored, Watch};
     pub use summaries::KeptSummary;
 }
 

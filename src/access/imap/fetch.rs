@@ -190,8 +190,9 @@ impl Fetcher {
             return Stored::default();
         }
         let flags = Flags { system: SystemFlags::SEEN, keywords: Vec::new() };
-        let (change, since) = (FlagChange::Add, None);
-        let stored = self.store.store_flags(self.mailbox, &unseen, change, &flags, since).await;
+        let author = selected.borrow().watch.author();
+        let (author, change) = (Some(&author), (FlagChange::Add, &flags));
+        let stored = self.store.store_flags_as(author, self.mailbox, &unseen, change, None).await;
         // What cannot be marked can still be read.
         stored.unwrap_or_default()
     }

@@ -94,7 +94,9 @@ impl Candidate {
         let ListSelection { subscribed, special_use, recursive_match, .. } = list.selection;
         let mut matching = patterns.iter().filter(|pattern| pattern.matches(&text)).peekable();
         matching.peek()?;
-        let is_level = matching.any(Pattern::ends_in_level);
+        // Clients that know nothing extended make no tree from names without their superiors; the
+        // others are told of those where they ask for levels (RFC 5258 §3).
+        let is_level = !list.is_extended || matching.any(Pattern::ends_in_level);
         let has_use = name.special_uses != SpecialUses::default();
         let is_selected = (!subscribed || name.is_subscribed) && (!special_use || has_use);
         let is_there = name.mailbox.is_some() || (is_level && name.has_children);
@@ -286,6 +288,7 @@ mod tests {
             &[
                 "* LIST (\\HasNoChildren \\Sent) \"/\" Gesendet",
                 "* LIST (\\HasNoChildren) \"/\" INBOX",
+                "* LIST (\\NonExistent \\Noselect \\HasChildren) \"/\" a",
                 "* LIST (\\HasNoChildren) \"/\" a/b",
                 "* LIST (\\HasNoChildren) \"/\" &APw-",
             ],
@@ -300,7 +303,8 @@ mod tests {
                 "* LIST (\\HasNoChildren) \"/\" &APw-",
             ],
         );
-        check(names(), "LIST \"\" a", &[]);
+        check(names(), "LIST () \"\" a", &[]);
+        check(names(), "LIST \"\" b", &[]);
         check(
             names(),
             "LIST (SPECIAL-USE) \"\" *",

@@ -21,8 +21,13 @@ impl Session {
         &mut self,
         tag: &Tag,
         name: &MailboxName,
-        special_uses: &[SpecialUse],
+        special_uses: Option<&[SpecialUse]>,
     ) -> Result<(), Ending> {
+        let Some(special_uses) = special_uses else {
+            // RFC 6154 §3.
+            self.refuse(tag, Condition::No, Some(PlainCode::UseAttr), "Unknown special use");
+            return Ok(());
+        };
         let Some(name) = new_name(name) else {
             self.refuse_for(tag, Refusal::BadName);
             return Ok(());

@@ -59,17 +59,17 @@ impl Session {
         let Ok(uids) = self.resolve(tag, *numbering, &command.messages).await? else {
             return Ok(());
         };
-        let id = self.selected.as_ref().expect("checked").id;
-        let stored = self.store.store_flags(id, &uids, *change, flags, *unchanged_since).await;
-        let stored = match stored {
+        let selected = self.selected.as_ref().expect("checked");
+        let (id, author) = (selected.id, selected.watch.author());
+        let change = (*change, flags);
+        let stored = self.store.store_flags_as(Some(&author), id, &uids, change, *unchanged_since);
+        let stored = match stored.await {
             Ok(stored) => stored,
             Err(refusal) => {
                 self.refuse_for(tag, refusal);
                 return Ok(());
             }
         };
-        let selected = self.selected.as_mut().expect("checked");
-        selected.on_own_change(&stored.modseqs);
         let is_uid = *numbering == Numbering::Uid;
         if !command.is_silent {
             let items = self.enabled.flag_items(is_uid);

@@ -25,13 +25,7 @@ impl Pattern {
     pub fn new(reference: &str, pattern: &str) -> Pattern {
         let mut tokens: Vec<Token> = Vec::new();
         let text = [reference, pattern].concat();
-        // INBOX is that in any case, and so is what it begins.
-        let inbox_bytes = INBOX.len();
-        let is_inbox = text.get(..inbox_bytes).is_some_and(|it| it.eq_ignore_ascii_case(INBOX))
-            && matches!(text.as_bytes().get(inbox_bytes), None | Some(b'/' | b'*' | b'%'));
-        for (index, octet) in text.bytes().enumerate() {
-            let octet =
-                if is_inbox && index < inbox_bytes { octet.to_ascii_uppercase() } else { octet };
+        for octet in text.bytes() {
             match (octet, tokens.last()) {
                 // A run of wildcards is one.
                 (b'*' | b'%', Some(Token::Anything)) | (b'%', Some(Token::Level)) => {}
@@ -66,11 +60,21 @@ impl Pattern {
         if self.is_too_long {
             return false;
         }
+        // INBOX is that in any case, also where names stand below it.
+        let inbox_bytes = match name.strip_prefix(INBOX) {
+            Some(rest) if rest.is_empty() || rest.starts_with(HIERARCHY_SEPARATOR) => INBOX.len(),
+            _ => 0,
+        };
         // Which tokens may come next, after each octet of the name.
         let mut next = vec![false; self.tokens.len() + 1];
         next[0] = true;
         self.pass_wildcards(&mut next);
-        for octet in name.bytes() {
+        for (index, octet) in name.bytes().enumerate() {
+            let is_next = |token: &Token| match token {
+                Token::Octet(known) if index < inbox_bytes => known.eq_ignore_ascii_case(&octet),
+                Token::Octet(known) => *known == octet,
+                Token::Level | Token::Anything => false,
+            };
             let mut is_possible = false;
             for at in (0..=self.tokens.len()).rev() {
                 let stays = next[at]
@@ -79,7 +83,7 @@ impl Pattern {
                         Some(Token::Level) => octet != HIERARCHY_SEPARATOR as u8,
                         Some(Token::Octet(_)) | None => false,
                     };
-                let comes = at > 0 && next[at - 1] && self.tokens[at - 1] == Token::Octet(octet);
+                let comes = at > 0 && next[at - 1] && is_next(&self.tokens[at - 1]);
                 next[at] = stays || comes;
                 is_possible |= next[at];
             }
@@ -129,6 +133,8 @@ mod tests {
         check("inbox", &["INBOX"]);
         check("Inbox/%", &["INBOX/a"]);
         check("inbox*", &["INBOX", "INBOX/a"]);
+        check("InB%", &["INBOX"]);
+        check("%box/A", &[]);
         check("a", &["a"]);
         check("", &[]);
         check("%ü%", &["Entwürfe"]);

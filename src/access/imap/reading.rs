@@ -33,9 +33,6 @@ impl Session {
         }
         self.look(|selected, mailbox, out| selected.write_keywords(mailbox, out)).await?;
         let fetched = self.fetch(command, &uids).await?;
-        if let Some(selected) = &mut self.selected {
-            selected.on_own_change(&fetched.seen.modseqs);
-        }
         let (condition, code, text) = fetched.condition();
         let answer = (condition, code.as_ref(), text);
         self.finish_as(tag, expunges_of(command.numbering), answer).await
@@ -49,7 +46,7 @@ impl Session {
                 Messages::Set(set) => set.resolve(selected.view.uid_end().saturating_sub(1)),
                 Messages::Saved => selected.saved.clone(),
             };
-            mailbox.vanished_since(since).intersection(&asked)
+            selected.vanished_earlier(mailbox, since).intersection(&asked)
         });
         let gone = gone.await?;
         self.tell_vanished_earlier(&gone).await

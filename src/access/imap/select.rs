@@ -54,9 +54,9 @@ impl Session {
         let since = qresync.mod_sequence;
         let known = qresync.known_uids.as_ref().map(|known| known.resolve(0));
         let known = known.unwrap_or_else(|| [(1, u32::MAX)].into_iter().collect());
-        let gone = self.look(|_, mailbox, _| {
+        let gone = self.look(|selected, mailbox, _| {
             let is_same = mailbox.uid_validity == qresync.uid_validity;
-            is_same.then(|| mailbox.vanished_since(since).intersection(&known))
+            is_same.then(|| selected.vanished_earlier(mailbox, since).intersection(&known))
         });
         let Some(gone) = gone.await? else { return Ok(()) };
         self.tell_vanished_earlier(&gone).await?;

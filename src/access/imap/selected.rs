@@ -19,8 +19,6 @@ pub struct Selected {
     pub watch: Watch,
     /// Messages with flags that the client was not told of, as ranges of UIDs.
     flagged: NumberSet,
-    /// Mod-sequences of what the client did itself and needs no word about.
-    own_modseqs: Vec<u64>,
     /// Keywords that the client was told of.
     keyword_count: usize,
     /// HIGHESTMODSEQ when the client knew all.
@@ -65,7 +63,6 @@ impl Selected {
             view: View::of(mailbox),
             watch,
             flagged: NumberSet::default(),
-            own_modseqs: Vec::new(),
             keyword_count: mailbox.keywords.len(),
             told_modseq: mailbox.highest_modseq,
             recent: NumberSet::default(),
@@ -103,11 +100,6 @@ impl Selected {
         }
     }
 
-    /// The client knows what a change with this mod-sequence of its own did.
-    pub fn on_own_change(&mut self, modseqs: &[u64]) {
-        self.own_modseqs.extend_from_slice(modseqs);
-    }
-
     /// Appends what the client has not been told; returns whether there is more.
     pub fn write_updates(
         &mut self,
@@ -137,16 +129,12 @@ impl Selected {
         if !self.flagged.is_empty() {
             let flagged = std::mem::take(&mut self.flagged);
             let items = enabled.flag_items(false);
-            let own_modseqs = std::mem::take(&mut self.own_modseqs);
-            let is_told = |entry: &Entry| !own_modseqs.contains(&entry.modseq);
-            let next = self.write_flags_of(mailbox, (&flagged, 0), items, is_told, out);
+            let next = self.write_flags_of(mailbox, (&flagged, 0), items, |_| true, out);
             if let Some(next) = next {
                 self.flagged = flagged.intersection(&[(next, u32::MAX)].into_iter().collect());
-                self.own_modseqs = own_modseqs;
                 return true;
             }
         }
-        self.own_modseqs = Vec::new();
         if !self.view.has_gone() {
             self.told_modseq = mailbox.highest_modseq;
         }
@@ -174,6 +162,12 @@ impl Selected {
             Access::ReadOnly => ("()".to_owned(), "No flags can be changed"),
         };
         write_untagged(Condition::Ok, Some(&Code::PermanentFlags(&permanent)), text, out);
+    }
+
+    /// UIDs that are gone since a mod-sequence, but for those that the client knows and will be
+    /// told of by themselves.
+    pub fn vanished_earlier(&self, mailbox: &Mailbox, since: u64) -> NumberSet {
+        mailbox.vanished_since(since).difference(&self.view.gone())
     }
 
     /// Appends VANISHED for a part of what is gone (RFC 7162 §3.2.10.2).

@@ -301,7 +301,7 @@ impl Session {
                 self.finish(&tag, Expunges::Told, None, "Unselect completed").await
             }
             Command::Create { mailbox, special_uses } => {
-                self.on_create(&tag, &mailbox, &special_uses).await
+                self.on_create(&tag, &mailbox, special_uses.as_deref()).await
             }
             Command::Delete(mailbox) => self.on_delete(&tag, &mailbox).await,
             Command::Rename { from, to } => self.on_rename(&tag, &from, &to).await,

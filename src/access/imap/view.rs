@@ -128,10 +128,11 @@ impl View {
         if numbering == Numbering::Uid {
             return Ok(self.resolve_known(mailbox, numbering, set));
         }
-        if exists == 0 || set.number_max() > exists {
+        // `6:*` means the last message where that is 5, as everywhere.
+        if exists == 0 || set.number_max() > exists && !set.has_star() {
             return Err(NoSuchNumber);
         }
-        self.uids_of(mailbox, &set.resolve(exists)).ok_or(NoSuchNumber)
+        Ok(self.resolve_known(mailbox, numbering, set))
     }
 
     /// UIDs of sequence numbers, as ranges of which every message that the client knows is meant.

@@ -45,7 +45,8 @@ pub enum Command {
     Select(Select),
     Create {
         mailbox: MailboxName,
-        special_uses: Vec<SpecialUse>,
+        /// `None` where some are unknown.
+        special_uses: Option<Vec<SpecialUse>>,
     },
     Delete(MailboxName),
     Rename {
@@ -310,23 +311,25 @@ fn id(cursor: &mut Cursor) -> Parsed<Command> {
 
 fn create(cursor: &mut Cursor) -> Parsed<Command> {
     let mailbox = cursor.mailbox()?;
-    let mut special_uses = Vec::new();
+    let mut special_uses = Some(Vec::new());
     if cursor.more()? {
         cursor.list(|cursor| {
             if !cursor.eat_text("USE") {
                 return Err(Fault("Unknown CREATE parameter"));
             }
             cursor.space()?;
-            special_uses = cursor.list(special_use)?;
+            special_uses = cursor.list(special_use)?.into_iter().collect();
             Ok(())
         })?;
     }
     Ok(Command::Create { mailbox, special_uses })
 }
 
-fn special_use(cursor: &mut Cursor) -> Parsed<SpecialUse> {
+/// An attribute, known or not.
+fn special_use(cursor: &mut Cursor) -> Parsed<Option<SpecialUse>> {
     let name = cursor.take_while(|octet| octet == b'\\' || octet.is_ascii_alphanumeric());
-    SpecialUse::from_name(name).ok_or(Fault("Unknown special use"))
+    let is_attribute = name.len() > 1 && name.starts_with(b"\\");
+    if is_attribute { Ok(SpecialUse::from_name(name)) } else { Err(Fault("Bad special use")) }
 }
 
 fn rename(cursor: &mut Cursor) -> Parsed<Command> {

@@ -161,6 +161,7 @@ fn a_set_of_a_command_means_what_the_client_knows() {
     check(&model, Numbering::Sequence, b"2,4:*", Ok(b"4,8:10"));
     check(&model, Numbering::Sequence, b"6", Err(NoSuchNumber));
     check(&model, Numbering::Sequence, b"1:6", Err(NoSuchNumber));
+    check(&model, Numbering::Sequence, b"6:*", Ok(b"10"));
     let known = |set: &[u8]| {
         let set = SequenceSet::parse(set).expect("a set");
         let uids = model.view.resolve_known(model.mailbox(), Numbering::Sequence, &set);

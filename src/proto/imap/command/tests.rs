@@ -89,10 +89,14 @@ fn commands_on_mailboxes() {
          qresync: Some(Qresync { uid_validity: 1, mod_sequence: 2, known_uids: None, \
          matches: Some((SequenceSet { ranges: [(3, 3)] }, SequenceSet { ranges: [(4, 4)] })) }) })",
     );
-    check("a CREATE x/", "Create { mailbox: MailboxName(\"x/\"), special_uses: [] }");
+    check(
+        "a CREATE x (USE (\\Sent \\Foo))",
+        "Create { mailbox: MailboxName(\"x\"), special_uses: None }",
+    );
+    check("a CREATE x/", "Create { mailbox: MailboxName(\"x/\"), special_uses: Some([]) }");
     check(
         "a CREATE x (USE (\\Sent \\archive))",
-        "Create { mailbox: MailboxName(\"x\"), special_uses: [Sent, Archive] }",
+        "Create { mailbox: MailboxName(\"x\"), special_uses: Some([Sent, Archive]) }",
     );
     check("a RENAME a {1}\r\nb", "Rename { from: MailboxName(\"a\"), to: MailboxName(\"b\") }");
     check("a DELETE &AOk-", "Delete(MailboxName(\"é\"))");
@@ -112,7 +116,7 @@ fn commands_on_mailboxes() {
         "a SELECT x (QRESYNC (1 2 *))",
         "a SELECT x (QRESYNC (1 2 3:*))",
         "a SELECT a&b",
-        "a CREATE x (USE (\\Foo))",
+        "a CREATE x (USE (Foo))",
         "a CREATE x (FOO)",
         "a RENAME a",
         "a STATUS x",
