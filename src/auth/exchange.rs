@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::failures::Attempt;
 use super::secret::Secret;
 use super::{Authenticator, HASHES, Realm, Refusal};
 use crate::limits::SASL_RESPONSE_BYTES_MAX;
@@ -160,17 +159,17 @@ impl Exchange {
     ) -> Result<(Arc<Account>, String), Refusal> {
         let ScramFinal { exchange, name, account } = last;
         let client = ClientKey::new(self.client);
-        let attempt: Attempt = self.authenticator.begin(client, &name).await?;
+        let attempt = self.authenticator.begin(client, &name).await?;
         let proof = match exchange.finish(message, HASHES) {
             Ok(proof) => proof,
             Err(scram::Fault::Proof) => return Err(Refusal::Credentials),
             Err(_) => {
-                self.authenticator.state().failures.withdraw(&attempt);
+                attempt.withdraw();
                 return Err(Refusal::Malformed);
             }
         };
         let account = account.ok_or(Refusal::Credentials)?;
-        self.authenticator.state().failures.succeed(&attempt, clock::coarse_ms());
+        attempt.succeed();
         Ok((account, proof))
     }
 }

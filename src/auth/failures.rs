@@ -54,6 +54,17 @@ struct Name {
 struct Level {
     /// Monotonic milliseconds at which the last of them will be.
     until_ms: u64,
+    /// Attempts that are not over, which are among them for now.
+    under_way: u64,
+}
+
+/// Why an attempt must not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// Others are under way that may turn out to be failures.
+    UnderWay,
+    /// There were too many failures; one is forgotten after so long.
+    After(Duration),
 }
 
 /// What failures cost.
@@ -70,14 +81,14 @@ impl Failures {
         Self { clients: Recent::new(AUTH_REMEMBERED_MAX), names: Recent::new(AUTH_REMEMBERED_MAX) }
     }
 
-    /// Counts an attempt as failed for now. How long to wait before it is made; or, where it must
-    /// not be made, how long until one may be.
+    /// Counts an attempt as failed for now: however many are made at once, no more are than may be.
+    /// How long to wait before it is made. Tell what became of it by `succeed`, `fail`, `withdraw`.
     pub fn begin(
         &mut self,
         client: ClientKey,
         name: NameKey,
         now_ms: u64,
-    ) -> Result<(Attempt, Duration), Duration> {
+    ) -> Result<(Attempt, Duration), Later> {
         let of_name = self.names.entry(name);
         if let Some((_, own)) = of_name.known.iter_mut().find(|(known, _)| *known == client) {
             let delay = OF_CLIENT.delay(*own, now_ms)?;
@@ -100,20 +111,29 @@ impl Failures {
         if known.len() >= AUTH_CLIENTS_OF_NAME_MAX {
             known.remove(0);
         }
-        known.push((attempt.client, Level { until_ms: now_ms }));
+        known.push((attempt.client, Level { until_ms: now_ms, under_way: 0 }));
+    }
+
+    /// The attempt was wrong.
+    pub fn fail(&mut self, attempt: &Attempt) {
+        self.each_level(attempt, Level::end);
     }
 
     /// The attempt tells nothing.
     pub fn withdraw(&mut self, attempt: &Attempt) {
+        self.each_level(attempt, Level::lower);
+    }
+
+    fn each_level(&mut self, attempt: &Attempt, change: impl Fn(&mut Level)) {
         let of_name = self.names.entry(attempt.name);
         if attempt.is_known {
             let mut known = of_name.known.iter_mut();
             if let Some((_, own)) = known.find(|(known, _)| *known == attempt.client) {
-                own.lower();
+                change(own);
             }
         } else {
-            of_name.level.lower();
-            self.clients.entry(attempt.client).lower();
+            change(&mut of_name.level);
+            change(self.clients.entry(attempt.client));
         }
     }
 }
@@ -121,21 +141,34 @@ impl Failures {
 impl Level {
     fn raise(&mut self, now_ms: u64) {
         self.until_ms = self.until_ms.max(now_ms) + FORGOTTEN_AFTER_MS;
+        self.under_way += 1;
     }
 
     fn lower(&mut self) {
         self.until_ms = self.until_ms.saturating_sub(FORGOTTEN_AFTER_MS);
+        self.end();
+    }
+
+    /// The table may have forgotten that it began.
+    fn end(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
     }
 }
 
 impl Bound {
-    fn delay(&self, level: Level, now_ms: u64) -> Result<Duration, Duration> {
+    fn delay(&self, level: Level, now_ms: u64) -> Result<Duration, Later> {
         let left_ms = level.until_ms.saturating_sub(now_ms);
         let count = left_ms.div_ceil(FORGOTTEN_AFTER_MS);
-        if count >= self.max {
-            return Err(Duration::from_millis(left_ms - (self.max - 1) * FORGOTTEN_AFTER_MS));
+        // Who is right as well as many of his neighbours at the same time does not wait for that.
+        let failed = count.saturating_sub(level.under_way);
+        if failed >= self.max {
+            let wait_ms = left_ms - (self.max - 1) * FORGOTTEN_AFTER_MS;
+            return Err(Later::After(Duration::from_millis(wait_ms)));
         }
-        let beyond = (count + 1).saturating_sub(self.free).min(DELAY_DOUBLINGS_MAX);
+        if count >= self.max {
+            return Err(Later::UnderWay);
+        }
+        let beyond = (failed + 1).saturating_sub(self.free).min(DELAY_DOUBLINGS_MAX);
         let delay_ms = if beyond == 0 { 0 } else { DELAY_MIN_MS << (beyond - 1) };
         Ok(Duration::from_millis(delay_ms))
     }
@@ -164,8 +197,12 @@ mod tests {
     }
 
     fn delays(failures: &mut Failures, client: ClientKey, name: NameKey, count: usize) -> Vec<u64> {
-        let begin = |_| failures.begin(client, name, 1000).expect("may be made").1.as_millis();
-        (0..count).map(begin).map(|ms| ms as u64).collect()
+        let fail = |_| {
+            let (attempt, delay) = failures.begin(client, name, 1000).expect("may be made");
+            failures.fail(&attempt);
+            delay.as_millis() as u64
+        };
+        (0..count).map(fail).collect()
     }
 
     #[test]
@@ -175,15 +212,33 @@ mod tests {
         assert_eq!(first, [0, 0, 0, 0, 0, 500, 1000, 2000, 4000, 8000, 8000]);
         delays(&mut failures, client(1), OTHER, 9);
         let refused = failures.begin(client(1), OTHER, 1000).expect_err("twenty");
-        assert_eq!(refused, Duration::from_secs(30));
+        assert_eq!(refused, Later::After(Duration::from_secs(30)));
         let refused = failures.begin(client(1), OTHER, 30_000).expect_err("still twenty");
-        assert_eq!(refused, Duration::from_secs(1));
+        assert_eq!(refused, Later::After(Duration::from_secs(1)));
         assert!(failures.begin(client(1), OTHER, 31_000).is_ok(), "one is forgotten");
         assert!(failures.begin(client(1), OTHER, 31_000).is_err(), "one alone");
         assert!(failures.begin(client(2), OTHER, 31_000).is_ok(), "another client");
         let all_over = 31_000 + 30 * FORGOTTEN_AFTER_MS;
         let (_, delay) = failures.begin(client(1), OWNER, all_over).expect("all is forgotten");
         assert_eq!(delay, Duration::ZERO);
+    }
+
+    #[test]
+    fn neighbours_that_are_right_at_the_same_time_wait_for_one_another_alone() {
+        let mut failures = Failures::new();
+        let mut begin = |number| failures.begin(client(1), NameKey(number), 1000);
+        let attempts: Vec<_> = (10..30).map(|number| begin(number).expect("may be made")).collect();
+        assert!(attempts.iter().all(|(_, delay)| delay.is_zero()));
+        assert_eq!(begin(30).expect_err("twenty are under way"), Later::UnderWay);
+        failures.succeed(&attempts[0].0, 1000);
+        let (after, delay) = failures.begin(client(1), NameKey(30), 1000).expect("one was right");
+        assert_eq!(delay, Duration::ZERO);
+        attempts[1..].iter().for_each(|(attempt, _)| failures.fail(attempt));
+        let refused = failures.begin(client(1), NameKey(31), 1000).expect_err("one is under way");
+        assert_eq!(refused, Later::UnderWay, "nineteen were wrong");
+        failures.withdraw(&after);
+        let (_, delay) = failures.begin(client(1), NameKey(31), 1000).expect("the twentieth");
+        assert_eq!(delay, Duration::from_secs(8));
     }
 
     #[test]

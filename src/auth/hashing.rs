@@ -24,7 +24,7 @@ pub struct Hashing {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
-    /// Threads that take what waits; each ends when nothing does, and its memory goes with it.
+    /// Threads that take what waits; each ends when nothing does.
     thread_count: usize,
     /// Passwords that threads took.
     taken_count: u64,

@@ -30,7 +30,7 @@ use crate::mail::client::ClientKey;
 use crate::proto::sasl::digest::Hashes;
 use crate::runtime::{clock, timer};
 use crate::tls::digest::{hmac_sha256, sha256};
-use failures::{Attempt, Failures, NameKey};
+use failures::{Attempt, Failures, Later, NameKey};
 use hashing::Hashing;
 use recent::Recent;
 
@@ -159,7 +159,7 @@ impl Authenticator {
         };
         if was_wrong {
             // A program that repeats an old password guesses nothing.
-            self.state().failures.withdraw(&attempt);
+            attempt.withdraw();
             return Err(Refusal::Credentials);
         }
         let is_right = if was_right {
@@ -169,34 +169,42 @@ impl Authenticator {
             let secret = text.and_then(Secret::parse).unwrap_or_else(Secret::of_nobody);
             self.inner.hashing.verify(secret.password, password).await
         };
-        let mut state = self.state();
         match (is_right, account) {
             (Ok(true), Some(account)) => {
-                state.right.put(mac, ());
-                state.failures.succeed(&attempt, clock::coarse_ms());
+                self.state().right.put(mac, ());
+                attempt.succeed();
                 Ok(account.clone())
             }
             (Ok(_), _) => {
-                state.wrong.put(of_client, ());
+                self.state().wrong.put(of_client, ());
                 Err(Refusal::Credentials)
             }
             (Err(hashing::Busy), _) => {
-                state.failures.withdraw(&attempt);
+                attempt.withdraw();
                 Err(Refusal::Busy)
             }
         }
     }
 
-    /// Begins an attempt, which counts as failed until it has succeeded or was withdrawn: however
-    /// many are made at once, no more are than may be. Waits first where failures came before.
-    async fn begin(&self, client: ClientKey, name: &str) -> Result<Attempt, Refusal> {
+    /// Begins an attempt. Waits first where failures came before, or while as many are under way
+    /// as may be.
+    async fn begin(&self, client: ClientKey, name: &str) -> Result<Begun<'_>, Refusal> {
         let name = NameKey::new(&self.mac(&[name.as_bytes()]));
-        let begun = self.state().failures.begin(client, name, clock::coarse_ms());
-        let (attempt, delay) = begun.map_err(|wait| Refusal::TooManyFailures { wait })?;
+        let end_ms = clock::coarse_ms() + TURN_WAIT_MS;
+        let (attempt, delay) = loop {
+            let begun = self.state().failures.begin(client, name, clock::coarse_ms());
+            match begun {
+                Ok(begun) => break begun,
+                Err(Later::After(wait)) => return Err(Refusal::TooManyFailures { wait }),
+                Err(Later::UnderWay) if clock::coarse_ms() >= end_ms => return Err(Refusal::Busy),
+                Err(Later::UnderWay) => timer::sleep(TURN_LOOK).await,
+            }
+        };
+        let begun = Begun { authenticator: self, attempt, is_over: false };
         if !delay.is_zero() {
             timer::sleep(delay).await;
         }
-        Ok(attempt)
+        Ok(begun)
     }
 
     fn mac(&self, parts: &[&[u8]]) -> Mac {
@@ -213,6 +221,36 @@ impl Authenticator {
     }
 }
 
+/// An attempt that was begun. Dropped, it was wrong.
+struct Begun<'a> {
+    authenticator: &'a Authenticator,
+    attempt: Attempt,
+    is_over: bool,
+}
+
+impl Begun<'_> {
+    fn succeed(mut self) {
+        self.is_over = true;
+        self.authenticator.state().failures.succeed(&self.attempt, clock::coarse_ms());
+    }
+
+    fn withdraw(mut self) {
+        self.is_over = true;
+        self.authenticator.state().failures.withdraw(&self.attempt);
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.authenticator.state().failures.fail(&self.attempt);
+        }
+    }
+}
+
+/// Longest wait for attempts of neighbours to be over, and between two looks.
+const TURN_WAIT_MS: u64 = 20_000;
+const TURN_LOOK: Duration = Duration::from_millis(50);
 const HASHES: Hashes = Hashes { sha256, hmac_sha256 };
 
 #[cfg(test)]

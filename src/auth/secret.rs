@@ -12,7 +12,7 @@
 
 use std::num::NonZeroU32;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use super::HASHES;
 use crate::limits::{PASSWORD_HASH_KIB_MAX, PASSWORD_HASH_PASSES_MAX, SCRAM_ITERATIONS_MAX};
@@ -20,6 +20,7 @@ use crate::proto::sasl::base64;
 use crate::proto::sasl::digest::Digest;
 use crate::proto::sasl::scram::Verifier;
 use crate::runtime::clock;
+use crate::runtime::pages::Pages;
 use crate::tls::digest::{pbkdf2_hmac_sha256, sha256};
 
 /// Both parts.
@@ -148,8 +149,9 @@ impl PasswordHash {
         let mut digest = [0; 32];
         let params = Params::new(self.kib, self.passes, 1, Some(digest.len()));
         let params = params.expect("parameters are bounded");
+        let memory = Pages::filled(params.block_count(), Block::new());
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(password, &self.salt, &mut digest)
+            .hash_password_into_with_memory(password, &self.salt, &mut digest, memory)
             .expect("password and salt are bounded");
         digest
     }

@@ -18,6 +18,7 @@ pub mod executor;
 pub mod inbox;
 pub mod log_ring;
 pub mod net;
+pub mod pages;
 pub mod privilege;
 pub mod probe;
 pub mod rlimit;

@@ -69,20 +69,15 @@ impl Server {
             let access = access(&store, message_bytes_max);
             access.listen(listener.attach(), &of_listener(address));
             let mut before = None;
-            loop {
-                match waiting.recv().await {
-                    Order::Account(count, done) => {
-                        if let Some(account) = before {
-                            store.remove_account(account).await.expect("there");
-                        }
-                        let account = store.add_account(NAME, None).await.expect("room");
-                        before = Some(account);
-                        access.set_accounts(Arc::new(accounts(account)));
-                        deliver(&store, account, count).await;
-                        done.send(()).expect("somebody waits");
-                    }
-                    Order::Stop => break,
+            while let Order::Account(count, done) = waiting.recv().await {
+                if let Some(account) = before {
+                    store.remove_account(account).await.expect("there");
                 }
+                let account = store.add_account(NAME, None).await.expect("room");
+                before = Some(account);
+                access.set_accounts(Arc::new(accounts(account)));
+                deliver(&store, account, count).await;
+                done.send(()).expect("somebody waits");
             }
         };
         let thread = executor::spawn("imap-test", None, body).expect("a thread");

@@ -246,16 +246,15 @@ mod tests {
 
     #[test]
     fn headers_are_looked_through_decoded() {
-        let needles = Needles::new(&[b"grun".to_vec(), "GRÜN".into(), b"to: x".to_vec()]);
+        let needles = Needles::new(&[b"g.run".to_vec(), "GRÜN".into(), b"to: x".to_vec()]);
         let mut haystack = Haystack::new(&needles);
         haystack.look_in_header(b"Subject: =?utf-8?q?gr=C3=BCn?=\r\nTo:\r\n x\r\n\r\n");
         assert_eq!(haystack.found(), [false, true, true]);
         assert!(haystack.field_has(1, b"=?iso-8859-1?q?gr=FCn?="));
-        assert!(!haystack.field_has(0, b"gr\r\n un"));
-        assert!(haystack.addresses_have(0, b"x <g (c) run@y>, gr . un"));
-        assert!(
-            haystack.addresses_have(0, b"gr(c)un@x") && !haystack.addresses_have(0, b"gr un@x")
-        );
+        assert!(!haystack.field_has(0, b"g.\r\n run"));
+        assert!(haystack.addresses_have(0, b"a@b, x <g (c) . run@y>"));
+        assert!(haystack.addresses_have(0, b"g . run@x"));
+        assert!(!haystack.addresses_have(0, b"g run@x"));
         assert_eq!(haystack.found(), [false, true, true], "as before");
         haystack.begin([true, false, true]);
         assert!(!haystack.is_done());
