@@ -1,12 +1,14 @@
 //! What keeps the server from starting: one clear line, the right exit code, nothing overwritten.
+//! How it stops where nobody reads what it says.
 
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::harness::free_address;
+use crate::harness::{Client, free_address, wait_until};
 
 /// A directory with a configuration that would start.
 struct Place {
@@ -125,5 +127,64 @@ fn doctor_names_what_it_looked_at() {
         .collect();
     for subject in ["io_uring", "memlock", "cores", "port", "clock", "file system", "flush cost"] {
         assert!(subjects.contains(&subject), "{subject} in {subjects:?}");
+    }
+}
+
+/// A server whose standard error we read, for as long as we like.
+struct Heard {
+    child: Child,
+    stderr: Option<BufReader<ChildStderr>>,
+}
+
+impl Heard {
+    fn start(command: &mut Command) -> Heard {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("ringpost starts");
+        let stderr = child.stderr.take().map(BufReader::new);
+        Heard { child, stderr }
+    }
+
+    /// Reads on until a line holds `expected`.
+    fn wait_for(&mut self, expected: &str) {
+        let stderr = self.stderr.as_mut().expect("open");
+        let mut lines = stderr.lines().map(|line| line.expect("a line"));
+        assert!(lines.any(|line| line.contains(expected)), "it ended and never said {expected}");
+    }
+
+    /// Whether it ends well on SIGTERM.
+    fn stops(&mut self) -> bool {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        assert!(told.success());
+        let mut status = None;
+        wait_until("it stops", || {
+            status = self.child.try_wait().expect("a status");
+            status.is_some()
+        });
+        status.is_some_and(|status| status.success())
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        // Where it has ended already there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_that_nobody_listens_to_stops_all_the_same() {
+    for hears_start in [true, false] {
+        let place = Place::new();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        let mut server = Heard::start(command.args(["serve", "--config"]).arg(place.config()));
+        if hears_start {
+            server.wait_for("ready on");
+        }
+        server.stderr = None;
+        wait_until("it listens", || TcpStream::connect(place.address).is_ok());
+        Client::connect(place.address).expect("NOOP", "250");
+        assert!(server.stops(), "heard the start: {hears_start}");
     }
 }
