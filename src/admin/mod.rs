@@ -87,10 +87,10 @@ struct Source {
 impl Source {
     fn load(&self) -> Result<Arc<Config>, Failure> {
         let config = match &self.config {
-            Some(path) => Config::load(path).map_err(|error| Failure::new(Exit::Config, error))?,
-            None => Config::embedded(),
+            Some(path) => Config::load(path),
+            None => Config::embedded().with_certificates_anew(),
         };
-        Ok(Arc::new(config))
+        config.map(Arc::new).map_err(|error| Failure::new(Exit::Config, error))
     }
 }
 

@@ -23,8 +23,9 @@ use crate::queue::StandingOrders;
 use crate::runtime::net::BoundListener;
 use crate::runtime::privilege::{self, Identity, PrivilegeError};
 use crate::runtime::rlimit::{self, LOCKED_MEMORY_BYTES_MIN, Resource};
-use crate::runtime::{probe, signal, thread};
+use crate::runtime::{probe, signal, thread, whole_file};
 use crate::shard::{self, Bound, Shards, StartError};
+use crate::tls::identity::self_signed_pem;
 
 /// Runs the server until it has drained after SIGTERM.
 pub fn serve(source: Source) -> Result<(), Failure> {
@@ -37,6 +38,7 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     ready_the_machine(&config)?;
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
+    let config = keep_certificate(config, identity.as_ref())?;
     let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
     let acme = config.acme.as_ref().map(bind_acme).transpose()?;
     drop_privileges(identity.as_ref())?;
@@ -132,6 +134,26 @@ fn make_data_dir(data_dir: &Path, owner: Option<&Identity>) -> Result<(), Failur
         Some(owner) => chown(data_dir, Some(owner.uid), Some(owner.gid)).map_err(failure),
         None => Ok(()),
     }
+}
+
+/// Makes the certificate of `tls.self_signed` where none is kept: clients see it at every start.
+fn keep_certificate(config: Arc<Config>, owner: Option<&Identity>) -> Result<Arc<Config>, Failure> {
+    let names = &config.tls.self_signed;
+    if names.is_empty() || config.read_self_signed().is_some() {
+        return Ok(config);
+    }
+    let path = config.self_signed_path();
+    let pem = self_signed_pem(names).map_err(|error| Failure::new(Exit::Config, error))?;
+    let written = whole_file::replace(&path, pem.as_bytes()).and_then(|()| match owner {
+        Some(owner) => chown(&path, Some(owner.uid), Some(owner.gid)),
+        None => Ok(()),
+    });
+    written.map_err(|error| {
+        let text = format!("cannot write {}: {error}", path.display());
+        Failure::new(Exit::CannotCreate, text)
+    })?;
+    let config = config.with_certificates_anew();
+    config.map(Arc::new).map_err(|error| Failure::new(Exit::Config, error))
 }
 
 /// Takes every address while we still may, waiting at most `time_max` for one in use.
@@ -339,7 +361,7 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
   cargo run --release --bin ringpost-loadtest -- source        sends 10,000 messages
   swaks --server 127.0.0.1:2525 --from a@example.test --to b@example.test
   curl smtp://127.0.0.1:2525 --mail-from a@example.test --mail-rcpt b@example.test -T message.eml
-  curl imap://127.0.0.1:2143/INBOX -u user@localhost.test:PASSWORD -X 'FETCH 1:* FLAGS'
+  curl -k imaps://127.0.0.1:2993/INBOX -u user@localhost.test:PASSWORD -X 'FETCH 1:* FLAGS'
   cargo run --release -- queue stats
   cargo run --release -- check > ringpost.toml                 a configuration to start from
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
@@ -356,11 +378,16 @@ const FILES_ADVISED_MIN: u64 = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ListenerTls, Protocol};
 
     #[test]
     fn the_hints_name_the_addresses_of_the_embedded_default() {
         let config = Config::embedded();
         assert!(TRY_NEXT.contains(&config.listeners[0].address.to_string()));
+        let imaps = config.listeners.iter().find(|listener| {
+            listener.protocol == Protocol::Imap && listener.tls == ListenerTls::Implicit
+        });
+        assert!(TRY_NEXT.contains(&format!("imaps://{}/", imaps.expect("one").address)));
         let smarthost = config.smarthost.expect("set").to_string();
         assert!(TRY_NEXT.contains(smarthost.trim_start_matches("smtp://")));
         let (_, domain) = FIRST_ACCOUNT.split_once('@').expect("an address");

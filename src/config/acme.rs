@@ -9,7 +9,7 @@ use super::Config;
 use super::explain::Out;
 use super::parse::ConfigError;
 use super::table::{Checked, Table};
-use super::tls::{load_roots, roots_of_machine};
+use super::tls::{load_roots, make_identity, roots_of_machine};
 use crate::limits::ACME_NAMES_MAX;
 use crate::tls::client::Contexts;
 use crate::tls::identity::Identity;
@@ -60,15 +60,8 @@ impl Config {
             None => roots_of_machine("acme.ca")?,
         };
         acme.contexts = Contexts::new(roots, None, []);
-        if let Some(identity) = read_identity(&path) {
-            return Ok(Some(identity));
-        }
-        let own = Identity::self_signed(&acme.names).map_err(|error| ConfigError {
-            file: "acme.names".to_owned(),
-            line: 0,
-            message: error.to_string(),
-        })?;
-        Ok(Some(own))
+        let came = read_identity(&path).map(Ok);
+        came.unwrap_or_else(|| make_identity(&acme.names, "acme.names")).map(Some)
     }
 }
 

@@ -108,15 +108,19 @@ impl Config {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut config = Self {
             listeners: [
-                (2525, Protocol::Smtp),
-                (2424, Protocol::Lmtp),
-                (2143, Protocol::Imap),
-                (2110, Protocol::Pop3),
+                (2525, Protocol::Smtp, ListenerTls::StartTls),
+                (2587, Protocol::Submission, ListenerTls::StartTls),
+                (2465, Protocol::Submission, ListenerTls::Implicit),
+                (2424, Protocol::Lmtp, ListenerTls::StartTls),
+                (2143, Protocol::Imap, ListenerTls::StartTls),
+                (2993, Protocol::Imap, ListenerTls::Implicit),
+                (2110, Protocol::Pop3, ListenerTls::StartTls),
+                (2995, Protocol::Pop3, ListenerTls::Implicit),
             ]
-            .map(|(port, protocol)| Listener {
+            .map(|(port, protocol, tls)| Listener {
                 address: local(port),
                 protocol,
-                tls: ListenerTls::default(),
+                tls,
                 proxy_networks: Vec::new(),
                 stream: Stream::default(),
             })
@@ -129,6 +133,7 @@ impl Config {
             ..Self::default()
         };
         config.reception.sessions_per_client_max = 10_000;
+        config.tls.self_signed = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         config.mailboxes.domains.push("localhost.test".to_owned());
         // Whoever tries it out sees a sink that comes up later.
         config.queue.retry_wait_min = Duration::from_secs(10);

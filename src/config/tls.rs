@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use super::explain::Out;
 use super::parse::ConfigError;
 use super::table::{Checked, Table};
-use super::{Config, ListenerTls, NextHop};
+use super::{Config, ListenerTls, NextHop, read_identity};
 use crate::limits::CERTIFICATES_MAX;
 use crate::proto::classify::NamePattern;
 use crate::tls::client::{Contexts, Demand, Level};
@@ -25,13 +25,17 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-/// `[tls]`: how our servers speak TLS. They do where there is a `[[certificate]]`.
+/// `[tls]`: how our servers speak TLS. They do where there is a certificate: `[[certificate]]`,
+/// `[acme]` or `self_signed`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tls {
     pub version_min: Version,
     /// CAs of clients, in PEM: with them clients are asked for a certificate. Trace fields say
     /// whether it stands up; nobody is refused for it.
     pub client_ca: Option<PathBuf>,
+    /// Names and IP addresses, lower case, of a certificate that vouches for itself. The start
+    /// makes it where there is none; it is kept in `data_dir`. Clients cannot verify it.
+    pub self_signed: Vec<String>,
     /// Made of the files by `Config::load`; `None` without a certificate.
     pub context: Option<server::Context>,
 }
@@ -117,6 +121,7 @@ impl Config {
         let identities = self.certificates.iter().map(|it| load_identity(it, "certificate"));
         let mut identities = identities.collect::<Result<Vec<_>, _>>()?;
         identities.extend(self.load_acme()?);
+        identities.extend(self.load_self_signed()?);
         let client_roots =
             self.tls.client_ca.as_ref().map(|path| load_roots(path, "tls.client_ca"));
         let client_roots = client_roots.transpose()?;
@@ -156,6 +161,30 @@ impl Config {
         Ok(())
     }
 
+    /// Where the certificate of `tls.self_signed` is kept, and its key with it.
+    pub fn self_signed_path(&self) -> PathBuf {
+        self.data_dir.join("self-signed.pem")
+    }
+
+    /// The certificate that is kept, if it is whole and for all of `tls.self_signed`.
+    pub fn read_self_signed(&self) -> Option<Identity> {
+        let is_for = |identity: &Identity, name: &String| {
+            ServerName::try_from(&**name).is_ok_and(|name| identity.is_for(&name))
+        };
+        read_identity(&self.self_signed_path())
+            .filter(|identity| self.tls.self_signed.iter().all(|name| is_for(identity, name)))
+    }
+
+    /// Until one is kept, one that is gone with the process.
+    fn load_self_signed(&self) -> Result<Option<Identity>, ConfigError> {
+        let names = &self.tls.self_signed;
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.read_self_signed().map(Ok);
+        kept.unwrap_or_else(|| make_identity(names, "tls.self_signed")).map(Some)
+    }
+
     /// Whether TLSA records count for the mail of any domain.
     pub fn goes_by_tlsa(&self) -> bool {
         self.delivery.tls.dane || self.tls_policies.iter().any(|policy| policy.dane)
@@ -180,6 +209,15 @@ fn load_identity(certificate: &Certificate, table: &str) -> Result<Identity, Con
             IdentityError::Key(_) | IdentityError::Mismatch => (key, "key"),
         };
         wrong(path, &format!("{table}.{name}"), &error.to_string())
+    })
+}
+
+/// Somebody whom only we vouch for. `key` says where the names are from.
+pub(super) fn make_identity(names: &[String], key: &str) -> Result<Identity, ConfigError> {
+    Identity::self_signed(names).map_err(|error| ConfigError {
+        file: key.to_owned(),
+        line: 0,
+        message: error.to_string(),
     })
 }
 
@@ -223,16 +261,24 @@ pub(super) fn read(root: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     }
     root.table("tls", |it| {
         it.choice("version_min", &mut config.tls.version_min, VERSIONS)?;
-        it.optional_path("client_ca", &mut config.tls.client_ca)
+        it.optional_path("client_ca", &mut config.tls.client_ca)?;
+        let names = &mut config.tls.self_signed;
+        it.list("self_signed", names, "\"localhost\" or \"127.0.0.1\"", |text| {
+            ServerName::try_from(text).is_ok().then(|| text.to_ascii_lowercase())
+        })
     })?;
     let default = config.delivery.tls.clone();
     config.tls_policies = root.tables("tls_policy", |table| read_policy(table, &default))?;
     let is_implicit = |tls| tls == ListenerTls::Implicit;
     let listener = config.listeners.iter().position(|listener| is_implicit(listener.tls));
-    let has_none = config.certificates.is_empty() && config.acme.is_none();
+    let has_none = config.certificates.is_empty()
+        && config.acme.is_none()
+        && config.tls.self_signed.is_empty();
     if let (Some(index), true) = (listener, has_none) {
-        let message = "listener.tls: \"implicit\" needs a [[certificate]] or [acme]".to_owned();
-        return Err(root.wrong_at(&[&["listener", &index.to_string(), "tls"]], message));
+        let message = "listener.tls: \"implicit\" needs a [[certificate]], [acme] or \
+                       tls.self_signed";
+        let key: &[&str] = &["listener", &index.to_string(), "tls"];
+        return Err(root.wrong_at(&[key], message.to_owned()));
     }
     Ok(())
 }
@@ -295,6 +341,7 @@ pub(super) fn explain_certificates(config: &Config, out: &mut Out) {
     out.table("[tls]");
     out.choice("version_min", config.tls.version_min, VERSIONS);
     out.path("client_ca", config.tls.client_ca.as_deref());
+    out.plain("self_signed", format_args!("{:?}", config.tls.self_signed));
 }
 
 pub(super) fn explain_delivery(config: &Config, out: &mut Out) {
@@ -364,6 +411,7 @@ mod tests {
         check("[[certificate]]\nchain = \"a\"", 1, "certificate.key: missing");
         check("[[certificate]]\nkey = \"a\"", 1, "certificate.chain: missing");
         check("[tls]\nversion_min = \"1.1\"", 2, "expected \"1.2\" or \"1.3\"");
+        check("[tls]\nself_signed = [\"a b\"]", 2, "tls.self_signed: found \"a b\"");
         check("[delivery.tls]\nlevel = \"maybe\"", 2, "delivery.tls.level: found \"maybe\"");
         check("[delivery.tls]\nchain = \"a\"", 1, "delivery.tls.key: missing");
         check("[[tls_policy]]\nlevel = \"verify\"", 1, "tls_policy.domain: missing");
@@ -378,7 +426,8 @@ mod tests {
     fn what_was_read_is_explained_and_reads_back() {
         let text = format!(
             "[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n[tls]\nversion_min = \"1.3\"\n\
-             client_ca = \"clients.pem\"\n[delivery.tls]\nlevel = \"required\"\nca = \"ca.pem\"\n\
+             client_ca = \"clients.pem\"\nself_signed = [\"A.test\", \"::1\"]\n\
+             [delivery.tls]\nlevel = \"required\"\nca = \"ca.pem\"\n\
              mta_sts = false\nmta_sts_port = 8443\n\
              chain = \"b.pem\"\nkey = \"b.key\"\n[[tls_policy]]\ndomain = \"*.A.test\"\n\
              level = \"verify\"\nnames = [\"MX.a.test\", \"192.0.2.1\"]\n\
@@ -388,6 +437,7 @@ mod tests {
         );
         let config = Config::parse(&text, "f").expect("valid");
         assert_eq!(Config::parse(&config.explain(), "f"), Ok(config.clone()));
+        assert_eq!(config.tls.self_signed, ["a.test", "::1"]);
         let level = |domain: &str| config.demand_of(domain).level;
         assert_eq!(level("x.a.test"), Level::Verify);
         assert_eq!(level("OLD.test"), Level::None);

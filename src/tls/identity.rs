@@ -72,11 +72,10 @@ impl Identity {
     }
 
     /// A certificate for `names` that vouches for itself: for sessions that nobody verifies.
-    /// The names are host names.
+    /// The names are host names or IP addresses.
     pub fn self_signed(names: &[String]) -> Result<Identity, rcgen::Error> {
-        let certified = rcgen::generate_simple_self_signed(names)?;
-        let (chain, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
-        Ok(Identity::from_pem(chain.as_bytes(), key.as_bytes()).expect("just made"))
+        let pem = self_signed_pem(names)?;
+        Ok(Identity::from_pem(pem.as_bytes(), pem.as_bytes()).expect("just made"))
     }
 
     /// When the certificate begins and ends to be valid, in seconds since 1970; `None` where it
@@ -101,6 +100,13 @@ impl Identity {
     }
 }
 
+/// What `Identity::self_signed` is made of, to be kept: key and certificate in one text. Names may
+/// be IP addresses.
+pub fn self_signed_pem(names: &[String]) -> Result<String, rcgen::Error> {
+    let certified = rcgen::generate_simple_self_signed(names)?;
+    Ok(certified.signing_key.serialize_pem() + &certified.cert.pem())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -121,7 +127,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_certificate_of_our_own_is_for_its_names() {
-        let names = ["mx.a.test".to_owned(), "mx.b.test".to_owned()];
+        let names = ["mx.a.test".to_owned(), "127.0.0.1".to_owned()];
         let identity = Identity::self_signed(&names).expect("host names");
         assert!(names.iter().all(|it| identity.is_for(&ServerName::try_from(&**it).expect("one"))));
         let (begin, end) = identity.validity().expect("dates");

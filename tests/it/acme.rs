@@ -77,14 +77,19 @@ impl Caddy {
     }
 }
 
-/// A network with nothing but loopback, and a table of hosts.
-fn own_network(directory: &Path) -> Result<(), String> {
-    own_mounts()?;
+/// A network with nothing but loopback, for this thread and what it starts: each port is free.
+pub fn own_loopback() -> Result<(), String> {
     // SAFETY: no memory is passed.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err(format!("no network: {}", std::io::Error::last_os_error()));
     }
-    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    run(Command::new("ip").args(["link", "set", "lo", "up"])).map(drop)
+}
+
+/// The same with a table of hosts.
+fn own_network(directory: &Path) -> Result<(), String> {
+    own_mounts()?;
+    own_loopback()?;
     let hosts = directory.join("hosts");
     fs::write(&hosts, HOSTS).map_err(|error| error.to_string())?;
     run(Command::new("mount").arg("--bind").arg(hosts).arg("/etc/hosts")).map(drop)

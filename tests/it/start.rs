@@ -1,14 +1,17 @@
 //! What keeps the server from starting: one clear line, the right exit code, nothing overwritten.
-//! How it stops where nobody reads what it says.
+//! How it starts without a configuration, and stops where nobody reads what it says.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::acme::own_loopback;
 use crate::harness::{Client, free_address, wait_until};
+use crate::tls::{TlsClient, client_that_trusts};
 
 /// A directory with a configuration that would start.
 struct Place {
@@ -187,4 +190,42 @@ fn a_server_that_nobody_listens_to_stops_all_the_same() {
         Client::connect(place.address).expect("NOOP", "250");
         assert!(server.stops(), "heard the start: {hears_start}");
     }
+}
+
+#[test]
+fn without_a_configuration_there_is_tls_with_a_certificate_that_stays() {
+    if let Err(reason) = own_loopback() {
+        return println!("skipped, the default ports may be in use: {reason}");
+    }
+    let place = tempfile::tempdir().expect("a directory");
+    let pem = place.path().join("ringpost-data/self-signed.pem");
+    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        let mut server = Heard::start(command.current_dir(place.path()));
+        server.wait_for("ready on");
+        let mode = std::fs::metadata(&pem).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        kept.push(std::fs::read(&pem).expect("there"));
+        let client = client_that_trusts(&pem);
+        let implicit =
+            [(2993, "localhost", "* OK"), (2995, "127.0.0.1", "+OK"), (2465, "localhost", "220 ")];
+        for (port, name, greeting) in implicit {
+            let stream = TcpStream::connect(local(port)).expect("it listens");
+            let greeted = TlsClient::begin(stream, &client, name).reply();
+            assert!(greeted.starts_with(greeting), "{port}: {greeted}");
+        }
+        for port in [2525, 2587] {
+            TlsClient::connect(local(port), &client, "localhost").expect("NOOP", "250");
+        }
+        let later = [(2143, "* OK", "a STARTTLS", "a OK"), (2110, "+OK", "STLS", "+OK")];
+        for (port, greeting, command, answer) in later {
+            let mut plain = Client::connect_silent(local(port));
+            assert!(plain.reply().starts_with(greeting), "{port}");
+            plain.expect(command, answer);
+        }
+        assert!(server.stops());
+    }
+    assert_eq!(kept[0], kept[1], "clients that trust it go on doing so");
 }

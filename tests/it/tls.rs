@@ -82,14 +82,19 @@ impl Authority {
     }
 
     pub fn client_config(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(self.ca()).expect("a CA");
-        roots.add(ca).expect("usable");
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let builder = ClientConfig::builder_with_provider(provider.into());
-        let builder = builder.with_safe_default_protocol_versions().expect("versions");
-        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+        client_that_trusts(&self.ca())
     }
+}
+
+/// A client that knows the certificate in this file alone.
+pub fn client_that_trusts(path: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(path).expect("a certificate");
+    roots.add(ca).expect("usable");
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let builder = ClientConfig::builder_with_provider(provider.into());
+    let builder = builder.with_safe_default_protocol_versions().expect("versions");
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// A client that speaks line by line under TLS.
