@@ -227,7 +227,7 @@ async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entran
     }
     let _counted = Counted::new(&inner);
     let client = match entrance.proxy_networks.iter().any(|it| it.contains(peer.ip())) {
-        true => proxy::client(&mut stream, peer.ip()).await,
+        true => Box::pin(proxy::client(&mut stream, peer.ip())).await,
         false => Ok(peer.ip()),
     };
     let Ok(client) = client else {

@@ -40,7 +40,8 @@ pub(super) async fn run(
     let mut protection = None;
     let channel = match (entrance.tls, &terms.config.tls.context) {
         (ListenerTls::Implicit, Some(context)) => {
-            let Ok(of_session) = handshake(inner, &terms, context, &mut stream).await else {
+            let secured = Box::pin(handshake(inner, &terms, context, &mut stream));
+            let Ok(of_session) = secured.await else {
                 return;
             };
             protection = Some(of_session);
@@ -156,6 +157,8 @@ impl Session<'_> {
     async fn serve(&mut self) -> io::Result<()> {
         let mut need = Need::Input;
         loop {
+            // What is in a box is what few sessions need, or none for long: idle ones do not pay
+            // for it.
             need = match need {
                 Need::Input => {
                     self.flush().await?;
@@ -166,10 +169,10 @@ impl Session<'_> {
                 }
                 Need::ReversePath => {
                     self.flush().await?;
-                    self.check_reverse_path().await
+                    Box::pin(self.check_reverse_path()).await
                 }
                 Need::Quota => {
-                    self.check_quota().await;
+                    Box::pin(self.check_quota()).await;
                     self.resume()
                 }
                 Need::Patience => {
@@ -180,22 +183,21 @@ impl Session<'_> {
                     self.resume()
                 }
                 Need::Commit(seen) => {
-                    self.commit(seen).await;
+                    Box::pin(self.commit(seen)).await;
                     self.resume()
                 }
                 Need::Room => {
-                    self.make_room().await;
+                    Box::pin(self.make_room()).await;
                     self.resume()
                 }
                 Need::Login(said) => {
                     self.flush().await?;
-                    // What a login needs, an idle session does not pay for.
                     Box::pin(self.log_in(said)).await;
                     self.resume()
                 }
                 Need::Tls => {
                     self.flush().await?;
-                    self.start_tls().await?;
+                    Box::pin(self.start_tls()).await?;
                     Need::Input
                 }
                 Need::Close => return self.say_last().await,
@@ -354,7 +356,8 @@ impl Session<'_> {
                 self.take_in(transaction, draft, removal).await
             }
             Intake::Mailboxes(delivering) => {
-                return self.deliver(transaction, *delivering, seen, started).await;
+                let delivered = self.deliver(transaction, *delivering, seen, started);
+                return Box::pin(delivered).await;
             }
             Intake::Refused(refusal) => Err(refusal.reply()),
             Intake::None => unreachable!("content was begun"),
