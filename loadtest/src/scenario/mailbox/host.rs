@@ -198,6 +198,8 @@ impl Host {
              sessions_max = 60000\n\
              sessions_per_client_max = 60000\n\
              messages_per_session_max = 1000000000\n\
+             [access]\n\
+             sessions_per_client_max = 60000\n\
              [journal]\n\
              bytes_max = \"1TiB\"\n\
              [metrics]\n\
