@@ -1,7 +1,9 @@
 //! The one error of this program: a sentence for the user and an exit code of sysexits.h.
 
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 
 /// Why a command ended; the text says what to do about it.
 #[derive(Debug)]
@@ -44,6 +46,20 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit_code)
     }
+}
+
+/// Waits until all executors have ended as they should.
+pub fn join_all(executors: Vec<JoinHandle<io::Result<()>>>) -> Result<(), Failure> {
+    for executor in executors {
+        match executor.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return Err(Failure::system(format!("an executor did not start: {error}")));
+            }
+            Err(_) => return Err(Failure::broken_promise("an executor ended in a panic")),
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Failure {

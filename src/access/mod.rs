@@ -35,7 +35,7 @@ use crate::proto::imap::command::Tag;
 use crate::proto::sasl::Mechanism;
 use crate::runtime::net::{Listener, TcpStream};
 use crate::runtime::stream::Stream;
-use crate::runtime::{clock, task, timer};
+use crate::runtime::{task, timer};
 use crate::tls;
 use connection::{Counted, Detached};
 
@@ -316,13 +316,7 @@ impl Access {
 
     /// Suspends until no session is left, or until `end`. Returns whether none is.
     pub async fn drained(&self, end: Instant) -> bool {
-        while self.session_count() > 0 {
-            if clock::now() >= end {
-                return false;
-            }
-            timer::sleep(Duration::from_millis(20)).await;
-        }
-        true
+        timer::until(end, || self.session_count() == 0).await
     }
 
     /// Brings numbers up to date that are not counted here.

@@ -287,13 +287,7 @@ impl Delivery {
 
     /// Suspends until no connection is left, or until `end`. Returns whether none is.
     pub async fn drained(&self, end: Instant) -> bool {
-        while self.connection_count() > 0 {
-            if clock::now() >= end {
-                return false;
-            }
-            timer::sleep(Duration::from_millis(20)).await;
-        }
-        true
+        timer::until(end, || self.connection_count() == 0).await
     }
 
     async fn run(self) {

@@ -39,7 +39,7 @@ use crate::routing::Routes;
 use crate::routing::local::Local;
 use crate::runtime::blocking::Pool;
 use crate::runtime::net::{Listener, TcpStream};
-use crate::runtime::{clock, task, timer};
+use crate::runtime::{task, timer};
 use stream::Fields;
 
 /// Reception of this shard. Clones are the same.
@@ -192,13 +192,7 @@ impl Reception {
 
     /// Suspends until no session is left, or until `end`. Returns whether none is.
     pub async fn drained(&self, end: Instant) -> bool {
-        while self.session_count() > 0 {
-            if clock::now() >= end {
-                return false;
-            }
-            timer::sleep(Duration::from_millis(20)).await;
-        }
-        true
+        timer::until(end, || self.session_count() == 0).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::clock;
 use crate::limits::TIMER_TICK_MS;
@@ -29,6 +29,18 @@ pub async fn sleep(duration: Duration) {
         Poll::Pending
     })
     .await;
+}
+
+/// Suspends until `is_so`, or until `end`; returns whether it is so. Looks from time to time: for
+/// what happens once, such as the end of a process.
+pub async fn until(end: Instant, is_so: impl Fn() -> bool) -> bool {
+    while !is_so() {
+        if clock::now() >= end {
+            return false;
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+    true
 }
 
 /// Suspends for `duration` without the wheel's rounding. For a few tasks a shard: each call is a
@@ -201,6 +213,8 @@ pub fn wake_all() {
 }
 
 const BUCKET_COUNT: usize = 4096;
+/// Between two looks of `until`.
+const LOOK_PERIOD: Duration = Duration::from_millis(20);
 
 thread_local! {
     static WHEEL: RefCell<Wheel> = RefCell::new(Wheel::new(clock::coarse_ms()));

@@ -29,6 +29,8 @@ FLAGS = {"\\Seen": "S", "\\Flagged": "F", "\\Answered": "R", "\\Draft": "D"}
 OWN_FIELDS = re.compile(rb"(?im)^(X-TUID|X-OfflineIMAP[^:]*):.*\n")
 INTERRUPTIONS = 3
 CLIENT_SECONDS_MAX = 600
+# Longer than a client waits for a server that does not answer.
+STUCK_SECONDS = 90
 
 imaplib._MAXLINE = 64 << 20
 imaplib.Debug = 0
@@ -276,8 +278,15 @@ def interrupted(seconds, killed):
     else:
         kill_server()
         killed["server"] += 1
-    # One whose server is gone says so, or goes on with it.
-    process.wait(CLIENT_SECONDS_MAX)
+    # One whose server is gone says so, or goes on with it. offlineimap may wait for ever for a lock
+    # of its own, without a connection: that run is over too.
+    try:
+        process.wait(STUCK_SECONDS)
+    except subprocess.TimeoutExpired:
+        assert CLIENT == "offlineimap", f"{CLIENT} is stuck: " + client_log()
+        process.kill()
+        process.wait(CLIENT_SECONDS_MAX)
+        killed["client"] += 1
     # What a client had sent before it was killed is still carried out: nobody could tell the next
     # run of it in time.
     before = None

@@ -16,15 +16,17 @@ use std::time::Duration;
 use ringpost::access::{Access, Setting};
 use ringpost::auth::{Authenticator, make_secret};
 use ringpost::config::{Config, Listener, ListenerTls, Protocol};
-use ringpost::journal::{Journal, JournalConfig, Owner};
+use ringpost::journal::JournalConfig;
 use ringpost::mail::{Account, Accounts};
 use ringpost::mailbox::codec::AccountId;
-use ringpost::mailbox::{Delivery, Recovered, Store, Target};
+use ringpost::mailbox::{Delivery, Store, Target};
 use ringpost::proto::imap::flag::Flags;
 use ringpost::runtime::inbox::{InboxSender, inbox};
 use ringpost::runtime::log_ring::Durability;
 use ringpost::runtime::net::BoundListener;
 use ringpost::runtime::{executor, sync};
+
+use crate::mailbox::{config, open_as};
 
 /// A server with one partition, and one account at a time.
 struct Server {
@@ -41,19 +43,8 @@ enum Order {
 }
 
 fn open(data_dir: &Path) -> Store {
-    let config = JournalConfig {
-        data_dir: data_dir.to_owned(),
-        owner: Owner::Partition(0),
-        segment_bytes: 4 << 20,
-        bytes_max: 1 << 30,
-        min_free_bytes: 0,
-        durability: Durability::None,
-        log_core: None,
-    };
-    let mut recovered = Recovered::default();
-    let (journal, recovery) = Journal::open(&config, &mut recovered).expect("a journal");
-    let store = Store::start(journal, recovered, &recovery, Duration::from_secs(3600));
-    store.expect("not degraded")
+    let config = JournalConfig { durability: Durability::None, ..config(data_dir, 0) };
+    open_as(&config).expect("a journal")
 }
 
 impl Server {

@@ -6,33 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::ClientConfig;
 
-use crate::harness::{SOON, Server, free_address};
+use crate::harness::{Server, free_address};
 use crate::stock::{PASSWORD, Stocked, fill};
-use crate::tls::Authority;
-
-trait Octets: Read + Write {}
-impl<T: Read + Write> Octets for T {}
+use crate::tls::{Authority, Octets, secured, tcp};
 
 /// A client, in the clear or under TLS.
 struct Imap {
     stream: BufReader<Box<dyn Octets>>,
 }
 
-fn tcp(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connected");
-    stream.set_read_timeout(Some(SOON)).expect("a timeout");
-    stream.set_nodelay(true).expect("no delay");
-    stream
-}
-
-fn tls(mut tcp: TcpStream, config: &Arc<ClientConfig>) -> Imap {
-    let name = ServerName::try_from("mx.test").expect("a name");
-    let mut connection = ClientConnection::new(config.clone(), name).expect("a client");
-    connection.complete_io(&mut tcp).expect("a handshake");
-    Imap { stream: BufReader::new(Box::new(StreamOwned::new(connection, tcp))) }
+fn tls(tcp: TcpStream, config: &Arc<ClientConfig>) -> Imap {
+    Imap { stream: BufReader::new(Box::new(secured(tcp, config, "mx.test"))) }
 }
 
 impl Imap {

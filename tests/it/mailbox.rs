@@ -19,17 +19,25 @@ use ringpost::runtime::executor;
 use ringpost::runtime::log_ring::Durability;
 
 pub(crate) fn open(data_dir: &Path) -> Result<Store, OpenError> {
-    let config = JournalConfig {
+    open_as(&config(data_dir, 3))
+}
+
+/// A small partition.
+pub(crate) fn config(data_dir: &Path, partition: u16) -> JournalConfig {
+    JournalConfig {
         data_dir: data_dir.to_owned(),
-        owner: Owner::Partition(3),
+        owner: Owner::Partition(partition),
         segment_bytes: 4 << 20,
         bytes_max: 1 << 30,
         min_free_bytes: 0,
         durability: Durability::Fdatasync,
         log_core: None,
-    };
+    }
+}
+
+pub(crate) fn open_as(config: &JournalConfig) -> Result<Store, OpenError> {
     let mut recovered = Recovered::default();
-    let (journal, recovery) = Journal::open(&config, &mut recovered)?;
+    let (journal, recovery) = Journal::open(config, &mut recovered)?;
     assert!(recovery.rot.is_empty() && recovered.malformed().is_empty());
     let store = Store::start(journal, recovered, &recovery, Duration::from_secs(3600));
     Ok(store.expect("not degraded"))

@@ -1,35 +1,24 @@
 //! Mail read by POP3, with our own client and other people's.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::ClientConfig;
 
-use crate::harness::{SOON, Server, free_address};
+use crate::harness::{Server, free_address};
 use crate::interop::is_installed;
 use crate::stock::{PASSWORD, Stocked, fill};
-use crate::tls::Authority;
+use crate::tls::{Authority, Octets, secured, tcp};
 
 const LOCAL: &str = "[mailboxes]\ndomains = [\"local.test\"]\n";
 
 /// A client, in the clear or under TLS.
-trait Octets: Read + Write {}
-impl<T: Read + Write> Octets for T {}
-
 struct Pop3 {
     stream: BufReader<Box<dyn Octets>>,
-}
-
-fn tcp(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connected");
-    stream.set_read_timeout(Some(SOON)).expect("a timeout");
-    stream.set_nodelay(true).expect("no delay");
-    stream
 }
 
 impl Pop3 {
@@ -46,7 +35,7 @@ impl Pop3 {
 
     /// With implicit TLS.
     fn secured(address: SocketAddr, config: &Arc<ClientConfig>) -> Pop3 {
-        Pop3::greeted(Box::new(tls(tcp(address), config)))
+        Pop3::greeted(Box::new(secured(tcp(address), config, "mx.test")))
     }
 
     fn logged_in(address: SocketAddr, name: &str) -> Pop3 {
@@ -90,13 +79,6 @@ impl Pop3 {
             }
         }
     }
-}
-
-fn tls(mut tcp: TcpStream, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
-    let name = ServerName::try_from("mx.test").expect("a name");
-    let mut connection = ClientConnection::new(config.clone(), name).expect("a client");
-    connection.complete_io(&mut tcp).expect("a handshake");
-    StreamOwned::new(connection, tcp)
 }
 
 fn message(number: usize) -> Vec<u8> {
@@ -230,7 +212,7 @@ fn a_session_finds_the_shard_of_its_account_with_all_that_was_said() {
                     reader.read_line(&mut line).expect("a line");
                     assert!(line.starts_with(start), "{line}");
                 }
-                Pop3 { stream: BufReader::new(Box::new(tls(client, &config))) }
+                Pop3 { stream: BufReader::new(Box::new(secured(client, &config, "mx.test"))) }
             }
         };
         let said = pipelined(name);
@@ -272,7 +254,7 @@ fn passwords_need_tls_but_on_loopback() {
     }
     client.expect("STLS", "+OK");
     let config = authority.client_config();
-    let mut client = Pop3 { stream: BufReader::new(Box::new(tls(stream, &config))) };
+    let mut client = Pop3 { stream: BufReader::new(Box::new(secured(stream, &config, "mx.test"))) };
     assert!(client.lines("CAPA").contains("USER\r\n"));
     client.expect("USER a", "+OK");
     client.expect(&format!("PASS {PASSWORD}"), "+OK 1 messages");

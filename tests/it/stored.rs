@@ -1,15 +1,13 @@
 //! What stands in the mailboxes of a server that does not run, as the library reads it.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
 
-use ringpost::journal::{Journal, JournalConfig, Owner};
+use ringpost::journal::JournalConfig;
 use ringpost::mailbox::codec::Quota;
-use ringpost::mailbox::{Partition, Recovered, Store};
-use ringpost::runtime::executor;
-use ringpost::runtime::log_ring::Durability;
+use ringpost::mailbox::{Partition, Store};
+
+use crate::mailbox::{config, open_as, run};
 
 /// `[mailboxes]` and `[journal]` as `open` takes them.
 pub const MAILBOXES: &str = "[mailboxes]\ndomains = [\"local.test\"]\nbytes_max = \"256MiB\"\n\
@@ -99,24 +97,6 @@ fn copied(data_dir: &Path) -> tempfile::TempDir {
 }
 
 fn open(data_dir: &Path, partition: u16) -> Store {
-    let config = JournalConfig {
-        data_dir: data_dir.to_owned(),
-        owner: Owner::Partition(partition),
-        segment_bytes: 4 << 20,
-        bytes_max: 256 << 20,
-        min_free_bytes: 0,
-        durability: Durability::Fdatasync,
-        log_core: None,
-    };
-    let mut recovered = Recovered::default();
-    let (journal, recovery) = Journal::open(&config, &mut recovered).expect("a partition");
-    assert!(recovery.rot.is_empty() && recovered.malformed().is_empty());
-    let store = Store::start(journal, recovered, &recovery, Duration::from_secs(3600));
-    store.expect("not degraded")
-}
-
-/// Runs something on an executor of its own.
-fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce() -> F + Send + 'static) {
-    let thread = executor::spawn("stored", None, body).expect("a thread");
-    thread.join().expect("no panic").expect("no error");
+    let config = JournalConfig { bytes_max: 256 << 20, ..config(data_dir, partition) };
+    open_as(&config).expect("a partition")
 }

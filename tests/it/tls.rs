@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Stream
 use tempfile::TempDir;
 
 use crate::harness::{
-    Behaviour, Client, NextHop, Server, canonical, free_address, stuffed, wait_until,
+    Behaviour, Client, NextHop, SOON, Server, canonical, free_address, stuffed, wait_until,
 };
 use crate::interop::{Running, is_installed};
 
@@ -97,6 +97,31 @@ pub fn client_that_trusts(path: &Path) -> Arc<ClientConfig> {
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
+/// A connection with or without TLS, of a client of any protocol.
+pub trait Octets: Read + Write {}
+impl<T: Read + Write> Octets for T {}
+
+/// A connection on which each write goes at once, and no read waits for ever.
+pub fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream.set_nodelay(true).expect("no delay");
+    stream
+}
+
+/// Does the handshake on a connection; the server has to be `name`.
+pub fn secured(
+    stream: TcpStream,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connection = ClientConnection::new(config.clone(), name).expect("a client");
+    let mut stream = StreamOwned::new(connection, stream);
+    stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+    stream
+}
+
 /// A client that speaks line by line under TLS.
 pub struct TlsClient {
     stream: BufReader<StreamOwned<ClientConnection, TcpStream>>,
@@ -105,11 +130,7 @@ pub struct TlsClient {
 impl TlsClient {
     /// Does the handshake on a connection; the server has to be `name`.
     pub fn begin(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> TlsClient {
-        let name = ServerName::try_from(name.to_owned()).expect("a name");
-        let connection = ClientConnection::new(config.clone(), name).expect("a client");
-        let mut stream = StreamOwned::new(connection, stream);
-        stream.conn.complete_io(&mut stream.sock).expect("a handshake");
-        TlsClient { stream: BufReader::new(stream) }
+        TlsClient { stream: BufReader::new(secured(stream, config, name)) }
     }
 
     /// By STARTTLS.

@@ -23,7 +23,7 @@ use super::Rules;
 use super::mode::{Dead, Mode};
 use super::session::{self, Shard};
 use super::tally::{Counters, Tally, Totals};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::ids::IdWriter;
 
 /// One sink: where it is and how it behaves.
@@ -97,15 +97,7 @@ impl Sinks {
     /// Ends all of them; what is open is not waited for.
     pub fn stop(self) -> Result<Tally, Failure> {
         self.ended.store(true, Ordering::Relaxed);
-        for executor in self.executors {
-            match executor.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    return Err(Failure::system(format!("an executor did not start: {error}")));
-                }
-                Err(_) => return Err(Failure::broken_promise("an executor ended in a panic")),
-            }
-        }
+        failure::join_all(self.executors)?;
         let mut tally = Tally::default();
         for shard_tally in self.tallied.try_iter() {
             tally.add(&shard_tally?);

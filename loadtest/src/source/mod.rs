@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use ringpost::runtime::{executor, task, thread, timer};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::ids::{self, IdWriter, RunId};
 use crate::latency::LatencySummary;
 use crate::{stop, usage};
@@ -126,15 +126,7 @@ pub fn send_all(options: &Options) -> Result<Report, Failure> {
     drop(tallies);
     let done = Arc::new(AtomicBool::new(false));
     let progress = (!options.quiet).then(|| print_progress(counters.clone(), done.clone()));
-    for executor in executors {
-        match executor.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(Failure::system(format!("an executor did not start: {error}")));
-            }
-            Err(_) => return Err(Failure::broken_promise("an executor ended in a panic")),
-        }
-    }
+    failure::join_all(executors)?;
     done.store(true, Ordering::Relaxed);
     if let Some(progress) = progress {
         progress.thread().unpark();

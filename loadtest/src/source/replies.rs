@@ -1,8 +1,10 @@
 //! Reads replies as cheaply as they can be read: the codes of complete replies, in order.
-//!
-//! Pure.
+//! Pure, but for `receive`.
 
 use std::collections::VecDeque;
+use std::io;
+
+use ringpost::runtime::stream::Stream;
 
 /// Codes of replies that came and were not asked for yet.
 #[derive(Default)]
@@ -14,6 +16,21 @@ pub struct Replies {
     pub refusal: Option<String>,
     /// Lines of multi-line replies, kept while the capabilities of EHLO are read.
     pub kept_lines: Option<Vec<String>>,
+}
+
+/// Takes what a server sends next, within the stream's deadline; an error where it has closed, or
+/// does not speak `protocol`.
+pub async fn receive(stream: &mut Stream, replies: &mut Replies, protocol: &str) -> io::Result<()> {
+    let understood = stream
+        .read_scratch(|bytes| match bytes {
+            [] => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            bytes => Ok(replies.take(bytes)),
+        })
+        .await??;
+    match understood {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("the server does not speak {protocol}"))),
+    }
 }
 
 impl Replies {

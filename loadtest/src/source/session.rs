@@ -14,7 +14,7 @@ use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
 use super::dispatch::{Turn, Turns};
-use super::replies::Replies;
+use super::replies::{Replies, receive};
 use super::tally::{Counters, Phase, Tally};
 use super::work::Work;
 use crate::audit::DeliveryId;
@@ -367,17 +367,7 @@ impl<'a> Session<'a> {
                 return Ok(code);
             }
             self.stream.set_deadline(Some(self.shard.work.reply_timeout));
-            let replies = &mut self.replies;
-            let understood = self
-                .stream
-                .read_scratch(|bytes| match bytes {
-                    [] => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                    bytes => Ok(replies.take(bytes)),
-                })
-                .await??;
-            if !understood {
-                return Err(io::Error::other("the server does not speak SMTP"));
-            }
+            receive(&mut self.stream, &mut self.replies, "SMTP").await?;
         }
     }
 

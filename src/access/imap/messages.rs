@@ -103,11 +103,8 @@ impl Session {
         let Ok(copied) = self.transfer(tag, numbering, messages, name, false).await? else {
             return Ok(());
         };
-        let Copied { uid_validity, source_uids, target_uids } = &copied;
-        let (uid_validity, source, target) = (*uid_validity, source_uids, target_uids);
-        let code = Code::CopyUid { uid_validity, source, target };
-        let code = (!source.is_empty()).then_some(&code);
-        self.finish(tag, expunges_of(numbering), code, "Copy completed").await
+        let code = copy_uid(&copied);
+        self.finish(tag, expunges_of(numbering), code.as_ref(), "Copy completed").await
     }
 
     pub async fn on_move(
@@ -123,14 +120,12 @@ impl Session {
         let Ok(copied) = self.transfer(tag, numbering, messages, name, true).await? else {
             return Ok(());
         };
-        let Copied { uid_validity, source_uids, target_uids } = &copied;
-        let (uid_validity, source, target) = (*uid_validity, source_uids, target_uids);
-        if !source.is_empty() {
+        let code = copy_uid(&copied);
+        if code.is_some() {
             // Before the messages are told to be gone (RFC 6851 §4.3).
-            let code = Code::CopyUid { uid_validity, source, target };
-            write_untagged(Condition::Ok, Some(&code), "Moved", self.wire.out());
+            write_untagged(Condition::Ok, code.as_ref(), "Moved", self.wire.out());
         }
-        self.finish_expunge(tag, !source.is_empty(), "Move completed").await
+        self.finish_expunge(tag, code.is_some(), "Move completed").await
     }
 
     async fn transfer(
@@ -209,6 +204,13 @@ impl Session {
         write_tagged(tag, Condition::Ok, code.as_ref(), text, self.wire.out());
         Ok(())
     }
+}
+
+/// `None` where nothing was copied.
+fn copy_uid(copied: &Copied) -> Option<Code<'_>> {
+    let Copied { uid_validity, source_uids: source, target_uids: target } = copied;
+    let code = Code::CopyUid { uid_validity: *uid_validity, source, target };
+    (!source.is_empty()).then_some(code)
 }
 
 /// RFC 9051 §7.5.1.

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 
 use super::scanner::{Answer, Scanner};
 use crate::message::Template;
-use crate::source::replies::Replies;
+use crate::source::replies::{Replies, receive};
 
 /// An IMAP session.
 pub struct Imap {
@@ -174,17 +174,7 @@ impl Lmtp {
                 }
                 None => {}
             }
-            let replies = &mut self.replies;
-            let understood = self
-                .stream
-                .read_scratch(|bytes| match bytes {
-                    [] => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                    bytes => Ok(replies.take(bytes)),
-                })
-                .await??;
-            if !understood {
-                return Err(io::Error::other("the server does not speak LMTP"));
-            }
+            receive(&mut self.stream, &mut self.replies, "LMTP").await?;
         }
     }
 }

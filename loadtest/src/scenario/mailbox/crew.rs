@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ringpost::runtime::{executor, task, thread, timer};
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::latency::Latencies;
 use crate::relay::accounting::Group;
 use crate::relay::files::check_stop;
@@ -172,15 +172,7 @@ where
         // The clients end with the process.
         return Err(failure);
     }
-    for executor in executors {
-        match executor.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(Failure::system(format!("an executor did not start: {error}")));
-            }
-            Err(_) => return Err(Failure::broken_promise("an executor ended in a panic")),
-        }
-    }
+    failure::join_all(executors)?;
     if let Some(failure) = failed() {
         return Err(failure);
     }
