@@ -1,4 +1,5 @@
-//! Segments of any octets: the independent reader comes to an end, whatever they say.
+//! Segments of any octets: the independent reader comes to an end, whatever they say, be it of a
+//! queue or of mailboxes.
 #![no_main]
 
 use std::io;
@@ -78,6 +79,8 @@ fuzz_target!(|input: &[u8]| {
     memory.0[1].resize(3 * BLOCK, 0);
     let report = fsck::check(&STORE, 0, &mut memory).expect("memory can be read");
     assert!(report.frames >= 1 || !report.problems.is_empty() || input.is_empty());
+    let of_mail = fsck::check_mail(&STORE, 0, &mut memory).expect("memory can be read");
+    assert_eq!(of_mail.frames, report.frames);
     // Header and frame are our own then: the frame has to be reached.
     assert!(report.frames >= 1 || !(1..4).contains(&input.len()));
 });

@@ -16,6 +16,14 @@ pub(super) mod kind {
     pub const BEGIN: u8 = 0x20;
     pub const ITEMS: u8 = 0x21;
     pub const END: u8 = 0x22;
+    pub const ACCOUNT: u8 = 0x30;
+    pub const MAILBOX: u8 = 0x31;
+    pub const BODY: u8 = 0x32;
+    pub const APPEND: u8 = 0x33;
+    pub const FLAGS: u8 = 0x34;
+    pub const EXPUNGE: u8 = 0x35;
+    pub const COPY: u8 = 0x36;
+    pub const KEYWORD: u8 = 0x37;
     pub const SEAL: u8 = 0x7f;
 }
 

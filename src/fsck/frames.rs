@@ -7,9 +7,10 @@ use std::io;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::bytes::{
-    BLOCK, Begin, Bytes, FRAME_HEADER, FRAME_MAX, FrameHead, Header, HeaderCopy, SEGMENT_START,
-    kind, read_frame, read_header, read_record,
+    BLOCK, Begin, Bytes, FRAME_HEADER, FRAME_MAX, FrameHead, Header, HeaderCopy, RECORD_HEADER,
+    SEGMENT_START, kind, read_frame, read_header, read_record,
 };
+use super::payload::Place;
 use super::{Problem, Slots};
 
 /// A frame by its place.
@@ -264,6 +265,7 @@ pub(super) fn records(
             slot: frame.slot,
             frame_offset: frame.offset,
             offset: frame.offset + at as u64,
+            epoch: frame.epoch,
         });
         at += head.padded_bytes;
     }
@@ -282,6 +284,20 @@ pub(super) struct Record<'a> {
     pub slot: usize,
     pub frame_offset: u64,
     pub offset: u64,
+    pub epoch: u64,
+}
+
+impl Record<'_> {
+    /// As other records name it.
+    pub fn place(&self) -> Place {
+        Place {
+            slot: self.slot as u16,
+            block: (self.frame_offset / BLOCK as u64) as u16,
+            epoch_low: self.epoch as u32,
+            in_frame: (self.offset - self.frame_offset) as u32,
+            record_bytes: (RECORD_HEADER + self.payload.len()) as u32,
+        }
+    }
 }
 
 /// Flag of a record.

@@ -1,30 +1,15 @@
 //! What the records say is queued, and whether all of it can be read. `Pure.`
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::bytes::{RECORD_HEADER, kind, read_record};
+use super::bytes::{RECORD_HEADER, kind};
 use super::frames::{Frames, Record, records};
 use super::payload::{Envelope, Item, Place, State, read_items};
-use super::{Problem, Slots};
-
-/// What a journal comes to.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Segments whose frames may count.
-    pub segments: usize,
-    /// Frames that count from the checkpoint on, or all of them.
-    pub frames: usize,
-    /// Frames that nobody was told of.
-    pub dropped_frames: usize,
-    /// Whether a checkpoint was there to begin with.
-    pub has_checkpoint: bool,
-    /// What is queued, by id.
-    pub messages: Vec<Message>,
-    pub problems: Vec<Problem>,
-}
+use super::places::Places;
+use super::{Problem, Report, Slots};
 
 /// A queued message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,27 +32,19 @@ struct Entry {
     tasks: BTreeMap<u16, Option<Place>>,
 }
 
-pub(super) fn read(found: Frames, slots: &mut dyn Slots) -> io::Result<Report> {
-    let Frames { segments, counted, dropped, checkpoint, problems } = found;
-    let mut replay = Replay { entries: BTreeMap::new(), problems };
-    for frame in &counted {
-        records(frame, slots, &mut |record| replay.visit(&record, frame.epoch as u32))?;
+pub(super) fn read(found: Frames, slots: &mut dyn Slots) -> io::Result<Report<Message>> {
+    let mut replay = Replay { entries: BTreeMap::new(), problems: Vec::new() };
+    for frame in &found.counted {
+        records(frame, slots, &mut |record| replay.visit(&record))?;
     }
     let Replay { entries, problems } = replay;
-    let slots_of = segments.iter().map(|(epoch, (slot, _))| (*slot as u16, *epoch as u32));
-    let mut reader = Reader { slots, epochs: slots_of.collect(), problems };
+    let mut reader = Reader { places: Places::new(&found, slots), problems };
     let mut messages = Vec::new();
     for (id, entry) in &entries {
         messages.push(reader.message(*id, entry)?);
     }
-    Ok(Report {
-        segments: segments.len(),
-        frames: counted.len(),
-        dropped_frames: dropped,
-        has_checkpoint: checkpoint.is_some(),
-        messages,
-        problems: reader.problems,
-    })
+    let problems = reader.problems;
+    Ok(Report::new(found, messages, problems))
 }
 
 struct Replay {
@@ -76,14 +53,8 @@ struct Replay {
 }
 
 impl Replay {
-    fn visit(&mut self, record: &Record<'_>, epoch_low: u32) {
-        let place = Place {
-            slot: record.slot as u16,
-            block: (record.frame_offset / 4096) as u16,
-            epoch_low,
-            in_frame: (record.offset - record.frame_offset) as u32,
-            record_bytes: (RECORD_HEADER + record.payload.len()) as u32,
-        };
+    fn visit(&mut self, record: &Record<'_>) {
+        let place = record.place();
         let id = record.id;
         let mut wrong = |what| self.problems.push(Problem::Message { id, what });
         match record.kind {
@@ -138,9 +109,7 @@ impl Replay {
 
 /// Reads back what stands somewhere.
 struct Reader<'s> {
-    slots: &'s mut dyn Slots,
-    /// Low half of the epoch of each live segment, by slot.
-    epochs: HashMap<u16, u32>,
+    places: Places<'s>,
     problems: Vec<Problem>,
 }
 
@@ -230,7 +199,8 @@ impl Reader<'_> {
         Ok(open)
     }
 
-    /// The payload of the record at a place; `None` where it is not there.
+    /// The payload of the record of this type, id and number at a place; `None` where it is not
+    /// there.
     fn record(
         &mut self,
         place: Place,
@@ -238,18 +208,9 @@ impl Reader<'_> {
         id: u64,
         number: u32,
     ) -> io::Result<Option<Vec<u8>>> {
-        let offset = u64::from(place.block) * 4096 + u64::from(place.in_frame);
-        let is_there = self.epochs.get(&place.slot) == Some(&place.epoch_low)
-            && offset + u64::from(place.record_bytes) <= self.slots.bytes(place.slot.into());
-        if !is_there {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; place.record_bytes as usize];
-        self.slots.read(place.slot.into(), offset, &mut bytes)?;
-        // Of the epoch a record's checksum knows the low half only.
-        let record = read_record(u64::from(place.epoch_low), &bytes);
-        let record = record.filter(|it| (it.kind, it.id, it.number) == (kind, id, number));
-        Ok(record.map(|record| record.payload.to_vec()))
+        let there = self.places.read(place, kind)?;
+        let there = there.filter(|there| (there.id, there.number) == (id, number));
+        Ok(there.map(|there| there.payload))
     }
 
     fn wrong(&mut self, id: u64, what: &'static str) {

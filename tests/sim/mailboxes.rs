@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringpost_sim::Bug;
+use ringpost_sim::disk::Disk;
+use ringpost_sim::fsck;
 use ringpost_sim::journal::core::Start;
 use ringpost_sim::journal::format::SEGMENT_HEADER_BYTES;
 use ringpost_sim::journal::recovery::{Ground, RecoverError, Recovery, recover};
@@ -401,6 +403,10 @@ impl World {
                 && recovery.bad_checkpoints == 0
                 && recovered.malformed().is_empty();
             ensure(is_sound, || format!("damage where there is none: {recovery:?}"))?;
+            // What is planted has to be caught without its help.
+            if executor::percent(FSCK_PERCENT) && self.bug == Bug::None {
+                agree(recovered.partition(), &mut disk)?;
+            }
             for slot in 0..disk.slot_count() {
                 if executor::percent(3) {
                     break;
@@ -483,6 +489,28 @@ impl World {
         Err("the process does not come to its end".to_owned())
     }
 }
+
+/// Whether the independent reader finds the same in the same mailboxes, and nothing wrong.
+fn agree(partition: &Partition, disk: &mut Disk) -> Checked {
+    let report = fsck::check_mail(&STORE.0, 0, disk).map_err(|error| error.to_string())?;
+    ensure(report.problems.is_empty(), || format!("fsck complains: {:?}", report.problems))?;
+    let found = report.entries.iter().map(|it| {
+        let messages = it.messages.iter();
+        let seen = messages.map(|it| (it.uid, it.modseq, it.flags, it.keywords, it.bytes));
+        let name = it.name.as_str().into();
+        (MailboxId(it.id), name, it.uid_validity, it.uid_next, it.highest_modseq, seen.collect())
+    });
+    let expected = picture(partition);
+    let expected = expected.into_iter().map(|(id, name, validity, next, modseq, seen, _)| {
+        (id, name, validity, next, modseq, seen)
+    });
+    let (found, expected): (Vec<FoundByFsck>, Vec<FoundByFsck>) =
+        (found.collect(), expected.collect());
+    ensure(found == expected, || format!("fsck finds {found:?}, recovery {expected:?}"))
+}
+
+/// Number, name, UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ, messages.
+type FoundByFsck = (MailboxId, Box<str>, u32, u32, u64, Vec<Seen>);
 
 /// What stands between recovery and the state, and forgets where that is planted.
 struct Forgetful<'a> {
@@ -891,6 +919,8 @@ fn flags_that_are_not_restored_are_caught() {
 /// A header and two frames.
 const SEGMENT_BYTES_MIN: usize = SEGMENT_HEADER_BYTES + 2 * FRAME_BYTES_MAX;
 const STOP_ROUNDS: usize = 2_000;
+/// Chance that fsck looks at what a recovery has found.
+const FSCK_PERCENT: usize = 25;
 const SEEDS: u64 = 100;
 /// Seeds within which every planted bug must show.
 const BUG_SEEDS: u64 = 100;

@@ -292,8 +292,8 @@ fn start_shard(world: &World, number: usize) -> Result<(Ground, Recovered), Stri
         if executor::percent(FSCK_PERCENT) {
             let report = fsck::check(&STORE.0, number as u16, &mut *disk);
             let report = report.map_err(|error| error.to_string())?;
-            let ids: BTreeSet<u64> = report.messages.iter().map(|it| it.id).collect();
-            let is_whole = report.messages.iter().all(|message| message.is_whole);
+            let ids: BTreeSet<u64> = report.entries.iter().map(|it| it.id).collect();
+            let is_whole = report.entries.iter().all(|message| message.is_whole);
             ensure(report.problems.is_empty() && is_whole && ids == queued, || {
                 format!("fsck does not agree: {report:?}, {queued:?} are queued")
             })?;
