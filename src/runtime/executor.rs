@@ -91,10 +91,12 @@ pub fn start_watchdog(stall_max: Duration) -> io::Result<()> {
                 }
                 *still_periods += 1;
                 if *still_periods == periods_max / 5 {
-                    eprintln!("ringpost: executor {} does not move", executor.name);
+                    let (name, doing) = (&executor.name, thread::doing(executor.thread));
+                    eprintln!("ringpost: executor {name} does not move: {doing}");
                 }
                 if *still_periods >= periods_max {
-                    eprintln!("ringpost: executor {} hangs: ending the process", executor.name);
+                    let (name, doing) = (&executor.name, thread::doing(executor.thread));
+                    eprintln!("ringpost: executor {name} hangs: {doing}: ending the process");
                     std::process::abort();
                 }
             }
@@ -105,12 +107,14 @@ pub fn start_watchdog(stall_max: Duration) -> io::Result<()> {
 
 struct Watched {
     name: String,
+    thread: u32,
     heartbeat: Arc<AtomicU64>,
 }
 
 fn register(name: &str) -> Arc<AtomicU64> {
     let heartbeat = Arc::new(AtomicU64::new(0));
-    let watched = Watched { name: name.to_owned(), heartbeat: heartbeat.clone() };
+    let (name, thread) = (name.to_owned(), thread::own_id());
+    let watched = Watched { name, thread, heartbeat: heartbeat.clone() };
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
     heartbeat
 }
