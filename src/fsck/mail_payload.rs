@@ -274,7 +274,7 @@ fn read_item<'a>(tag: u64, item: &mut Bytes<'a>) -> Option<Item<'a>> {
         6 => {
             while !item.0.is_empty() {
                 number(item)?;
-                item.take(4 + 4 + 4 + 1)?;
+                item.take(4 + 4 + 5 + 1)?;
                 number(item)?;
                 Body::read(item)?;
             }
@@ -287,7 +287,8 @@ fn read_item<'a>(tag: u64, item: &mut Bytes<'a>) -> Option<Item<'a>> {
 impl Message {
     fn read(bytes: &mut Bytes<'_>) -> Option<Message> {
         let (uid, modseq) = (bytes.int(4)? as u32, bytes.int(8)?);
-        bytes.take(8)?;
+        // When it came in, with its zone, and into this mailbox.
+        bytes.take(5 + 4)?;
         let (flags, keywords) = (bytes.int(1)? as u8, bytes.int(8)?);
         let body = number(bytes)?;
         let is_sound = (1..u32::MAX).contains(&uid) && modseq != 0;
@@ -354,7 +355,7 @@ mod tests {
 
     fn message(uid: u8) -> Vec<u8> {
         let mut bytes = vec![uid, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0];
-        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&[0; 9]);
         bytes.extend_from_slice(&[1, 2, 0, 0, 0, 0, 0, 0, 0]);
         bytes.extend_from_slice(&[77, 0, 0, 0, 0, 0, 0, 0]);
         bytes

@@ -4,6 +4,7 @@
 //! All integers are little-endian. What is read here came from disk behind a checksum, and is
 //! bounds-checked all the same.
 
+use super::date::InternalDate;
 use crate::journal::Location;
 use crate::journal::kind;
 use crate::journal::payload::{Reader, text};
@@ -181,8 +182,7 @@ pub struct Message {
     pub uid: u32,
     /// Of the last change; at least 1.
     pub modseq: u64,
-    /// INTERNALDATE, Unix seconds.
-    pub date_s: u32,
+    pub date: InternalDate,
     /// When it came into this mailbox (RFC 8514), Unix seconds.
     pub saved_s: u32,
     pub flags: SystemFlags,
@@ -498,12 +498,12 @@ fn read_copies(target: MailboxId, reader: &mut Reader<'_>) -> Result<Operation, 
 
 impl Message {
     /// What `write` appends.
-    pub const BYTES: usize = 37;
+    pub const BYTES: usize = 33 + InternalDate::BYTES;
 
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.uid.to_le_bytes());
         out.extend_from_slice(&self.modseq.to_le_bytes());
-        out.extend_from_slice(&self.date_s.to_le_bytes());
+        self.date.write(out);
         out.extend_from_slice(&self.saved_s.to_le_bytes());
         out.push(self.flags.0);
         out.extend_from_slice(&self.keywords.to_le_bytes());
@@ -514,7 +514,7 @@ impl Message {
         let message = Self {
             uid: reader.u32()?,
             modseq: modseq(reader)?,
-            date_s: reader.u32()?,
+            date: InternalDate::read(reader.array()?),
             saved_s: reader.u32()?,
             flags: SystemFlags(reader.u8()?),
             keywords: reader.u64()?,

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::bodies::BodyHandle;
 use super::codec::{AccountId, FlagsChanged, MailboxId, SpecialUses};
+use super::date::InternalDate;
 use crate::limits::VANISHED_RANGES_MAX;
 use crate::proto::imap::flag::SystemFlags;
 use crate::proto::imap::set::NumberSet;
@@ -52,7 +53,7 @@ pub struct Status {
 pub struct Entry {
     pub uid: u32,
     pub modseq: u64,
-    pub date_s: u32,
+    pub date: InternalDate,
     pub saved_s: u32,
     pub flags: SystemFlags,
     pub keywords: u64,
@@ -61,12 +62,13 @@ pub struct Entry {
     pub bytes: u32,
 }
 
-/// One column for each thing, in the order of UIDs. 37 bytes a message.
+/// One column for each thing, in the order of UIDs. 38 bytes a message.
 #[derive(Clone, Debug, Default)]
 struct Messages {
     uids: Vec<u32>,
     modseqs: Vec<u64>,
     dates: Vec<u32>,
+    zones: Vec<i8>,
     saved: Vec<u32>,
     flags: Vec<u8>,
     keywords: Vec<u64>,
@@ -282,6 +284,7 @@ impl Mailbox {
         4 * (by_four + messages.bodies.capacity())
             + 8 * by_eight
             + messages.flags.capacity()
+            + messages.zones.capacity()
             + self.vanished.ranges.capacity() * size_of::<(u64, u32, u32)>()
             + size_of::<Self>()
     }
@@ -309,7 +312,7 @@ impl Messages {
         Entry {
             uid: self.uids[position],
             modseq: self.modseqs[position],
-            date_s: self.dates[position],
+            date: InternalDate { unix_s: self.dates[position], zone: self.zones[position] },
             saved_s: self.saved[position],
             flags: SystemFlags(self.flags[position]),
             keywords: self.keywords[position],
@@ -321,7 +324,8 @@ impl Messages {
     fn insert(&mut self, position: usize, entry: &Entry) {
         self.uids.insert(position, entry.uid);
         self.modseqs.insert(position, entry.modseq);
-        self.dates.insert(position, entry.date_s);
+        self.dates.insert(position, entry.date.unix_s);
+        self.zones.insert(position, entry.date.zone);
         self.saved.insert(position, entry.saved_s);
         self.flags.insert(position, entry.flags.0);
         self.keywords.insert(position, entry.keywords);
@@ -333,6 +337,7 @@ impl Messages {
         remove_from(&mut self.uids, positions);
         remove_from(&mut self.modseqs, positions);
         remove_from(&mut self.dates, positions);
+        remove_from(&mut self.zones, positions);
         remove_from(&mut self.saved, positions);
         remove_from(&mut self.flags, positions);
         remove_from(&mut self.keywords, positions);

@@ -10,6 +10,7 @@ use super::codec::{
     AccountId, Body, BodyId, DeliveryKey, MODSEQ_MAX, MailboxId, Malformed, Message, Quota,
     SpecialUses, name,
 };
+use super::date::InternalDate;
 use super::index::{Entry, Mailbox, Vanished};
 use super::partition::{Kept, Partition};
 use crate::journal::payload::{Reader, text};
@@ -138,7 +139,7 @@ impl Partition {
         let message = Message {
             uid: entry.uid,
             modseq: entry.modseq,
-            date_s: entry.date_s,
+            date: entry.date,
             saved_s: entry.saved_s,
             flags: entry.flags,
             keywords: entry.keywords,
@@ -167,7 +168,7 @@ impl Partition {
                 out.extend_from_slice(&mailbox.0.to_le_bytes());
                 out.extend_from_slice(&uid.to_le_bytes());
                 out.extend_from_slice(&kept.at_s.to_le_bytes());
-                out.extend_from_slice(&kept.date_s.to_le_bytes());
+                kept.date.write(out);
                 out.push(kept.flags.0);
                 out.extend_from_slice(&body.id.0.to_le_bytes());
                 body.write_without_id(out);
@@ -262,14 +263,15 @@ impl Partition {
     fn apply_expunged(&mut self, item: &mut Reader<'_>) -> Result<(), Malformed> {
         while !item.is_empty() {
             let mailbox = MailboxId(number(item)?);
-            let (uid, at_s, date_s) = (item.u32()?, item.u32()?, item.u32()?);
+            let (uid, at_s) = (item.u32()?, item.u32()?);
+            let date = InternalDate::read(item.array()?);
             let flags = SystemFlags(item.u8()?);
             let body = Body::read_without_id(BodyId(number(item)?), item)?;
             if uid == 0 {
                 return Err(Malformed);
             }
             let body = self.bodies.place(&body);
-            if self.expunged.add(mailbox, uid, Kept { at_s, date_s, flags, body }) {
+            if self.expunged.add(mailbox, uid, Kept { at_s, date, flags, body }) {
                 self.bodies.add_use(body);
             }
         }

@@ -15,6 +15,7 @@ mod checkpoint;
 pub mod codec;
 mod compaction;
 mod content;
+mod date;
 mod draft;
 mod index;
 pub mod items;
@@ -30,6 +31,7 @@ mod summaries;
 mod summary_files;
 
 pub use content::{Content, ContentError, Piece};
+pub use date::InternalDate;
 pub use draft::Draft;
 pub use index::{Entry, Mailbox, Status};
 pub use opening::{OpenedPartition, PartitionError, count_partitions, open_partition};

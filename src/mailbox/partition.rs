@@ -11,6 +11,7 @@ use super::bodies::{Bodies, BodyHandle};
 use super::codec::{
     AccountId, Body, Copy, DeliveryKey, MODSEQ_MAX, MailboxId, Message, Operation, Quota,
 };
+use super::date::InternalDate;
 use super::index::{Entry, Mailbox};
 use crate::limits::{DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
 use crate::proto::imap::flag::SystemFlags;
@@ -311,7 +312,7 @@ impl Partition {
         let replaced = mailbox.put(Entry {
             uid: message.uid,
             modseq: message.modseq,
-            date_s: message.date_s,
+            date: message.date,
             saved_s: message.saved_s,
             flags: message.flags,
             keywords: message.keywords,
@@ -357,8 +358,8 @@ impl Partition {
     /// Expunged messages keep their bodies for a while.
     fn keep(&mut self, mailbox: MailboxId, entries: &[Entry], at_s: u32) {
         for entry in entries {
-            let Entry { date_s, flags, body, .. } = *entry;
-            let is_new = self.expunged.add(mailbox, entry.uid, Kept { at_s, date_s, flags, body });
+            let Entry { date, flags, body, .. } = *entry;
+            let is_new = self.expunged.add(mailbox, entry.uid, Kept { at_s, date, flags, body });
             if !is_new {
                 self.bodies.drop_use(entry.body);
             }
@@ -417,9 +418,9 @@ pub(super) struct Expunged {
 /// What is kept of an expunged message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// When it was expunged, and its INTERNALDATE; Unix seconds.
+    /// When it was expunged, Unix seconds.
     pub at_s: u32,
-    pub date_s: u32,
+    pub date: InternalDate,
     pub flags: SystemFlags,
     pub body: BodyHandle,
 }

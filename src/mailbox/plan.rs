@@ -9,6 +9,7 @@ use super::codec::{
     AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MODSEQ_MAX, MailboxId, Message, Operation,
     Quota, RANGE_BYTES, SpecialUses,
 };
+use super::date::InternalDate;
 use super::index::Mailbox;
 use super::partition::{Account, Partition, Usage};
 use crate::limits::{
@@ -100,8 +101,7 @@ pub struct Delivery {
     pub to: Target,
     /// Header fields in front of the content, with their line ends.
     pub prefix: Vec<u8>,
-    /// INTERNALDATE, Unix seconds.
-    pub date_s: u32,
+    pub date: InternalDate,
     pub flags: Flags,
     /// By which a second delivery of the same is known.
     pub key: Option<DeliveryKey>,
@@ -496,7 +496,7 @@ impl Partition {
             let message = Message {
                 uid: front.uid()?,
                 modseq,
-                date_s: entry.date_s,
+                date: entry.date,
                 saved_s: now_s,
                 flags: entry.flags,
                 keywords: front.bits(&flags, &mut operations)?,
@@ -543,7 +543,7 @@ impl Partition {
             let message = Message {
                 uid: front.uid()?,
                 modseq: self.next_modseq(),
-                date_s: kept.date_s,
+                date: kept.date,
                 saved_s: now_s,
                 flags: SystemFlags(kept.flags.0 & !SystemFlags::DELETED.0),
                 keywords: 0,
@@ -619,7 +619,7 @@ impl<'a> Batch<'a> {
         let message = Message {
             uid,
             modseq: self.partition.next_modseq(),
-            date_s: delivery.date_s,
+            date: delivery.date,
             saved_s: self.now_s,
             flags: delivery.flags.system,
             keywords,

@@ -10,7 +10,7 @@ use super::recipients::{self, Named, Recipients};
 use crate::config::OverQuota;
 use crate::mail::{Envelope, Reply};
 use crate::mailbox::codec::AccountId;
-use crate::mailbox::{Committed, Delivered, Delivery, PostDraft, Target as Mailbox};
+use crate::mailbox::{Committed, Delivered, Delivery, InternalDate, PostDraft, Target as Mailbox};
 use crate::proto::imap::flag::Flags;
 use crate::proto::message::delivered::Delivered as DeliveredFields;
 use crate::queue::Draft;
@@ -243,7 +243,7 @@ impl Share {
                 share.deliveries.push(Delivery {
                     to: Mailbox::Inbox(AccountId(account.id)),
                     prefix,
-                    date_s: (envelope.accepted_ms / 1000) as u32,
+                    date: InternalDate::utc((envelope.accepted_ms / 1000) as u32),
                     flags: Flags::default(),
                     key: None,
                 });

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mailbox::codec::{AccountId, DeliveryKey, MailboxId, Quota, SpecialUses};
-use crate::mailbox::{Delivered, Delivery, Mailbox, Partition, Refusal, Store, Target};
+use crate::mailbox::{
+    Delivered, Delivery, InternalDate, Mailbox, Partition, Refusal, Store, Target,
+};
 use crate::proto::imap::flag::{Flags, SystemFlags};
 use crate::proto::imap::mailbox::{MailboxName, SpecialUse};
 
@@ -195,9 +197,9 @@ async fn import(
         let source = format!("import {} {source_validity} {}", mailbox.0, letter.uid);
         let key = DeliveryKey(xxhash_rust::xxh3::xxh3_128(source.as_bytes()));
         let (to, prefix) = (Target::Mailbox(mailbox), Vec::new());
-        let (date_s, flags) = (letter.date_s, flags_of(&letter.flags));
+        let (date, flags) = (InternalDate::utc(letter.date_s), flags_of(&letter.flags));
         let key = (!keeps_uids).then_some(key);
-        messages.push((draft, Delivery { to, prefix, date_s, flags, key }));
+        messages.push((draft, Delivery { to, prefix, date, flags, key }));
         uids.push(keeps_uids.then_some(letter.uid));
     }
     let told = store.commit_as(messages, &uids).await?;
@@ -214,7 +216,7 @@ async fn export(store: &Store, mailbox: MailboxId, from: u32) -> Result<MailDone
         let letters = entries.map(|entry| {
             let names = mailbox.keyword_names(entry.keywords);
             let flags = Flags { system: entry.flags, keywords: names };
-            (entry.uid, entry.date_s, names_of(&flags))
+            (entry.uid, entry.date.unix_s, names_of(&flags))
         });
         let letters: Vec<_> = letters.collect();
         let (uid_validity, uid_next) = (mailbox.uid_validity, mailbox.uid_next);

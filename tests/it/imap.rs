@@ -19,7 +19,7 @@ use ringpost::config::{Config, Listener, ListenerTls, Protocol};
 use ringpost::journal::JournalConfig;
 use ringpost::mail::{Account, Accounts};
 use ringpost::mailbox::codec::AccountId;
-use ringpost::mailbox::{Delivery, Store, Target};
+use ringpost::mailbox::{Delivery, InternalDate, Store, Target};
 use ringpost::proto::imap::flag::Flags;
 use ringpost::runtime::inbox::{InboxSender, inbox};
 use ringpost::runtime::log_ring::Durability;
@@ -149,7 +149,7 @@ async fn deliver(store: &Store, account: AccountId, count: usize) {
         let delivery = Delivery {
             to: Target::Mailbox(inbox),
             prefix: Vec::new(),
-            date_s: 1_600_000_000,
+            date: InternalDate::utc(1_600_000_000),
             flags,
             key: None,
         };
@@ -314,6 +314,7 @@ transcripts! {
     numbers_stay_until_expunges_are_told "expunge.txt"
     messages_are_copied_and_moved "copy.txt"
     messages_are_appended "append.txt"
+    dates_stay_in_their_zone "dates.txt"
     idle_tells_at_once "idle.txt"
     changes_since_a_mod_sequence "qresync.txt"
     commands_out_of_place "faults.txt"

@@ -9,7 +9,8 @@ use ringpost::journal::{Journal, JournalConfig, OpenError, Owner};
 use ringpost::limits::{CHUNK_BYTES_MAX, MAILBOX_MESSAGES_AT_ONCE};
 use ringpost::mailbox::codec::{AccountId, DeliveryKey, MailboxId, Quota, SpecialUses};
 use ringpost::mailbox::{
-    Content, Delivered, Delivery, Expunging, Partition, Recovered, Refusal, Store, Target,
+    Content, Delivered, Delivery, Expunging, InternalDate, Partition, Recovered, Refusal, Store,
+    Target,
 };
 use ringpost::proto::imap::flag::{Flags, SystemFlags};
 use ringpost::proto::imap::mailbox::MailboxName;
@@ -53,7 +54,13 @@ pub(crate) fn to(mailbox: MailboxId, prefix: &str, key: Option<u128>) -> Deliver
     let flags = Flags::default();
     let key = key.map(DeliveryKey);
     let to = Target::Mailbox(mailbox);
-    Delivery { to, prefix: prefix.as_bytes().to_vec(), date_s: 1_600_000_000, flags, key }
+    Delivery {
+        to,
+        prefix: prefix.as_bytes().to_vec(),
+        date: InternalDate::utc(1_600_000_000),
+        flags,
+        key,
+    }
 }
 
 pub(crate) async fn deliver(

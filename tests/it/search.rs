@@ -6,8 +6,8 @@ use ringpost::access::imap::search::{self, Found, Scope, SearchError};
 use ringpost::access::imap::selected::Selected;
 use ringpost::access::imap::{sort, thread};
 use ringpost::limits::CHUNK_BYTES_MAX;
-use ringpost::mailbox::Store;
 use ringpost::mailbox::codec::MailboxId;
+use ringpost::mailbox::{InternalDate, Store};
 use ringpost::proto::imap::command::{Command, Tag};
 use ringpost::proto::imap::flag::{Flags, SystemFlags};
 use ringpost::proto::imap::reader::{Event, Reader};
@@ -74,7 +74,7 @@ async fn store_to_search(directory: &std::path::Path) -> (Store, MailboxId, RefC
     let (store, inbox) = store_with_inbox(directory).await;
     for (index, message) in messages().iter().enumerate() {
         let mut delivery = to(inbox, "Received: by the server\r\n", None);
-        delivery.date_s = 86_400 * (10 + index as u32);
+        delivery.date = InternalDate::utc(86_400 * (10 + index as u32));
         deliver(&store, message, &[delivery]).await.expect("room");
     }
     let mut flags = Flags { system: SystemFlags::SEEN, keywords: Vec::new() };
@@ -228,7 +228,7 @@ fn messages_are_sorted_and_threaded() {
             ),
         ] {
             let mut delivery = to(inbox, "", None);
-            delivery.date_s = 1_000_000 * date;
+            delivery.date = InternalDate::utc(1_000_000 * date);
             deliver(&store, header.as_bytes(), &[delivery]).await.expect("room");
         }
         let selected = select(&store, inbox).await;

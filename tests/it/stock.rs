@@ -6,7 +6,7 @@ use std::process::Command;
 use ringpost::auth::make_secret;
 use ringpost::config::Config;
 use ringpost::mailbox::codec::AccountId;
-use ringpost::mailbox::{Delivery, Store, Target, count_partitions, open_partition};
+use ringpost::mailbox::{Delivery, InternalDate, Store, Target, count_partitions, open_partition};
 use ringpost::proto::imap::flag::Flags;
 use ringpost::runtime::executor;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,13 @@ async fn deliver(store: &Store, account: AccountId, content: &[u8]) {
         draft.room().await.expect("room");
     }
     let (to, flags) = (Target::Inbox(account), Flags::default());
-    let delivery = Delivery { to, prefix: Vec::new(), date_s: 1_700_000_000, flags, key: None };
+    let delivery = Delivery {
+        to,
+        prefix: Vec::new(),
+        date: InternalDate::utc(1_700_000_000),
+        flags,
+        key: None,
+    };
     let delivered = draft.commit(&[delivery]).await.expect("committed");
     assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
 }

@@ -92,6 +92,7 @@ pub mod mailbox {
     pub mod codec;
     mod compaction;
     mod content;
+    mod date;
     mod draft;
     mod index;
     pub mod items;
@@ -103,6 +104,7 @@ pub mod mailbox {
     mod summary_files;
 
     pub use content::{Content, ContentError, Piece};
+    pub use date::InternalDate;
     pub use draft::Draft;
     pub use index::{Entry, Mailbox, Status};
     pub use partition::{Account, Change, Kept, Partition, Usage};

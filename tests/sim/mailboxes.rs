@@ -22,7 +22,8 @@ use ringpost_sim::journal::{Journal, Replay, Replayed, kind};
 use ringpost_sim::limits::FRAME_BYTES_MAX;
 use ringpost_sim::mailbox::codec::{DeliveryKey, MailboxId, SpecialUses};
 use ringpost_sim::mailbox::{
-    Delivered, Delivery, Expunging, Mailbox, Partition, Recovered, Refusal, Store, Target,
+    Delivered, Delivery, Expunging, InternalDate, Mailbox, Partition, Recovered, Refusal, Store,
+    Target,
 };
 use ringpost_sim::proto::imap::flag::{Flags, SystemFlags};
 use ringpost_sim::proto::imap::mailbox::MailboxName;
@@ -647,7 +648,7 @@ async fn fulfil(
                 deliveries.push(Delivery {
                     to: Target::Mailbox(id(*target)?),
                     prefix: prefix(*mark, *target),
-                    date_s: 1_000_000,
+                    date: InternalDate::utc(1_000_000),
                     flags: of_target,
                     key: Some(DeliveryKey(key << 8 | *target as u128)),
                 });

@@ -4,7 +4,7 @@ use super::selected::Expunges;
 use super::session::{Ending, Session};
 use crate::limits::APPENDS_AT_ONCE_MAX;
 use crate::mailbox::codec::MailboxId;
-use crate::mailbox::{Delivered, Delivery, Draft, Refusal, Target};
+use crate::mailbox::{Delivered, Delivery, Draft, InternalDate, Refusal, Target};
 use crate::proto::imap::append::{Append, MessageForm, NewMessage};
 use crate::proto::imap::command::Tag;
 use crate::proto::imap::response::{Code, Condition, PlainCode};
@@ -213,14 +213,13 @@ fn delivery(mailbox: MailboxId, message: NewMessage) -> Delivery {
     Delivery {
         to: Target::Mailbox(mailbox),
         prefix: Vec::new(),
-        date_s: date_s(message.internal_date),
+        date: internal_date(message.internal_date),
         flags: message.flags,
         key: None,
     }
 }
 
-/// INTERNALDATE in Unix seconds; now where the client does not say.
-fn date_s(date: Option<DateTime>) -> u32 {
-    let seconds = date.map_or((clock::unix_ms() / 1000) as i64, |date| date.unix_seconds);
-    seconds.clamp(0, u32::MAX.into()) as u32
+/// Now where the client does not say.
+fn internal_date(date: Option<DateTime>) -> InternalDate {
+    date.map_or_else(|| InternalDate::utc((clock::unix_ms() / 1000) as u32), Into::into)
 }

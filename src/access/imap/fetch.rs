@@ -352,7 +352,7 @@ impl Message {
         let entry = Entry {
             uid,
             modseq: mailbox.highest_modseq,
-            date_s: kept.date_s,
+            date: kept.date,
             saved_s: 0,
             flags: kept.flags,
             keywords: 0,
@@ -387,7 +387,7 @@ fn write_indexed(
         }
         FetchItem::InternalDate => {
             out.extend_from_slice(b"INTERNALDATE ");
-            write_date_time(utc(entry.date_s), out);
+            write_date_time(entry.date.into(), out);
             Ok(())
         }
         FetchItem::Rfc822Size => write!(out, "RFC822.SIZE {}", entry.bytes),

@@ -134,7 +134,7 @@ fn value(
         Value::Text(folded.into())
     };
     match field {
-        SortField::Arrival => Value::Number(entry.date_s.into()),
+        SortField::Arrival => Value::Number(entry.date.unix_s.into()),
         SortField::Size => Value::Number(entry.bytes.into()),
         SortField::Date => {
             Value::Number(sent_s(named(FieldName::Date).next().map(|it| it.body), entry))
@@ -154,7 +154,7 @@ fn value(
 
 /// When a message was sent, or else came in; Unix seconds (RFC 5256 §2.2).
 pub(super) fn sent_s(date: Option<&[u8]>, entry: &Entry) -> i64 {
-    date.and_then(parse_date).map_or(entry.date_s.into(), |date| date.unix_seconds)
+    date.and_then(parse_date).map_or(entry.date.unix_s.into(), |date| date.unix_seconds)
 }
 
 /// What the first address of some fields is sorted by; empty without any.

@@ -7,7 +7,7 @@ use super::delivery_key;
 use crate::config::OverQuota;
 use crate::mail::{Envelope, Recipient, Reply, status};
 use crate::mailbox::codec::{AccountId, DeliveryKey};
-use crate::mailbox::{Committed, Delivered, Delivery, PostDraft, Refusal, Target};
+use crate::mailbox::{Committed, Delivered, Delivery, InternalDate, PostDraft, Refusal, Target};
 use crate::proto::imap::flag::Flags;
 use crate::proto::message::delivered::Delivered as DeliveredFields;
 use crate::queue::{self, LoadError, Message};
@@ -80,7 +80,7 @@ impl Inner {
                 let delivery = Delivery {
                     to: Target::Inbox(AccountId(account.id)),
                     prefix: prefix(envelope, recipient, &target.address),
-                    date_s: (clock::unix_ms() / 1000) as u32,
+                    date: InternalDate::utc((clock::unix_ms() / 1000) as u32),
                     flags: Flags::default(),
                     key: Some(DeliveryKey(key)),
                 };

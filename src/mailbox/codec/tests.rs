@@ -8,7 +8,7 @@ fn message(uid: u32) -> Message {
     Message {
         uid,
         modseq: MODSEQ_MAX,
-        date_s: 1_700_000_000,
+        date: InternalDate { unix_s: 1_700_000_000, zone: -14 },
         saved_s: u32::MAX,
         flags: SystemFlags::SEEN.with(SystemFlags::DELETED),
         keywords: 1 << 63 | 5,

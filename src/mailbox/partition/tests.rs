@@ -92,7 +92,13 @@ impl Driver {
         let mut bodies = Vec::new();
         for mailbox in mailboxes {
             let (flags, prefix, to) = (flags.clone(), Vec::new(), Target::Mailbox(*mailbox));
-            deliveries.push(Delivery { to, prefix, date_s: self.now_s, flags, key });
+            deliveries.push(Delivery {
+                to,
+                prefix,
+                date: InternalDate { unix_s: self.now_s, zone: 5 },
+                flags,
+                key,
+            });
             bodies.push(BodyId(self.id()));
         }
         let planned = self.partition.plan_deliveries(&deliveries, 10, &bodies, self.now_s);
@@ -398,7 +404,7 @@ fn what_was_expunged_can_be_brought_back_for_a_while() {
     let part = driver.restore(inbox, other, &set(&[(2, 9)])).expect("there");
     assert_eq!((part.uids, part.target_uids), (set(&[(2, 2)]), set(&[(1, 1)])));
     let entry = driver.partition.mailboxes[&other].find(1).expect("brought back");
-    assert_eq!((entry.date_s, entry.saved_s), (77, 99));
+    assert_eq!((entry.date, entry.saved_s), (InternalDate { unix_s: 77, zone: 5 }, 99));
     assert_eq!((entry.flags, entry.keywords), (SystemFlags::FLAGGED, 0));
     assert_eq!(driver.partition.release_expunged(99, 9).0.len(), 1);
     assert_eq!(driver.partition.body_of(other, 1), body, "it lives on");

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use super::super::date::InternalDate;
 use super::super::plan::Target;
 use super::super::recovery::Recovered;
 use super::*;
@@ -38,7 +39,7 @@ fn content(number: usize) -> Vec<u8> {
 fn to(account: AccountId, key: Option<u128>) -> Delivery {
     let key = key.map(super::super::codec::DeliveryKey);
     let (to, flags, prefix) = (Target::Inbox(account), Flags::default(), b"X: y\r\n".to_vec());
-    Delivery { to, prefix, date_s: 1, flags, key }
+    Delivery { to, prefix, date: InternalDate::utc(1), flags, key }
 }
 
 async fn deliver(post: &Post, partition: u16, content: &[u8], delivery: Delivery) -> Committed {

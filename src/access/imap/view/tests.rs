@@ -1,7 +1,7 @@
 use super::*;
 use crate::journal::Location;
-use crate::mailbox::Partition;
 use crate::mailbox::codec::{AccountId, Body, BodyId, MailboxId, Message, Operation};
+use crate::mailbox::{InternalDate, Partition};
 use crate::proto::imap::flag::SystemFlags;
 
 const MAILBOX: MailboxId = MailboxId(2);
@@ -38,7 +38,8 @@ impl Model {
         self.partition.apply(&Operation::BodyPlaced(body));
         let uid = self.mailbox().uid_next + skipped;
         let (flags, body) = (SystemFlags::default(), BodyId(7));
-        let message = Message { uid, modseq: 2, date_s: 0, saved_s: 0, flags, keywords: 0, body };
+        let date = InternalDate::utc(0);
+        let message = Message { uid, modseq: 2, date, saved_s: 0, flags, keywords: 0, body };
         self.partition.apply(&Operation::Appended { mailbox: MAILBOX, message, key: None });
     }
 
