@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Inner;
+use super::{Inner, OfAccount};
 use crate::entrance::clients::{Held, HeldElsewhere};
 use crate::mail::Protection;
 use crate::runtime::stream::{DetachedStream, Stream};
+use crate::runtime::sync;
 
 /// A connection with its buffers. An idle one has none.
 pub struct Connection {
@@ -19,6 +20,8 @@ pub struct Connection {
     /// What is to be sent.
     pub out: Vec<u8>,
     pub peer: Peer,
+    /// Once the client has logged in.
+    login: Option<OfAccount>,
 }
 
 /// Whom a connection is with. Counts as a session of its client for as long as it lives.
@@ -52,10 +55,11 @@ impl Connection {
     pub(super) fn new(stream: Stream, client: IpAddr, held: Held, counted: Counted) -> Self {
         let peer =
             Peer { client, protection: None, is_on_loopback: false, held, _counted: counted };
-        Self { stream, input: Vec::new(), at: 0, out: Vec::new(), peer }
+        Self { stream, input: Vec::new(), at: 0, out: Vec::new(), peer, login: None }
     }
 
-    /// The stream with what came and is not dealt with. Everything has been sent.
+    /// The stream with what came and is not dealt with. Everything has been sent. Nobody has logged
+    /// in.
     pub fn into_parts(mut self) -> (Stream, Vec<u8>, Peer) {
         assert!(self.out.is_empty());
         self.input.drain(..self.at);
@@ -64,7 +68,7 @@ impl Connection {
 
     /// What `into_parts` gave.
     pub fn from_parts(stream: Stream, input: Vec<u8>, peer: Peer) -> Self {
-        Self { stream, input, at: 0, out: Vec::new(), peer }
+        Self { stream, input, at: 0, out: Vec::new(), peer, login: None }
     }
 
     /// Everything has been sent. Gives the connection back where it cannot leave this shard.
@@ -78,6 +82,11 @@ impl Connection {
             }
             Err(stream) => Err(Box::new(Self::from_parts(*stream, input, peer))),
         }
+    }
+
+    /// Reads and writes end with the login from here on.
+    pub(super) fn log_in(&mut self, login: OfAccount) {
+        self.login = Some(login);
     }
 
     /// What came and is not dealt with, and where to answer.
@@ -100,8 +109,8 @@ impl Connection {
     }
 
     /// Appends what comes, at least one octet, to the input; `UnexpectedEof` at the end, `TimedOut`
-    /// when nothing comes for `wait_max`, `Interrupted` where `stop` is true. Keeps no buffer while
-    /// it waits. Dropped midway, no octet is lost.
+    /// when nothing comes for `wait_max`, `Interrupted` where `stop` is true, `PermissionDenied`
+    /// when the login is over. Keeps no buffer while it waits. Dropped midway, no octet is lost.
     pub async fn read(&mut self, wait_max: Duration, stop: impl Fn() -> bool) -> io::Result<()> {
         assert!(self.out.is_empty());
         self.out = Vec::new();
@@ -112,26 +121,58 @@ impl Connection {
         }
         self.at = 0;
         self.stream.set_deadline(Some(wait_max));
-        let input = &mut self.input;
-        let read = self.stream.read_scratch_unless(stop, |octets| {
-            input.extend_from_slice(octets);
-            octets.is_empty()
-        });
-        if read.await? { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-
-    /// Sends all of `out`, and waits for the client to take it.
-    pub async fn flush(&mut self) -> io::Result<()> {
-        self.send(&[]).await
-    }
-
-    /// Sends all of `out` and then `octets`, which are not copied.
-    pub async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        if !self.out.is_empty() || !octets.is_empty() {
-            self.stream.set_deadline(Some(WRITE_TIME_MAX));
-            self.stream.write_all_vectored(&[&self.out, octets]).await?;
-            self.out.clear();
+        let Self { stream, input, login, .. } = self;
+        let is_over = || login.as_ref().is_some_and(OfAccount::is_over);
+        let read = stream.read_scratch_unless(
+            || stop() || is_over(),
+            |octets| {
+                input.extend_from_slice(octets);
+                octets.is_empty()
+            },
+        );
+        match read.await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && is_over() => {
+                Err(io::ErrorKind::PermissionDenied.into())
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Sends all of `out`, which ends with a whole answer, and waits for the client to take it.
+    /// `ConnectionAborted` where the login is over before it has: the answer is broken off, and the
+    /// connection good for nothing.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, out, login, .. } = self;
+        stream.set_deadline(Some(WRITE_TIME_MAX));
+        let sent = stream.write_all(out);
+        match login {
+            Some(login) => sync::or(sent, login.over()).await?,
+            None => sent.await?,
+        }
+        out.clear();
+        Ok(())
+    }
+
+    /// Sends all of `out` and then `octets`, which are not copied, in the midst of an answer: one
+    /// of many gigabytes ends with the login too. Otherwise as `flush`.
+    pub async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        if self.out.is_empty() && octets.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, out, login, .. } = self;
+        stream.set_deadline(Some(WRITE_TIME_MAX));
+        let slices: [&[u8]; 2] = [out, octets];
+        let sent = stream.write_all_vectored(&slices);
+        match login {
+            Some(login) => sync::or(login.over(), sent).await?,
+            None => sent.await?,
+        }
+        out.clear();
         Ok(())
     }
 

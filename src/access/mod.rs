@@ -20,6 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 pub use connection::{Connection, Peer};
@@ -148,7 +149,8 @@ impl Access {
         self.inner.terms.replace(Rc::new(Terms::new(config, accounts)));
     }
 
-    /// These have mailboxes from now on. Sessions that have begun go on.
+    /// These have mailboxes from now on. Sessions whose login is over end once they are woken, see
+    /// `timer::wake_all`.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         let config = self.inner.terms().config.clone();
         self.inner.terms.replace(Rc::new(Terms::new(config, accounts)));
@@ -285,10 +287,17 @@ impl Access {
         }
     }
 
-    /// The partition of an account, and its place among the sessions of the account, which is given
-    /// back when dropped.
-    pub fn open(&self, account: &Account) -> Result<(Store, OfAccount), NotOpened> {
+    /// The partition of an account that the client has logged in to. The connection has a place
+    /// among the sessions of the account then, and ends with the login.
+    pub fn open(
+        &self,
+        connection: &mut Connection,
+        account: Arc<Account>,
+    ) -> Result<Store, NotOpened> {
         let inner = &self.inner;
+        if inner.is_over(&account) {
+            return Err(NotOpened::LoggedOut);
+        }
         let store = inner.setting.stores.get(account.partition).ok_or(NotOpened::NotHere)?;
         let key = (account.partition, account.id);
         let mut of_accounts = inner.of_accounts.borrow_mut();
@@ -297,7 +306,8 @@ impl Access {
             return Err(NotOpened::TooManySessions);
         }
         *count += 1;
-        Ok((store.clone(), OfAccount { inner: inner.clone(), key }))
+        connection.log_in(OfAccount { inner: inner.clone(), account });
+        Ok(store.clone())
     }
 
     /// Sessions end at their next command boundary.
@@ -334,6 +344,10 @@ impl Inner {
         self.terms.borrow().clone()
     }
 
+    fn is_over(&self, account: &Account) -> bool {
+        self.terms.borrow().realm.accounts.is_over(account)
+    }
+
     /// Does the server's half of a handshake, and counts it.
     async fn handshake(&self, stream: &mut Stream) -> io::Result<Protection> {
         let numbers = &self.metrics.access;
@@ -360,21 +374,41 @@ pub enum NotOpened {
     TooManySessions,
     /// No shard has its partition.
     NotHere,
+    /// It was removed, or has another password, since the login.
+    LoggedOut,
 }
 
-/// One session's place among those of its account.
-pub struct OfAccount {
+/// One session's place among those of its account, given back when dropped.
+struct OfAccount {
     inner: Rc<Inner>,
-    key: (u16, u64),
+    /// As it was at the login.
+    account: Arc<Account>,
+}
+
+impl OfAccount {
+    /// Whether the login is over.
+    fn is_over(&self) -> bool {
+        self.inner.is_over(&self.account)
+    }
+
+    /// Is there when the login is over, for a task that is woken to look around.
+    async fn over<T>(&self) -> io::Result<T> {
+        std::future::poll_fn(|_| match self.is_over() {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            false => Poll::Pending,
+        })
+        .await
+    }
 }
 
 impl Drop for OfAccount {
     fn drop(&mut self) {
         let mut of_accounts = self.inner.of_accounts.borrow_mut();
-        let count = of_accounts.get_mut(&self.key).expect("what is given back was taken");
+        let key = (self.account.partition, self.account.id);
+        let count = of_accounts.get_mut(&key).expect("what is given back was taken");
         *count -= 1;
         if *count == 0 {
-            of_accounts.remove(&self.key);
+            of_accounts.remove(&key);
         }
     }
 }
@@ -448,5 +482,6 @@ async fn refuse(inner: &Inner, mut stream: TcpStream, entrance: &Entrance, text:
 const MOVE_PERIOD: Duration = Duration::from_millis(20);
 const MOVE_TRIES_MAX: u32 = 50;
 const SHUTTING_DOWN: &str = "Shutting down";
+const LOGGED_OUT: &str = "The account was removed, or its password changed";
 const TOO_MANY_SESSIONS: &str = "Too many sessions; try again later";
 const TOO_MANY_OF_CLIENT: &str = "Too many sessions from your address";

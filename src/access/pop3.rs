@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::imap::view::View;
-use super::{Access, Arrival, Entrance, NotOpened, SHUTTING_DOWN};
+use super::{Access, Arrival, Entrance, LOGGED_OUT, NotOpened, SHUTTING_DOWN};
 use crate::auth::{Exchange, Refusal, Step};
 use crate::config::Config;
 use crate::mail::Account;
@@ -164,6 +164,7 @@ fn login_refusal(refusal: Refusal) -> LoginRefusal {
 fn farewell(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::Interrupted => Some(SHUTTING_DOWN),
+        io::ErrorKind::PermissionDenied => Some(LOGGED_OUT),
         io::ErrorKind::TimedOut => Some("Timed out; closing"),
         _ => None,
     }
@@ -173,11 +174,12 @@ fn farewell(error: &io::Error) -> Option<&'static str> {
 pub(super) async fn serve(access: Access, mut connection: Connection, account: Arc<Account>) {
     let config = access.inner.terms().pop3.clone();
     let mut server = Server::logged_in(config, Channel::Protected);
-    let opened = access.open(&account);
-    let refusal = match &opened {
+    let id = AccountId(account.id);
+    let refusal = match access.open(&mut connection, account) {
         Err(NotOpened::TooManySessions) => Some(LoginRefusal::InUse),
         Err(NotOpened::NotHere) => Some(LoginRefusal::Permanent),
-        Ok((store, _)) => match Maildrop::open(store, AccountId(account.id)).await {
+        Err(NotOpened::LoggedOut) => Some(LoginRefusal::Credentials),
+        Ok(store) => match Maildrop::open(&store, id).await {
             Some((maildrop, status)) => {
                 server.open(status.0, status.1, &mut connection.out);
                 let mut session = Session { access: &access, connection, server, maildrop };
@@ -398,7 +400,7 @@ impl Session<'_> {
                 break;
             }
             next = after;
-            self.connection.flush().await?;
+            self.connection.send(&[]).await?;
             task::yield_now().await;
         }
         server::end_list(&mut self.connection.out);
@@ -442,7 +444,7 @@ impl Session<'_> {
                 }
             }
             if self.connection.out.len() >= OUT_BYTES {
-                self.connection.flush().await?;
+                self.connection.send(&[]).await?;
             }
             // A client must not take a part of a message for the whole: without its end the
             // connection breaks.

@@ -19,6 +19,7 @@ fn realm(secret: Option<&str>) -> Realm {
         id: 7,
         partition: 0,
         secret: secret.map(Box::from),
+        revision: 0,
     };
     let accounts = [account("a@x.test", secret), account("closed@x.test", None)];
     Realm { accounts: Arc::new(accounts.into_iter().collect()), domain: Some("x.test".into()) }

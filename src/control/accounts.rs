@@ -89,7 +89,7 @@ impl Control {
             MailDone::Account(id) => id.0,
             _ => unreachable!("each order has its answer"),
         };
-        let account = Account { name, id, partition, secret };
+        let account = Account { name, id, partition, secret, revision: 0 };
         let changed = accounts.with(account);
         self.set_accounts(&mut accounts, changed)
     }
@@ -345,6 +345,7 @@ mod tests {
             id: number,
             partition,
             secret: None,
+            revision: 0,
         };
         let directory = Directory::new(Arc::default(), [(0, 0), (1, 1), (2, 0)]);
         let check = |partitions: &[u16], expected| {

@@ -142,6 +142,7 @@ impl Store {
             id: id.0,
             partition,
             secret: account.secret.clone(),
+            revision: 0,
         });
         accounts.collect()
     }

@@ -138,7 +138,8 @@ impl Reception {
         Reception { inner: Rc::new(inner) }
     }
 
-    /// These have mailboxes here from now on.
+    /// These have mailboxes here from now on. Sessions whose login is over end once they are woken,
+    /// see `timer::wake_all`.
     pub fn set_accounts(&self, accounts: Arc<Accounts>) {
         self.inner.accounts.replace(accounts);
     }
@@ -276,6 +277,11 @@ impl Drop for Counted {
 /// Between two new sessions of a listener while room gets short.
 const SLOW_ACCEPT: Duration = Duration::from_millis(100);
 const SHUTTING_DOWN: Reply = Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Service shutting down");
+const LOGGED_OUT: Reply = Reply::new(
+    421,
+    status::AUTHENTICATION_FAILED_FOR_NOW,
+    "The account was removed, or its password changed",
+);
 const TOO_MANY_SESSIONS: Reply =
     Reply::new(421, status::SYSTEM_NOT_ACCEPTING, "Too many sessions; try again later");
 const TOO_MANY_OF_CLIENT: Reply =

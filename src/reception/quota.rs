@@ -108,8 +108,13 @@ mod tests {
         let target = |account: Option<()>| Target {
             address: "a@b.test".into(),
             account: account.map(|()| {
-                let (name, id) = ("a@b.test".into(), 1);
-                std::sync::Arc::new(crate::mail::Account { name, id, partition: 0, secret: None })
+                std::sync::Arc::new(crate::mail::Account {
+                    name: "a@b.test".into(),
+                    id: 1,
+                    partition: 0,
+                    secret: None,
+                    revision: 0,
+                })
             }),
         };
         let (here, away) = (target(Some(())), target(None));

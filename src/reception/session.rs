@@ -9,7 +9,7 @@ use super::lmtp::{self, Accepted, Delivering};
 use super::policy::{self, Leads};
 use super::recipients::{Named, Recipients};
 use super::submission::{self, Missing, Next, Said, Submission};
-use super::{Entrance, Inner, SHUTTING_DOWN, Terms};
+use super::{Entrance, Inner, LOGGED_OUT, SHUTTING_DOWN, Terms};
 use crate::config::{ListenerTls, Protocol};
 use crate::entrance;
 use crate::mail::{
@@ -230,7 +230,8 @@ impl Session<'_> {
         let may_stop = is_idle && self.server.is_between_commands();
         let Session { inner, terms, stream, server, kept, out, transaction, .. } = self;
         let (may_relay, submission) = (self.may_relay, self.submission.as_deref());
-        let stop = || may_stop && draining.get();
+        let is_over = || submission.is_some_and(|it| it.is_over(inner));
+        let stop = || (may_stop && draining.get()) || is_over();
         let mut machine = Machine { inner, terms, may_relay, submission, server, out, transaction };
         stream
             .read_scratch_unless(stop, |bytes| {
@@ -532,7 +533,9 @@ impl Session<'_> {
 
     /// Ends the session for what the socket said.
     async fn give_up(&mut self, error: io::Error) -> io::Result<()> {
+        let is_over = self.submission.as_ref().is_some_and(|it| it.is_over(self.inner));
         let reply = match error.kind() {
+            io::ErrorKind::Interrupted if is_over => LOGGED_OUT,
             io::ErrorKind::Interrupted => SHUTTING_DOWN,
             io::ErrorKind::TimedOut => TIMED_OUT,
             _ => return Err(error),

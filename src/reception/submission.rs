@@ -33,6 +33,11 @@ pub(super) enum Next {
 }
 
 impl Submission {
+    /// Whether the client has logged in, and the account is gone or has another password since.
+    pub fn is_over(&self, inner: &Inner) -> bool {
+        self.account.as_ref().is_some_and(|account| inner.accounts.borrow().is_over(account))
+    }
+
     /// Goes on with AUTH. Suspends while a password is checked.
     pub async fn go_on(
         &mut self,
@@ -164,8 +169,13 @@ mod tests {
             alias("out@a.test", &["ann@far.test"]),
         ];
         let local = Local::new(&config);
-        let account =
-            |(id, name): (u64, &str)| Account { name: name.into(), id, partition: 0, secret: None };
+        let account = |(id, name): (u64, &str)| Account {
+            name: name.into(),
+            id,
+            partition: 0,
+            secret: None,
+            revision: 0,
+        };
         let both = [(1, "ann@a.test"), (2, "bob@a.test")];
         let accounts: Accounts = both.into_iter().map(account).collect();
         let ann = account(both[0]);

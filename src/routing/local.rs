@@ -276,6 +276,7 @@ mod tests {
             id: index as u64,
             partition: 0,
             secret: None,
+            revision: 0,
         };
         names.iter().enumerate().map(account).collect()
     }

@@ -25,7 +25,7 @@ use crate::queue::{Flow, Mode, Obstacles, Order, Queue, Recovered, StandingOrder
 use crate::reception::Reception;
 use crate::runtime::inbox::{Inbox, InboxSender};
 use crate::runtime::net::BoundListener;
-use crate::runtime::{clock, task};
+use crate::runtime::{clock, task, timer};
 
 /// The way to every shard, this one included.
 pub(super) struct Neighbours {
@@ -350,9 +350,14 @@ impl Shard {
                 });
             }
             Ask::Accounts(accounts) => {
+                // One more account ends nobody's login.
+                let may_end_logins = accounts.len() <= self.reception.accounts().len();
                 self.delivery.set_accounts(accounts.clone());
                 self.reception.set_accounts(accounts.clone());
                 self.access.set_accounts(accounts);
+                if may_end_logins {
+                    timer::wake_all();
+                }
             }
             Ask::Mail { partition, order, reply } => {
                 let Some(store) = self.post.owner_is_here(partition) else { return };

@@ -136,7 +136,8 @@ fn of_listener(address: SocketAddr) -> Listener {
 fn accounts(id: AccountId) -> Accounts {
     static SECRET: LazyLock<String> = LazyLock::new(|| make_secret("secret word"));
     let secret = Some(SECRET.as_str().into());
-    [Account { name: NAME.into(), id: id.0, partition: 0, secret }].into_iter().collect()
+    let account = Account { name: NAME.into(), id: id.0, partition: 0, secret, revision: 0 };
+    [account].into_iter().collect()
 }
 
 async fn deliver(store: &Store, account: AccountId, count: usize) {

@@ -21,6 +21,7 @@ mod imap_process;
 mod interop;
 mod limits;
 mod local;
+mod logged_out;
 mod login;
 mod mailbox;
 mod mailbox_clients;

@@ -10,7 +10,7 @@ use super::append::Upload;
 use super::selected::{Enabled, Expunges, Selected};
 use super::wire::Wire;
 use super::{Shared, answer};
-use crate::access::{Access, Connection, NotOpened, OfAccount, SHUTTING_DOWN};
+use crate::access::{Access, Connection, LOGGED_OUT, NotOpened, SHUTTING_DOWN};
 use crate::limits::IMAP_FAULTS_MAX;
 use crate::mail::Account;
 use crate::mailbox::codec::AccountId;
@@ -28,15 +28,18 @@ use crate::runtime::{sync, task};
 /// on.
 pub async fn serve(access: Access, mut connection: Connection, account: Arc<Account>, tag: Tag) {
     let shared = access.inner.terms().imap.clone();
+    let id = AccountId(account.id);
+    let opened = access.open(&mut connection, account);
     let out = &mut connection.out;
-    let opened = match access.open(&account) {
-        Ok(opened) => opened,
+    let store = match opened {
+        Ok(store) => store,
         Err(refusal) => {
             let (code, text) = match refusal {
                 NotOpened::TooManySessions => {
                     (PlainCode::Limit, "The account has as many sessions as it may")
                 }
                 NotOpened::NotHere => (PlainCode::Unavailable, "Mailboxes cannot be had"),
+                NotOpened::LoggedOut => (PlainCode::AuthenticationFailed, LOGGED_OUT),
             };
             write_tagged(&tag, Condition::No, Some(&Code::Plain(code)), text, out);
             // Another account would be on another shard: the client comes back for it.
@@ -48,7 +51,7 @@ pub async fn serve(access: Access, mut connection: Connection, account: Arc<Acco
     };
     let code = Code::Capability(&shared.capabilities);
     write_tagged(&tag, Condition::Ok, Some(&code), "Logged in", out);
-    Session::new(access, shared, opened, AccountId(account.id), connection).run().await;
+    Session::new(access, shared, store, id, connection).run().await;
 }
 
 /// One client that has logged in.
@@ -57,7 +60,6 @@ pub struct Session {
     pub shared: Rc<Shared>,
     pub store: Store,
     pub account: AccountId,
-    _of_account: OfAccount,
     pub wire: Wire,
     pub reader: Reader,
     pub selected: Option<Box<Selected>>,
@@ -113,7 +115,7 @@ impl Session {
     fn new(
         access: Access,
         shared: Rc<Shared>,
-        (store, of_account): (Store, OfAccount),
+        store: Store,
         account: AccountId,
         connection: Connection,
     ) -> Session {
@@ -124,7 +126,6 @@ impl Session {
             shared,
             store,
             account,
-            _of_account: of_account,
             wire: Wire::new(connection),
             reader,
             selected: None,
@@ -222,6 +223,7 @@ impl Session {
                 Woken::Changed => self.tell(Expunges::Told).await?,
                 Woken::Read(Err(error)) => match error.kind() {
                     io::ErrorKind::Interrupted => return Err(Ending::Bye(SHUTTING_DOWN)),
+                    io::ErrorKind::PermissionDenied => return Err(Ending::Bye(LOGGED_OUT)),
                     io::ErrorKind::TimedOut => {
                         waited += wait_max;
                         if waited >= silence_max {

@@ -101,14 +101,15 @@ impl Wire {
         }
     }
 
-    /// Sends all that is to be sent, and waits for the client to take it.
+    /// See `Connection::flush`.
     pub async fn flush(&mut self) -> io::Result<()> {
-        self.send(&[]).await
+        self.compress_out(&[]);
+        self.connection.flush().await
     }
 
     /// Sends what there is if that has become much: a long answer takes no more memory than that.
     pub async fn flush_if_long(&mut self) -> io::Result<()> {
-        if self.out().len() >= OUT_BYTES { self.flush().await } else { Ok(()) }
+        if self.out().len() >= OUT_BYTES { self.send(&[]).await } else { Ok(()) }
     }
 
     /// Sends all that is to be sent; nothing follows.
@@ -136,7 +137,7 @@ impl Sink for Wire {
         match self.compression {
             Some(_) => {
                 self.compress_out(octets);
-                self.connection.flush().await
+                self.connection.send(&[]).await
             }
             None => self.connection.send(octets).await,
         }
