@@ -207,6 +207,8 @@ pub const AUTH_WAITING_MAX: usize = 256;
 /// Clients, names, passwords that were right and passwords that were wrong that are remembered, of
 /// each so many; half of them at least.
 pub const AUTH_REMEMBERED_MAX: usize = 1 << 16;
+/// Octets of a name in a line of the log about a refused login.
+pub const AUTH_LOGGED_NAME_BYTES_MAX: usize = 256;
 /// Clients that have logged in under one name that are remembered.
 pub const AUTH_CLIENTS_OF_NAME_MAX: usize = 8;
 

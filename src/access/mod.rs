@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use connection::{Connection, Peer};
 
-use crate::auth::{self, Authenticator, Exchange, Realm};
+use crate::auth::{self, Authenticator, Exchange, Origin, Realm};
 use crate::config::{self, Config, ListenerTls, Network, Protocol};
 use crate::entrance::clients::{Admission, ClientMemo, Clients};
 use crate::entrance::{self, proxy};
@@ -112,6 +112,10 @@ impl Terms {
         let imap = Rc::new(imap::Shared::new(&config));
         Self { config, realm: Realm { accounts, domain }, pop3, imap }
     }
+
+    fn origin(&self, peer: &Peer, protocol: Protocol) -> Origin {
+        Origin { client: peer.client, protocol, format: self.config.log.format }
+    }
 }
 
 impl Access {
@@ -196,25 +200,26 @@ impl Access {
         });
     }
 
-    /// Checks a password, and counts what came of it.
+    /// Checks the password that `command` said, and counts what came of it.
     pub async fn check_password(
         &self,
-        peer: &Peer,
-        name: &[u8],
-        password: &[u8],
+        (peer, protocol): (&Peer, Protocol),
+        command: &str,
+        said: (&[u8], &[u8]),
     ) -> Result<Arc<Account>, auth::Refusal> {
         let terms = self.inner.terms();
         let authenticator = &self.inner.setting.authenticator;
-        let client = peer.client;
-        let checked = authenticator.check_password(&terms.realm, client, name, password).await;
+        let origin = terms.origin(peer, protocol);
+        let checked = authenticator.check_password(&terms.realm, origin, command, said).await;
         self.count_login(&checked);
         checked
     }
 
     /// Begins a SASL exchange; what comes of it goes to `count_login`.
-    pub fn exchange(&self, peer: &Peer, mechanism: Mechanism) -> Exchange {
+    pub fn exchange(&self, (peer, protocol): (&Peer, Protocol), mechanism: Mechanism) -> Exchange {
         let (authenticator, terms) = (&self.inner.setting.authenticator, self.inner.terms());
-        Exchange::new(authenticator, &terms.realm, peer.client, mechanism)
+        let origin = terms.origin(peer, protocol);
+        Exchange::new(authenticator, &terms.realm, origin, mechanism)
     }
 
     pub fn count_login(&self, result: &Result<Arc<Account>, auth::Refusal>) {

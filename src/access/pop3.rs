@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::imap::view::View;
 use super::{Access, Arrival, Entrance, LOGGED_OUT, NotOpened, SHUTTING_DOWN};
 use crate::auth::{Exchange, Refusal, Step};
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::mail::Account;
 use crate::mailbox::codec::{AccountId, MailboxId};
 use crate::mailbox::{Expunging, Mailbox, Store, Watch};
@@ -98,14 +98,16 @@ async fn log_in(
                 connection.consume(taken);
                 connection.flush().await?;
                 let name = server.login_name().expect("USER came before").to_vec();
-                access.check_password(&connection.peer, &name, &password).await
+                let from = (&connection.peer, Protocol::Pop3);
+                access.check_password(from, "PASS", (&name, &password)).await
             }
             Event::Authenticate { mechanism, initial_response } => {
                 let known = Mechanism::from_name(mechanism).expect("it was offered");
                 let initial_response = initial_response.map(<[u8]>::to_vec);
                 connection.consume(taken);
                 connection.flush().await?;
-                let begun = exchange.insert(Box::new(access.exchange(&connection.peer, known)));
+                let from = (&connection.peer, Protocol::Pop3);
+                let begun = exchange.insert(Box::new(access.exchange(from, known)));
                 match begun.begin(initial_response.as_deref()).await {
                     Step::Challenge(base64) => {
                         server.challenge(&base64, &mut connection.out);

@@ -1,10 +1,9 @@
 //! The server's half of a SASL exchange (RFC 4422), whatever protocol carries it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::secret::Secret;
-use super::{Authenticator, HASHES, Realm, Refusal};
+use super::{Authenticator, HASHES, Origin, Realm, Refusal};
 use crate::limits::SASL_RESPONSE_BYTES_MAX;
 use crate::mail::account::Account;
 use crate::mail::client::ClientKey;
@@ -18,7 +17,10 @@ use crate::tls::digest::hmac_sha256;
 pub struct Exchange {
     authenticator: Authenticator,
     realm: Realm,
-    client: IpAddr,
+    origin: Origin,
+    mechanism: Mechanism,
+    /// As the client said it, once it has.
+    name: Box<str>,
     state: State,
 }
 
@@ -54,7 +56,7 @@ impl Exchange {
     pub fn new(
         authenticator: &Authenticator,
         realm: &Realm,
-        client: IpAddr,
+        origin: Origin,
         mechanism: Mechanism,
     ) -> Self {
         let state = match mechanism {
@@ -62,7 +64,8 @@ impl Exchange {
             Mechanism::Login => State::Login(Login::default()),
             Mechanism::ScramSha256 => State::ScramFirst,
         };
-        Self { authenticator: authenticator.clone(), realm: realm.clone(), client, state }
+        let (authenticator, realm, name) = (authenticator.clone(), realm.clone(), "".into());
+        Self { authenticator, realm, origin, mechanism, name, state }
     }
 
     /// Begins with what the client sent along with the name of the mechanism; `=` stands for
@@ -76,11 +79,20 @@ impl Exchange {
         }
     }
 
-    /// Goes on with what answers a challenge; `*` gives up.
+    /// Goes on with what answers a challenge; `*` gives up. A refusal is logged.
     ///
-    /// Suspends while a password is checked, see `Authenticator::check_password`. After
-    /// `Step::Done`, or dropped midway, the exchange is good for nothing.
+    /// Suspends while a password is checked, see `Authenticator::check`. After `Step::Done`, or
+    /// dropped midway, the exchange is good for nothing.
     pub async fn step(&mut self, response: &[u8]) -> Step {
+        let step = self.go_on(response).await;
+        if let Step::Done(Err(refusal)) = &step {
+            let said = (self.name.as_bytes(), self.mechanism.as_str());
+            self.authenticator.log(&self.origin, said, *refusal);
+        }
+        step
+    }
+
+    async fn go_on(&mut self, response: &[u8]) -> Step {
         let state = std::mem::replace(&mut self.state, State::Over);
         if response == b"*" {
             return Step::Done(Err(Refusal::Cancelled));
@@ -120,11 +132,12 @@ impl Exchange {
         }
     }
 
-    async fn check(&self, credentials: Credentials) -> Result<Arc<Account>, Refusal> {
+    async fn check(&mut self, credentials: Credentials) -> Result<Arc<Account>, Refusal> {
         let Credentials { authorization_id, name, password } = credentials;
+        self.name = name.as_str().into();
         let (name, password) = (name.as_bytes(), password.as_bytes());
-        let checked = self.authenticator.check_password(&self.realm, self.client, name, password);
-        let account = checked.await?;
+        let client = self.origin.client;
+        let account = self.authenticator.check(&self.realm, client, name, password).await?;
         let is_itself = self.acts_as_itself(&authorization_id, &account.name);
         is_itself.then_some(account).ok_or(Refusal::Credentials)
     }
@@ -135,6 +148,7 @@ impl Exchange {
     }
 
     fn scram_challenge(&mut self, first: ClientFirst) -> Step {
+        self.name = first.name.as_str().into();
         let name = self.realm.full_name(first.name.as_bytes());
         let account = self.realm.accounts.get(&name).cloned();
         let text = account.as_ref().and_then(|account| account.secret.as_deref());
@@ -158,7 +172,7 @@ impl Exchange {
         message: &[u8],
     ) -> Result<(Arc<Account>, String), Refusal> {
         let ScramFinal { exchange, name, account } = last;
-        let client = ClientKey::new(self.client);
+        let client = ClientKey::new(self.origin.client);
         let attempt = self.authenticator.begin(client, &name).await?;
         let proof = match exchange.finish(message, HASHES) {
             Ok(proof) => proof,

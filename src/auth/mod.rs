@@ -1,17 +1,19 @@
 //! Who somebody is: passwords, the SASL exchanges that carry them, and limits on failures.
 //!
 //! **Owns** the text that stands for a password at rest, the threads that hash, which passwords
-//! were right lately, and how often who was wrong.
-//! **Uses** `mail::account`, `proto::sasl`, the hashes of `tls`, `runtime`.
+//! were right lately, how often who was wrong, and what the log says of that.
+//! **Uses** `mail::account`, `proto::sasl`, the hashes of `tls`, `event`, `runtime`.
 //! **Holds** that no executor hashes a password, that a name that nobody has costs what one costs
-//! that somebody has, that a password that was right costs no hash a second time, and that no
-//! stranger can keep the owner of an account out of it for ever.
+//! that somebody has, that a password that was right costs no hash a second time, that a flood of
+//! refusals does not fill the log, and that no stranger can keep the owner of an account out of it
+//! for ever.
 //! **Start reading** at `Authenticator::check_password`, then `failures`.
 
 mod exchange;
 mod failures;
 mod hashing;
 mod recent;
+mod refusals;
 mod salt_key;
 mod secret;
 
@@ -21,9 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use exchange::{Exchange, Step};
+pub use refusals::Origin;
 pub use salt_key::{SaltKey, salt_key};
 pub use secret::{Secret, make_secret};
 
+use crate::event::LogSink;
 use crate::limits::{AUTH_REMEMBERED_MAX, PASSWORD_BYTES_MAX};
 use crate::mail::account::{Account, Accounts};
 use crate::mail::client::ClientKey;
@@ -33,6 +37,7 @@ use crate::tls::digest::{hmac_sha256, sha256};
 use failures::{Attempt, Failures, Later, NameKey};
 use hashing::Hashing;
 use recent::Recent;
+use refusals::Allowance;
 
 /// Whom names may mean.
 #[derive(Clone, Default)]
@@ -99,6 +104,8 @@ struct Inner {
     /// Of this process: what is remembered under it is worth nothing elsewhere.
     key: [u8; 32],
     salt_key: SaltKey,
+    /// Where refused logins are told of.
+    log: Option<LogSink>,
     state: Mutex<State>,
 }
 
@@ -107,6 +114,8 @@ struct State {
     /// Passwords that were right, and ones that were wrong from the same client.
     right: Recent<Mac, ()>,
     wrong: Recent<Mac, ()>,
+    /// Lines of the log.
+    allowance: Allowance,
 }
 
 /// Stands for a password of an account, under the key of the process.
@@ -114,16 +123,18 @@ type Mac = [u8; 32];
 
 impl Authenticator {
     /// Hashes on at most `thread_max` threads of its own; they are there while somebody waits. By
-    /// `salt_key` a name that nobody has gets its salt.
-    pub fn new(thread_max: usize, salt_key: SaltKey) -> Self {
+    /// `salt_key` a name that nobody has gets its salt. Refused logins go to `log`.
+    pub fn new(thread_max: usize, salt_key: SaltKey, log: Option<LogSink>) -> Self {
         let mut key = [0; 32];
         clock::fill_random(&mut key);
         let state = Mutex::new(State {
             failures: Failures::new(),
             right: Recent::new(AUTH_REMEMBERED_MAX),
             wrong: Recent::new(AUTH_REMEMBERED_MAX),
+            allowance: Allowance::default(),
         });
-        Self { inner: Arc::new(Inner { hashing: Hashing::new(thread_max), key, salt_key, state }) }
+        let hashing = Hashing::new(thread_max);
+        Self { inner: Arc::new(Inner { hashing, key, salt_key, log, state }) }
     }
 
     /// Passwords that were hashed so far.
@@ -131,11 +142,31 @@ impl Authenticator {
         self.inner.hashing.count()
     }
 
+    /// The account of a name, if this is its password, which `command` said. A refusal is logged.
+    /// Suspends as `check` does.
+    pub async fn check_password(
+        &self,
+        realm: &Realm,
+        origin: Origin,
+        command: &str,
+        (name, password): (&[u8], &[u8]),
+    ) -> Result<Arc<Account>, Refusal> {
+        let checked = self.check(realm, origin.client, name, password).await;
+        checked.inspect_err(|refusal| self.log(&origin, (name, command), *refusal))
+    }
+
+    fn log(&self, origin: &Origin, said: (&[u8], &str), refusal: Refusal) {
+        if let Some(sink) = &self.inner.log {
+            let take = || self.state().allowance.take(clock::coarse_ms());
+            refusals::log(sink, take, origin, said, refusal);
+        }
+    }
+
     /// The account of a name, if this is its password.
     ///
     /// Suspends while the password is hashed, unless it was right lately, and before that for some
     /// seconds where failures came before. Dropped midway, the attempt counts as failed.
-    pub async fn check_password(
+    async fn check(
         &self,
         realm: &Realm,
         client: IpAddr,

@@ -4,12 +4,15 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::config::{LogFormat, Protocol};
 use crate::proto::sasl::base64;
 use crate::proto::sasl::scram::client::{ClientExchange, Recipe, Salting};
 use crate::proto::sasl::{Mechanism, digest::Digest};
 use crate::runtime::executor;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+const ORIGIN: Origin = Origin { client: CLIENT, protocol: Protocol::Imap, format: LogFormat::Text };
 
 static SECRET: LazyLock<String> = LazyLock::new(|| make_secret("correct horse"));
 
@@ -26,7 +29,7 @@ fn realm(secret: Option<&str>) -> Realm {
 }
 
 fn run<F: Future<Output = ()> + 'static>(body: impl FnOnce(Authenticator) -> F + Send + 'static) {
-    let body = || body(Authenticator::new(2, [7; 32]));
+    let body = || body(Authenticator::new(2, [7; 32], None));
     let thread = executor::spawn("auth-test", None, body).expect("a thread");
     thread.join().expect("no panic outside a task").expect("a ring");
 }
@@ -38,7 +41,7 @@ async fn check(
     password: &str,
 ) -> Result<(), Refusal> {
     let (name, password) = (name.as_bytes(), password.as_bytes());
-    let checked = authenticator.check_password(realm, CLIENT, name, password).await;
+    let checked = authenticator.check(realm, CLIENT, name, password).await;
     checked.map(|account| assert_eq!((&*account.name, account.id), ("a@x.test", 7)))
 }
 
@@ -76,7 +79,7 @@ fn guesses_are_refused_after_a_number_and_the_owner_is_not_where_it_was_before()
     run(|it| async move {
         let known = realm(Some(&SECRET));
         let other_client = IpAddr::from([192, 0, 2, 2]);
-        let owner = it.check_password(&known, other_client, b"a", b"correct horse").await;
+        let owner = it.check(&known, other_client, b"a", b"correct horse").await;
         assert!(owner.is_ok());
         let mut refused_count = 0;
         for number in 0..60 {
@@ -93,7 +96,7 @@ fn guesses_are_refused_after_a_number_and_the_owner_is_not_where_it_was_before()
             matches!(last, Err(Refusal::TooManyFailures { .. })),
             "right, but a guess too many"
         );
-        let owner = it.check_password(&known, other_client, b"a", b"correct horse").await;
+        let owner = it.check(&known, other_client, b"a", b"correct horse").await;
         assert!(owner.is_ok());
     });
 }
@@ -105,7 +108,7 @@ fn text(octets: &[u8]) -> String {
 }
 
 fn exchange(it: &Authenticator, realm: &Realm, mechanism: Mechanism) -> Exchange {
-    Exchange::new(it, realm, CLIENT, mechanism)
+    Exchange::new(it, realm, ORIGIN, mechanism)
 }
 
 fn opened(step: &Step) -> Option<&str> {
@@ -193,7 +196,7 @@ fn scram_opens_with_a_proof_and_tells_nothing_of_names() {
         assert_eq!(step, Step::Done(Err(Refusal::Credentials)));
         let (again, _) = scram(&mut begin(), "nobody", "y").await;
         assert_eq!(again, nobody);
-        let restarted = Authenticator::new(2, [7; 32]);
+        let restarted = Authenticator::new(2, [7; 32], None);
         let mut exchange = exchange(&restarted, &realm, Mechanism::ScramSha256);
         let (again, _) = scram(&mut exchange, "nobody", "z").await;
         assert_eq!(again, nobody, "in another process too");

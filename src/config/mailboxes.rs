@@ -236,7 +236,7 @@ fn check_protocol(
     let wrong = |key: &str, message: String| {
         Err(root.wrong_at(&[&["listener", &position, key]], format!("listener.{key}: {message}")))
     };
-    let name = PROTOCOLS.iter().find(|(_, it)| *it == protocol).map_or("", |(name, _)| *name);
+    let name = protocol.as_str();
     if !SERVED.contains(&protocol) {
         return wrong("protocol", format!("{name} is not served by this version"));
     }
@@ -280,11 +280,11 @@ pub(super) fn explain(config: &Config, out: &mut Out) {
 const OVER_QUOTA: &[(&str, OverQuota)] =
     &[("defer", OverQuota::Defer), ("refuse", OverQuota::Refuse)];
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
-    ("smtp", Protocol::Smtp),
-    ("submission", Protocol::Submission),
-    ("lmtp", Protocol::Lmtp),
-    ("imap", Protocol::Imap),
-    ("pop3", Protocol::Pop3),
+    (Protocol::Smtp.as_str(), Protocol::Smtp),
+    (Protocol::Submission.as_str(), Protocol::Submission),
+    (Protocol::Lmtp.as_str(), Protocol::Lmtp),
+    (Protocol::Imap.as_str(), Protocol::Imap),
+    (Protocol::Pop3.as_str(), Protocol::Pop3),
 ];
 /// Whose sessions this server has.
 const SERVED: &[Protocol] =

@@ -139,6 +139,19 @@ pub enum Protocol {
     Pop3,
 }
 
+impl Protocol {
+    /// As a configuration says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Smtp => "smtp",
+            Protocol::Submission => "submission",
+            Protocol::Lmtp => "lmtp",
+            Protocol::Imap => "imap",
+            Protocol::Pop3 => "pop3",
+        }
+    }
+}
+
 /// When the sessions of a listener begin TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ListenerTls {

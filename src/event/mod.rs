@@ -1,4 +1,5 @@
-//! One record for each step of a message's life that an operator wants to find again.
+//! One record for each step of a message's life that an operator wants to find again, for each
+//! order of an operator, and for a login that was refused.
 //!
 //! **Owns** the form of a record, and the way from a shard to the log file.
 //! **Uses** `mail`.
@@ -6,10 +7,12 @@
 //! mail: what does not fit is dropped and counted.
 //! **Start reading** at `OutcomeRecord`.
 
+mod login;
 mod order;
 mod outcome;
 mod sink;
 
+pub use login::RefusedLogin;
 pub use order::OrderRecord;
 pub use outcome::{Format, OutcomeRecord};
 pub use sink::{LogSink, LogWriter};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Inner, Terms};
-use crate::auth::{self, Authenticator, Exchange, Realm, Step};
+use crate::auth::{self, Authenticator, Exchange, Origin, Realm, Step};
+use crate::config::Protocol;
 use crate::mail::{Account, Accounts, AddressRef, QueueId, Reply, status};
 use crate::proto::message::date::write_date;
 use crate::proto::sasl::Mechanism;
@@ -51,7 +52,9 @@ impl Submission {
                 let domain = terms.config.mailboxes.domains.first().map(|it| it.as_str().into());
                 let realm = Realm { accounts: inner.accounts.borrow().clone(), domain };
                 let authenticator: &Authenticator = &inner.authenticator;
-                let exchange = Exchange::new(authenticator, &realm, client, mechanism);
+                let format = terms.config.log.format;
+                let origin = Origin { client, protocol: Protocol::Submission, format };
+                let exchange = Exchange::new(authenticator, &realm, origin, mechanism);
                 let exchange = self.exchange.insert(Box::new(exchange));
                 exchange.begin(initial_response.as_deref()).await
             }

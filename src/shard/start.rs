@@ -171,7 +171,7 @@ impl Bound {
             _ => auth::salt_key(&self.config.data_dir).map_err(data_dir_error)?,
         };
         let hashing = (self.cores.len() / 2).clamp(1, AUTH_THREADS_MAX);
-        let authenticator = Authenticator::new(hashing, salt_key);
+        let authenticator = Authenticator::new(hashing, salt_key, Some(log.clone()));
         let serving_count = self.shard_count();
         let cores = self.cores();
         let serving = self.listeners.into_iter().enumerate();

@@ -115,7 +115,7 @@ fn access(store: &Store, message_bytes_max: u64) -> Access {
     config.reception.message_bytes_max = message_bytes_max;
     let setting = Setting {
         stores: [(0, store.clone())].into_iter().collect(),
-        authenticator: Authenticator::new(1, [7; 32]),
+        authenticator: Authenticator::new(1, [7; 32], None),
         shard: 0,
         shard_count: 1,
         send: Rc::new(|_, memo| Err(memo)),

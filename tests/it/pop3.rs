@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
-use crate::harness::{Server, free_address};
+use crate::harness::{Server, free_address, wait_until};
 use crate::interop::is_installed;
 use crate::stock::{PASSWORD, Stocked, fill};
 use crate::tls::{Authority, Octets, secured, tcp};
@@ -230,9 +230,7 @@ fn a_session_finds_the_shard_of_its_account_with_all_that_was_said() {
     let moved = server.metric("ringpost_access_sessions_moved_total");
     assert!((1.0..24.0).contains(&moved), "{moved} of 24 came from another shard");
     assert_eq!(server.metric("ringpost_access_moves_failed_total"), 0.0);
-    crate::harness::wait_until("all sessions are over", || {
-        server.metric("ringpost_access_sessions_open") == 0.0
-    });
+    wait_until("all sessions are over", || server.metric("ringpost_access_sessions_open") == 0.0);
 }
 
 #[test]
@@ -282,6 +280,10 @@ fn guessing_gets_slower_and_then_nowhere_and_spares_who_was_there_before() {
     Pop3::logged_in(address, "a").expect("QUIT", "+OK");
     assert_eq!(server.metric("ringpost_access_logins_refused_total"), 20.0);
     assert_eq!(server.metric("ringpost_access_logins_limited_total"), 6.0);
+    let line = "login=refused protocol=pop3 client=127.0.0.1 mechanism=PASS reason=";
+    wait_until("all of them are in the log", || server.log().matches(line).count() == 26);
+    let limited = format!("{line}too-many-failures left_out=0 name=\"nobody\"\n");
+    assert!(server.log().contains(&limited), "{}", server.log());
 }
 
 #[test]
@@ -303,7 +305,7 @@ fn an_account_has_so_many_sessions_and_a_reload_says_how_many() {
     let mut again = Pop3::logged_in(addresses[0], "a");
     server.write_config(free_address(), &config(&authority, addresses, &limit(3)));
     server.signal("HUP");
-    crate::harness::wait_until("a third is let in", || {
+    wait_until("a third is let in", || {
         let mut third = Pop3::connect(addresses[0]);
         third.expect("USER a", "+OK");
         third.say(&format!("PASS {PASSWORD}")).starts_with("+OK")

@@ -9,7 +9,7 @@ use ringpost::proto::sasl::digest::Hashes;
 use ringpost::proto::sasl::scram::client::{ClientExchange, Salting};
 use ringpost::tls::digest::{hmac_sha256, sha256};
 
-use crate::harness::{Behaviour, Client, NextHop, Server, free_address};
+use crate::harness::{Behaviour, Client, NextHop, Server, free_address, wait_until};
 use crate::interop::is_installed;
 use crate::stock::{PASSWORD, Stocked, fill};
 use crate::tls::{Authority, TlsClient};
@@ -112,6 +112,16 @@ fn whoever_has_logged_in_sends_mail_as_itself_alone() {
     assert_eq!((of_bob.matches("Date: ").count(), of_bob.matches("Message-ID: ").count()), (1, 1));
     assert_eq!(server.metric("ringpost_reception_logins_total"), 2.0);
     assert_eq!(server.metric("ringpost_reception_logins_refused_total"), 1.0);
+    let of = |reason: &str| {
+        format!("login=refused protocol=submission client=127.0.0.1 mechanism=PLAIN {reason}")
+    };
+    for line in [
+        of("reason=malformed left_out=0 name=\"\"\n"),
+        of("reason=credentials left_out=0 name=\"ann\"\n"),
+    ] {
+        wait_until("the refusal is in the log", || server.log().contains(&line));
+    }
+    assert_eq!(server.log().matches("login=").count(), 2, "{}", server.log());
     assert_eq!(server.metric("ringpost_reception_reverse_paths_refused_total"), 5.0);
 }
 

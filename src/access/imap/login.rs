@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::answer;
 use crate::access::{Access, Arrival, Connection, Entrance, SHUTTING_DOWN};
 use crate::auth::{Exchange, Refusal, Step};
+use crate::config::Protocol;
 use crate::limits::{IMAP_FAULTS_EARLY_MAX, IMAP_LOGINS_REFUSED_MAX};
 use crate::mail::Account;
 use crate::proto::imap::command::{Command, Tag};
@@ -177,8 +178,8 @@ impl Stranger {
             }
             Command::Login { name, password } => {
                 self.connection.flush().await?;
-                let peer = &self.connection.peer;
-                let checked = self.access.check_password(peer, &name, &password).await;
+                let from = (&self.connection.peer, Protocol::Imap);
+                let checked = self.access.check_password(from, "LOGIN", (&name, &password)).await;
                 return self.on_checked(tag, checked);
             }
             Command::Authenticate { mechanism, initial_response } => {
@@ -205,7 +206,8 @@ impl Stranger {
             return Ok(None);
         };
         self.connection.flush().await?;
-        let mut exchange = Box::new(self.access.exchange(&self.connection.peer, known));
+        let from = (&self.connection.peer, Protocol::Imap);
+        let mut exchange = Box::new(self.access.exchange(from, known));
         let step = exchange.begin(initial_response.as_deref().map(str::as_bytes)).await;
         self.on_step(tag, exchange, step)
     }
