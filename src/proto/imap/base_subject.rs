@@ -28,7 +28,7 @@ pub fn base_subject(body: &[u8]) -> BaseSubject {
             (rest, is_reply) = (before, true);
         } else if let Some(behind) = without_leader(rest) {
             (rest, is_reply) = (behind, true);
-        } else if let Some(behind) = without_blob(rest).filter(|behind| !behind.is_empty()) {
+        } else if let Some(behind) = without_blobs(rest) {
             rest = behind;
         } else if let Some(inside) =
             strip_prefix(rest, "[fwd:").and_then(|rest| rest.strip_suffix(']'))
@@ -50,6 +50,16 @@ fn without_leader(text: &str) -> Option<&str> {
     let behind = names.filter_map(|name| strip_prefix(rest, name)).next()?;
     let behind = behind.trim_start_matches(' ');
     without_blob(behind).unwrap_or(behind).strip_prefix(':')
+}
+
+/// Behind all blobs at the front; one that is all there is stays. Where no leader follows them,
+/// none follows the last of them either: taken one by one, each would be looked behind anew.
+fn without_blobs(text: &str) -> Option<&str> {
+    let mut rest = text;
+    while let Some(behind) = without_blob(rest).filter(|behind| !behind.is_empty()) {
+        rest = behind;
+    }
+    (rest.len() < text.len()).then_some(rest)
 }
 
 /// Behind `[blob]` and the spaces that follow.
@@ -98,5 +108,18 @@ mod tests {
         check("", "", false);
         check("Re:", "", true);
         check("ſ(fwd)", "ſ", true);
+        check("[a][b] [c]", "[c]", false);
+        check("[a][fwd: [b] x]", "x", true);
+    }
+
+    #[test]
+    fn a_long_subject_takes_no_longer_than_it_is() {
+        let blobs = "[a]".repeat(1 << 19);
+        check(&format!("{blobs}x"), "x", false);
+        check(&blobs, "[a]", false);
+        check(&format!("{blobs}re: {blobs}x(fwd)"), "x", true);
+        check(&"re:".repeat(1 << 19), "", true);
+        check(&"[fwd:".repeat(1 << 10), &"[fwd:".repeat(1 << 10), false);
+        check(&format!("x{}", "(fwd)".repeat(1 << 18)), "x", true);
     }
 }
