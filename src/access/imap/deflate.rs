@@ -223,6 +223,32 @@ mod tests {
     }
 
     #[test]
+    fn a_little_that_stands_for_much_comes_in_pieces() {
+        let octets = compressed(&[&vec![0; 1 << 22]]);
+        assert!(octets.len() < 1 << 14, "{}", octets.len());
+        let mut inflate = Inflate::default();
+        // `inflate_all` looks at the length of each piece.
+        let plain = inflate_all(&mut inflate, &octets).expect("compressed");
+        assert!(plain.len() == 1 << 22 && plain.iter().all(|octet| *octet == 0));
+        assert!(inflate.memory_bytes() < 3 * WINDOW_BYTES_MAX, "{}", inflate.memory_bytes());
+    }
+
+    #[test]
+    fn damaged_octets_are_refused_or_mean_something_else() {
+        let octets = compressed(&[b"a SELECT INBOX\r\n", b"b FETCH 1:* (FLAGS)\r\n"]);
+        for at in 0..octets.len() {
+            for bit in 0..8 {
+                let mut damaged = octets.clone();
+                damaged[at] ^= 1 << bit;
+                let mut inflate = Inflate::default();
+                // What stands behind the damage is looked at as far as it is taken.
+                let _ = inflate_all(&mut inflate, &damaged);
+                let _ = inflate_all(&mut inflate, &octets);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_not_compressed_is_refused() {
         let plain = b"a NOOP\r\nb NOOP\r\nc NOOP\r\n";
         assert_eq!(inflate_all(&mut Inflate::default(), plain), Err(Unusable));
