@@ -122,7 +122,8 @@ fn flag_of(letter: char, keywords: &HashMap<char, String>) -> Option<String> {
 fn parse_keywords(text: &str) -> HashMap<char, String> {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     let numbered = lines.filter_map(|(number, name)| {
-        let number = number.parse().ok().filter(|number: &u8| *number < 26)?;
+        let number =
+            number.parse().ok().filter(|number: &u8| usize::from(*number) < LETTERS_MAX)?;
         Some(((b'a' + number) as char, name.trim().to_owned()))
     });
     numbered.filter(|(_, name)| !name.is_empty()).collect()
@@ -182,7 +183,7 @@ impl Writer {
             let directory = path.join(part);
             fs::create_dir_all(&directory).map_err(|error| unreadable(&directory, error))?;
         }
-        let mut keywords = vec![String::new(); 26];
+        let mut keywords = vec![String::new(); LETTERS_MAX];
         for (letter, name) in parse_keywords(&read_or_empty(&path.join(KEYWORDS))?) {
             keywords[letter as usize - 'a' as usize] = name;
         }
@@ -208,6 +209,11 @@ impl Writer {
 
     pub fn count(&self) -> usize {
         self.files.len()
+    }
+
+    /// Keywords that there was no letter for.
+    pub fn left_out(&self) -> usize {
+        self.keywords.len().saturating_sub(LETTERS_MAX)
     }
 
     /// Behind all that are there.
@@ -250,13 +256,12 @@ impl Writer {
             self.keywords.push(name.to_owned());
             self.keywords.len() - 1
         });
-        // There is a letter for 26 of them.
-        (place < 26).then(|| (b'a' + place as u8) as char)
+        (place < LETTERS_MAX).then(|| (b'a' + place as u8) as char)
     }
 
     /// Writes the lists of keywords and UIDs.
     pub fn end(self, uid_next: u32) -> Result<(), Failure> {
-        let keywords = self.keywords.iter().take(26).enumerate();
+        let keywords = self.keywords.iter().take(LETTERS_MAX).enumerate();
         let keywords = keywords.filter(|(_, name)| !name.is_empty());
         let keywords: String =
             keywords.map(|(number, name)| format!("{number} {name}\n")).collect();
@@ -281,6 +286,8 @@ impl Writer {
 
 const KEYWORDS: &str = "dovecot-keywords";
 const UID_LIST: &str = "dovecot-uidlist";
+/// Keywords of a mailbox that have a letter, `a` to `z`.
+const LETTERS_MAX: usize = 26;
 /// Letters of a file's name.
 const FLAGS: [(char, &str); 6] = [
     ('D', "\\Draft"),
@@ -332,5 +339,31 @@ mod tests {
         for end in 0..text.len() {
             parse_uid_list(&text[..end]);
         }
+        let text = "0 $Junk\n25 z\n";
+        let known: Vec<usize> =
+            (0..=text.len()).map(|at| parse_keywords(&text[..at]).len()).collect();
+        assert_eq!(known, [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn keywords_without_a_letter_are_counted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut writer = Writer::open(directory.path(), "INBOX", 7).expect("made");
+        let keywords = |numbers: std::ops::Range<usize>| -> Vec<String> {
+            numbers.map(|number| format!("key{number}")).collect()
+        };
+        let letter = |uid, flags| Letter { uid, flags, ..Letter::default() };
+        assert!(writer.write(&letter(1, keywords(0..26))).expect("written"));
+        assert_eq!(writer.left_out(), 0);
+        assert!(writer.write(&letter(2, keywords(20..29))).expect("written"));
+        assert!(writer.write(&letter(3, keywords(26..29))).expect("written"));
+        assert_eq!(writer.left_out(), 3);
+        let mut files: Vec<String> = fs::read_dir(directory.path().join("cur"))
+            .expect("there")
+            .map(|entry| entry.expect("a file").file_name().into_string().expect("text"))
+            .collect();
+        files.sort();
+        let flags: Vec<&str> = files.iter().filter_map(|file| file.split(":2,").nth(1)).collect();
+        assert_eq!(flags, ["abcdefghijklmnopqrstuvwxyz", "uvwxyz", ""]);
     }
 }

@@ -106,6 +106,8 @@ struct Report {
     verified: usize,
     /// Letters that were not, or that cannot be read.
     failed: usize,
+    /// Keywords that a Maildir has no letter for.
+    keywords_left_out: usize,
 }
 
 impl Report {
@@ -114,8 +116,12 @@ impl Report {
             return client::print(&json_line(self));
         }
         let uids = if self.keeps_uids { "UIDs kept" } else { "other UIDs" };
+        let keywords = match self.keywords_left_out {
+            0 => String::new(),
+            count => format!("; {count} keywords left out, a Maildir has letters for 26"),
+        };
         client::print(&format!(
-            "{}: {} {verb} ({}), {} were there, {} verified, {} failed; {uids}\n",
+            "{}: {} {verb} ({}), {} were there, {} verified, {} failed; {uids}{keywords}\n",
             printable(&self.mailbox),
             self.done,
             size(self.bytes),
@@ -351,6 +357,7 @@ fn export_maildir(options: &Export, view: &MailboxView) -> Result<Report, Failur
         Ok(())
     })?;
     report.failed += report.done - report.verified;
+    report.keywords_left_out = writer.left_out();
     writer.end(opened.uid_next)?;
     Ok(report)
 }
