@@ -94,7 +94,7 @@ fn bodies(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut encoding = BodyEncoding::of(&structure, 0).expect("text");
-                haystack.begin([false]);
+                haystack.begin();
                 haystack.look_in_body(&mut encoding, black_box(&body));
                 haystack.end_body(encoding);
                 haystack.is_done()

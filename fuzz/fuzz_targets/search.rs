@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
     let mut haystack = Haystack::new(&needles);
     let mut found = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let mut encoding = BodyEncoding::of(&structure, 0)?;
-        haystack.begin([false, false]);
+        haystack.begin();
         pieces.for_each(|piece| haystack.look_in_body(&mut encoding, piece));
         haystack.end_body(encoding);
         Some(haystack.found().to_vec())
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     if let Some(whole) = whole.filter(|_| is_text && is_plain) {
         assert!(whole[0], "it is in there");
     }
-    haystack.look_in_header(content);
+    haystack.look_in_header(content, &[true, true]);
 
     let mut decoded = Vec::new();
     decode_field(content, &mut decoded);

@@ -369,16 +369,11 @@ async fn look_through(
 ) -> Result<(), ContentError> {
     let mut header = Vec::new();
     let in_headers = &criteria.is_in_header;
-    haystack.begin(in_headers.iter().map(|_| false));
+    haystack.begin();
     for (index, part) in structure.parts.iter().enumerate() {
         if in_headers.contains(&true) && part.header_bytes > 2 {
             read(content, part.header(), &mut header).await?;
-            let found = haystack.found().to_vec();
-            haystack.begin(found.iter().zip(in_headers).map(|(found, meant)| *found || !meant));
-            haystack.look_in_header(&header);
-            let now = haystack.found().to_vec();
-            let each = now.iter().zip(&found).zip(in_headers);
-            haystack.begin(each.map(|((now, before), meant)| if *meant { *now } else { *before }));
+            haystack.look_in_header(&header, in_headers);
         }
         if haystack.is_done() {
             return Ok(());

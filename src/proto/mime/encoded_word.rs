@@ -1,7 +1,7 @@
 //! Encoded words (RFC 2047) of a field body, read forgivingly: anywhere between white space, and
 //! also right beside other text.
 
-use memchr::memmem;
+use memchr::{memchr_iter, memchr2, memmem};
 
 use super::charset::decode_all;
 use super::transfer::Decoder;
@@ -9,11 +9,16 @@ use super::transfer::Decoder;
 /// Appends a field body on one line as UTF-8, without white space around it.
 pub fn decode_field(body: &[u8], out: &mut Vec<u8>) {
     let body = body.trim_ascii();
-    if body.is_ascii() && memmem::find(body, b"=?").is_none() {
-        out.extend(body.iter().filter(|octet| !matches!(octet, b'\r' | b'\n')));
+    let mut rest = body;
+    let may_have_words = memchr_iter(b'=', body).any(|at| body.get(at + 1) == Some(&b'?'));
+    if !may_have_words && body.is_ascii() {
+        while let Some(end) = memchr2(b'\r', b'\n', rest) {
+            out.extend_from_slice(&rest[..end]);
+            rest = &rest[end + 1..];
+        }
+        out.extend_from_slice(rest);
         return;
     }
-    let mut rest = body;
     let mut run = Run::default();
     while !rest.is_empty() {
         let start = memmem::find(rest, b"=?").unwrap_or(rest.len());

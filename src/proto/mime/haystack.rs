@@ -14,8 +14,14 @@ use super::transfer::Decoder;
 
 /// What is looked for, folded as `Folder` folds.
 pub struct Needles {
-    finders: Vec<Finder<'static>>,
+    needles: Vec<Needle>,
     longest_bytes: usize,
+}
+
+struct Needle {
+    finder: Finder<'static>,
+    /// It is in no text of one line.
+    has_line_end: bool,
 }
 
 impl Needles {
@@ -25,12 +31,22 @@ impl Needles {
         let folded: Vec<Vec<u8>> = texts.iter().map(|text| folder.folded(text)).collect();
         Self {
             longest_bytes: folded.iter().map(Vec::len).max().unwrap_or(0),
-            finders: folded.iter().map(|text| Finder::new(text).into_owned()).collect(),
+            needles: folded.iter().map(|text| Needle::new(text)).collect(),
         }
     }
 
     pub fn count(&self) -> usize {
-        self.finders.len()
+        self.needles.len()
+    }
+}
+
+impl Needle {
+    fn new(folded: &[u8]) -> Self {
+        Self { finder: Finder::new(folded).into_owned(), has_line_end: folded.contains(&b'\n') }
+    }
+
+    fn is_in(&self, folded: &[u8]) -> bool {
+        self.finder.find(folded).is_some()
     }
 }
 
@@ -58,12 +74,10 @@ impl<'n> Haystack<'n> {
         }
     }
 
-    /// Nothing has been found yet, and `found` counts as found already where it says so.
-    pub fn begin(&mut self, found: impl IntoIterator<Item = bool>) {
-        self.found.clear();
-        self.found.extend(found);
+    /// Nothing has been found yet.
+    pub fn begin(&mut self) {
+        self.found.fill(false);
         self.window.clear();
-        assert_eq!(self.found.len(), self.needles.count());
     }
 
     /// Which needles were found since `begin`.
@@ -82,7 +96,7 @@ impl<'n> Haystack<'n> {
         self.window.clear();
         decode_field(body, &mut self.text);
         self.folder.fold(&self.text, &mut self.window);
-        let is_there = self.needles.finders[needle].find(&self.window).is_some();
+        let is_there = self.needles.needles[needle].is_in(&self.window);
         self.window.clear();
         is_there
     }
@@ -108,23 +122,31 @@ impl<'n> Haystack<'n> {
             }
         });
         self.folder.fold(&self.text, &mut self.window);
-        let is_there = self.needles.finders[needle].find(&self.window).is_some();
+        let is_there = self.needles.needles[needle].is_in(&self.window);
         self.window.clear();
         is_there
     }
 
-    /// Looks through a header section, each field with its name.
-    pub fn look_in_header(&mut self, header: &[u8]) {
+    /// Looks through a header section, each field with its name, for the needles that are meant.
+    pub fn look_in_header(&mut self, header: &[u8], is_meant: &[bool]) {
+        let is_open = |(found, is_meant): (&bool, &bool)| *is_meant && !found;
+        if !self.found.iter().zip(is_meant).any(is_open) {
+            return;
+        }
+        self.text.clear();
+        self.window.clear();
         for field in Fields::new(header) {
-            self.text.clear();
             self.text.extend_from_slice(field.name);
             self.text.extend_from_slice(b": ");
             decode_field(field.body, &mut self.text);
-            self.window.clear();
-            self.look_in_text();
-            if self.is_done() {
-                break;
-            }
+            // A field is one line: what has no line end is in one of them or in none.
+            self.text.push(b'\n');
+        }
+        self.folder.fold(&self.text, &mut self.window);
+        let needles = self.needles.needles.iter().zip(is_meant);
+        for ((needle, is_meant), found) in needles.zip(&mut self.found) {
+            let may_be_there = *is_meant && !*found && !needle.has_line_end;
+            *found |= may_be_there && needle.is_in(&self.window);
         }
         self.window.clear();
     }
@@ -165,8 +187,8 @@ impl<'n> Haystack<'n> {
     /// Looks at `text` behind what came before.
     fn look_in_text(&mut self) {
         self.folder.fold(&self.text, &mut self.window);
-        for (finder, found) in self.needles.finders.iter().zip(&mut self.found) {
-            *found = *found || finder.find(&self.window).is_some();
+        for (needle, found) in self.needles.needles.iter().zip(&mut self.found) {
+            *found = *found || needle.is_in(&self.window);
         }
         let kept = self.needles.longest_bytes.saturating_sub(1).min(self.window.len());
         self.window.drain(..self.window.len() - kept);
@@ -218,7 +240,7 @@ mod tests {
         let mut haystack = Haystack::new(&needles);
         for cut in 0..=body.len() {
             let mut encoding = BodyEncoding::of(&structure, 0).expect("text");
-            haystack.begin(expected.iter().map(|_| false));
+            haystack.begin();
             haystack.begin_body();
             haystack.look_in_body(&mut encoding, &body[..cut]);
             haystack.look_in_body(&mut encoding, &body[cut..]);
@@ -247,8 +269,12 @@ mod tests {
     #[test]
     fn headers_are_looked_through_decoded() {
         let needles = Needles::new(&[b"g.run".to_vec(), "GRÜN".into(), b"to: x".to_vec()]);
+        let all = [true; 3];
         let mut haystack = Haystack::new(&needles);
-        haystack.look_in_header(b"Subject: =?utf-8?q?gr=C3=BCn?=\r\nTo:\r\n x\r\n\r\n");
+        let header = b"Subject: =?utf-8?q?gr=C3=BCn?=\r\nTo:\r\n x\r\n\r\n";
+        haystack.look_in_header(header, &[true, false, true]);
+        assert_eq!(haystack.found(), [false, false, true], "one was not meant");
+        haystack.look_in_header(header, &all);
         assert_eq!(haystack.found(), [false, true, true]);
         assert!(haystack.field_has(1, b"=?iso-8859-1?q?gr=FCn?="));
         assert!(!haystack.field_has(0, b"g.\r\n run"));
@@ -256,8 +282,23 @@ mod tests {
         assert!(haystack.addresses_have(0, b"g . run@x"));
         assert!(!haystack.addresses_have(0, b"g run@x"));
         assert_eq!(haystack.found(), [false, true, true], "as before");
-        haystack.begin([true, false, true]);
-        assert!(!haystack.is_done());
+        haystack.begin();
+        assert_eq!(haystack.found(), [false; 3]);
+    }
+
+    #[test]
+    fn a_word_is_in_one_field_and_not_across_two() {
+        let words = ["a", "b", "a\nb", "a\r\nb", "\n", "a b", "1x: a", "y: b"];
+        let needles = Needles::new(&words.map(|word| word.as_bytes().to_vec()));
+        let mut haystack = Haystack::new(&needles);
+        haystack.look_in_header(b"1x: a\r\ny: b\r\n\r\n", &[true; 8]);
+        let found = [true, true, false, false, false, false, true, true];
+        assert_eq!(haystack.found(), found);
+        // Encoded line ends are none, and neither are those that fold a field.
+        haystack.begin();
+        haystack.look_in_header(b"1x: =?utf-8?q?a=0Ab?=\r\ny:\r\n b\r\n\r\n", &[true; 8]);
+        let found = [true, true, false, false, false, true, true, true];
+        assert_eq!(haystack.found(), found);
     }
 
     #[test]
