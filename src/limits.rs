@@ -83,9 +83,9 @@ pub const SUMMARY_BYTES_MAX: usize = 64 * 1024;
 /// Octets of summaries in the memory of a partition, and of those that wait to be written down.
 pub const SUMMARIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const SUMMARIES_WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Summaries of a mailbox that are looked for on disk, and of all mailboxes of a partition whose
-/// places are in memory.
-pub const SUMMARY_SLOTS_MAX: usize = 1 << 20;
+/// Blocks of summaries of a mailbox that are looked for on disk, and of all mailboxes of a
+/// partition whose places are in memory.
+pub const SUMMARY_BLOCKS_MAX: usize = 1 << 18;
 /// Message-IDs of a References field that threads are made by: the last ones.
 pub const IMAP_REFERENCES_MAX: usize = 128;
 /// Octets of a text that SORT compares.

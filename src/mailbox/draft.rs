@@ -1,9 +1,9 @@
 //! The only way in for octets: a draft takes a message as it comes, for one mailbox or several.
 
-use super::codec::{BodyId, MailboxId, Operation};
+use super::codec::{BodyId, MailboxId, Message, Operation};
 use super::plan::{Delivered, Delivery, Refusal};
 use super::store::{NewBody, Store, now_s};
-use super::summaries::Summarizing;
+use super::summaries::{Summarized, Summarizing};
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
 use crate::limits::{APPENDS_AT_ONCE_MAX, CHUNK_BYTES_MAX};
 
@@ -75,6 +75,10 @@ impl Store {
         let inner = &self.inner;
         let ids = messages.iter().map(|_| BodyId(inner.journal.next_message_id()));
         let ids: Vec<BodyId> = ids.collect();
+        let summarized = messages.iter_mut();
+        let summarized =
+            summarized.map(|(draft, _)| std::mem::take(&mut draft.summarizing).finish());
+        let summarized: Vec<Summarized> = summarized.collect();
         let appends = messages.iter().zip(uids);
         let appends = appends.map(|((draft, delivery), uid)| (delivery, draft.bytes, *uid));
         let appends: Vec<(&Delivery, u64, Option<u32>)> = appends.collect();
@@ -98,8 +102,19 @@ impl Store {
                 bytes: draft.bytes as u32 + delivery.prefix.len() as u32,
             });
             let bodies: Vec<NewBody<'_>> = bodies.collect();
+            let placed = placed(&planned.operations);
             match inner.append(&bodies, planned.operations, Append::Message) {
                 Ok(()) => {
+                    // While the disk is at work.
+                    for (mailbox, message) in placed {
+                        let index = ids.iter().position(|id| *id == message.body);
+                        let index = index.expect("it has one of these bodies");
+                        let (draft, delivery) = &messages[index];
+                        let prefix_bytes = delivery.prefix.len();
+                        let octets = summarized[index].octets(prefix_bytes);
+                        let bytes = draft.bytes as u32 + prefix_bytes as u32;
+                        inner.summaries.put(mailbox, &message, octets, bytes);
+                    }
                     inner.newest_durable().await;
                     return Ok(planned.told);
                 }
@@ -164,18 +179,15 @@ impl Draft {
                 bytes: content_bytes as u32 + delivery.prefix.len() as u32,
             });
             let bodies: Vec<NewBody<'_>> = bodies.collect();
-            let placed = planned.operations.iter().filter_map(|operation| match operation {
-                Operation::Appended { mailbox, message, .. } => Some((*mailbox, message.body)),
-                _ => None,
-            });
-            let placed: Vec<(MailboxId, BodyId)> = placed.collect();
+            let placed = placed(&planned.operations);
             match inner.append(&bodies, planned.operations, Append::Message) {
                 Ok(()) => {
                     // While the disk is at work.
-                    for (mailbox, id) in placed {
-                        let Some(body) = bodies.iter().find(|body| body.id == id) else { continue };
+                    for (mailbox, message) in placed {
+                        let body = bodies.iter().find(|body| body.id == message.body);
+                        let Some(body) = body else { continue };
                         let octets = summarized.octets(body.prefix.len());
-                        inner.summaries.put(mailbox, id, octets, body.bytes);
+                        inner.summaries.put(mailbox, &message, octets, body.bytes);
                     }
                     // What some were refused for may not be durable yet either.
                     inner.newest_durable().await;
@@ -220,6 +232,15 @@ impl Draft {
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// The messages that are put into mailboxes.
+fn placed(operations: &[Operation]) -> Vec<(MailboxId, Message)> {
+    let placed = operations.iter().filter_map(|operation| match operation {
+        Operation::Appended { mailbox, message, .. } => Some((*mailbox, *message)),
+        _ => None,
+    });
+    placed.collect()
 }
 
 impl Drop for Draft {

@@ -28,6 +28,7 @@ mod replies;
 mod store;
 mod stores;
 mod summaries;
+pub mod summary_blocks;
 mod summary_files;
 
 pub use content::{Content, ContentError, Piece};

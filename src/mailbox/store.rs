@@ -621,7 +621,7 @@ impl Inner {
     fn summarize(&self, operation: &Operation) {
         match operation {
             Operation::Copied { target, copies, .. } => {
-                copies.iter().for_each(|copy| self.summaries.on_copied(*target, copy.body.id));
+                copies.iter().for_each(|copy| self.summaries.on_copied(*target, &copy.message));
             }
             Operation::MailboxDeleted { mailbox, .. } => self.summaries.on_deleted(*mailbox),
             _ => {}

@@ -6,21 +6,22 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::{BodyId, MailboxId};
+use super::codec::{BodyId, MailboxId, Message};
 use super::content::{Content, ContentError};
-use super::index::Mailbox;
-use super::partition::Partition;
 use super::store::Store;
-use super::summary_files::{Files, Slot};
+use super::summary_blocks::{Batch, Block, Index};
+use super::summary_files::{Files, Rewriting};
 use crate::limits::{
-    SUMMARIES_BYTES_MAX, SUMMARIES_WAITING_BYTES_MAX, SUMMARY_BYTES_MAX, SUMMARY_SLOTS_MAX,
+    SUMMARIES_BYTES_MAX, SUMMARIES_WAITING_BYTES_MAX, SUMMARY_BLOCKS_MAX, SUMMARY_BYTES_MAX,
 };
+use crate::proto::imap::set::NumberSet;
 use crate::proto::imap::summary::{Summary, write_summary};
 use crate::proto::mime::scan::Scanner;
 use crate::proto::mime::structure::Structure;
@@ -71,21 +72,15 @@ struct Disk {
     indices: RefCell<HashMap<MailboxId, Index>>,
     /// Mailboxes of which something is being read.
     gates: RefCell<HashMap<MailboxId, Rc<Gate>>>,
+    /// Files of one mailbox are being written anew.
+    is_rewriting: Cell<bool>,
 }
 
 /// Summaries that are not on disk yet.
 #[derive(Default)]
 struct Waiting {
     bytes: usize,
-    by_mailbox: HashMap<MailboxId, (Vec<u8>, Vec<Slot>)>,
-}
-
-/// What stands on disk of a mailbox.
-#[derive(Default)]
-struct Index {
-    slots: Vec<Slot>,
-    /// The last slot of each body.
-    by_body: HashMap<BodyId, u32>,
+    by_mailbox: HashMap<MailboxId, Batch>,
 }
 
 /// Summaries by body. When the younger half is full, what is in the older one and was not asked for
@@ -118,54 +113,22 @@ impl Memory {
     }
 }
 
-impl Index {
-    fn new(slots: Vec<Slot>) -> Self {
-        let mut index = Self::default();
-        slots.into_iter().for_each(|slot| index.add(slot));
-        index
-    }
-
-    fn add(&mut self, slot: Slot) {
-        self.by_body.insert(slot.body, self.slots.len() as u32);
-        self.slots.push(slot);
-    }
-
-    /// The slot of a body, and those that stand right behind it, as far as they are to be read.
-    fn slice(&self, body: BodyId, bytes_max: usize) -> Option<Vec<Slot>> {
-        let first = *self.by_body.get(&body)? as usize;
-        let start = self.slots[first].offset;
-        let mut end = start;
-        let is_next = |slot: &&Slot| {
-            let is_next = slot.offset == end && slot.bytes as usize <= SUMMARY_BYTES_MAX;
-            end += u64::from(slot.bytes);
-            is_next && (slot.offset == start || end - start <= bytes_max as u64)
-        };
-        let slice: Vec<Slot> = self.slots[first..].iter().take_while(is_next).copied().collect();
-        (!slice.is_empty()).then_some(slice)
-    }
-
-    /// What is said of a body is wrong.
-    fn forget(&mut self, body: BodyId) {
-        self.by_body.remove(&body);
-    }
-}
-
 impl Summaries {
-    /// Keeps the summary of a body that a message of the mailbox has.
-    pub fn put(&self, mailbox: MailboxId, body: BodyId, octets: Vec<u8>, message_bytes: u32) {
+    /// Keeps the summary of a message of the mailbox, which has so many octets.
+    pub fn put(&self, mailbox: MailboxId, message: &Message, octets: Vec<u8>, message_bytes: u32) {
         let block: Rc<[u8]> = octets.into();
         let range = 0..block.len();
         if let Some(summary) = KeptSummary::new(block, range, message_bytes) {
-            self.write_down(mailbox, body, &summary);
-            self.memory.borrow_mut().put(body, summary);
+            self.write_down(mailbox, message.uid, message.body, &summary);
+            self.memory.borrow_mut().put(message.body, summary);
         }
     }
 
-    /// A message of another mailbox has the body too.
-    pub fn on_copied(&self, mailbox: MailboxId, body: BodyId) {
-        let known = self.memory.borrow_mut().get(body);
+    /// A message of the mailbox has a body that one of another has.
+    pub fn on_copied(&self, mailbox: MailboxId, message: &Message) {
+        let known = self.memory.borrow_mut().get(message.body);
         if let Some(summary) = known {
-            self.write_down(mailbox, body, &summary);
+            self.write_down(mailbox, message.uid, message.body, &summary);
         }
     }
 
@@ -173,8 +136,8 @@ impl Summaries {
         let Some(disk) = self.disk.get() else { return };
         disk.indices.borrow_mut().remove(&mailbox);
         let mut waiting = disk.waiting.borrow_mut();
-        if let Some((octets, _)) = waiting.by_mailbox.remove(&mailbox) {
-            waiting.bytes -= octets.len();
+        if let Some(batch) = waiting.by_mailbox.remove(&mailbox) {
+            waiting.bytes -= batch.bytes();
         }
         let (pool, files) = (disk.pool.clone(), disk.files.clone());
         task::spawn(async move {
@@ -183,22 +146,19 @@ impl Summaries {
         });
     }
 
-    fn write_down(&self, mailbox: MailboxId, body: BodyId, summary: &KeptSummary) {
+    fn write_down(&self, mailbox: MailboxId, uid: u32, body: BodyId, summary: &KeptSummary) {
         let Some(disk) = self.disk.get() else { return };
         let octets = summary.octets();
         let mut waiting = disk.waiting.borrow_mut();
         // What finds no room is made anew when it is asked for.
-        if octets.len() > SUMMARY_BYTES_MAX
-            || waiting.bytes + octets.len() > SUMMARIES_WAITING_BYTES_MAX
-        {
+        if octets.len() > SUMMARY_BYTES_MAX || waiting.bytes >= SUMMARIES_WAITING_BYTES_MAX {
             return;
         }
-        waiting.bytes += octets.len();
-        let (data, slots) = waiting.by_mailbox.entry(mailbox).or_default();
-        let checksum = disk.files.checksum(body, octets);
-        let offset = data.len() as u64;
-        slots.push(Slot { body, offset, bytes: octets.len() as u32, checksum });
-        data.extend_from_slice(octets);
+        let batch = waiting.by_mailbox.entry(mailbox).or_default();
+        let before = batch.bytes();
+        batch.add(uid, body, octets);
+        let added = batch.bytes() - before;
+        waiting.bytes += added;
         disk.wanted.notify_one();
     }
 }
@@ -214,6 +174,7 @@ impl Store {
             wanted: Notify::default(),
             indices: RefCell::default(),
             gates: RefCell::default(),
+            is_rewriting: Cell::new(false),
         };
         assert!(self.inner.summaries.disk.set(disk).is_ok(), "kept in one place");
         task::spawn(self.clone().run_summaries());
@@ -245,19 +206,19 @@ impl Store {
         // A number that a crash takes back may be given to another body.
         self.inner.newest_durable().await;
         let files = disk.files.clone();
-        let write = move || -> Vec<(MailboxId, Vec<Slot>)> {
+        let write = move || -> Vec<(MailboxId, Vec<Block>)> {
             let waiting = waiting.by_mailbox.into_iter();
-            let written = waiting.map(|(mailbox, (octets, slots))| {
+            let written = waiting.map(|(mailbox, batch)| {
                 // What cannot be written is made anew when it is asked for.
-                (mailbox, files.append(mailbox, &octets, slots).unwrap_or_default())
+                (mailbox, files.append(mailbox, batch).unwrap_or_default())
             });
             written.collect()
         };
         let Ok(written) = disk.pool.run(write).await else { return };
         let mut indices = disk.indices.borrow_mut();
-        for (mailbox, slots) in written {
+        for (mailbox, blocks) in written {
             if let Some(index) = indices.get_mut(&mailbox) {
-                slots.into_iter().for_each(|slot| index.add(slot));
+                blocks.into_iter().for_each(|block| index.add(block));
             }
         }
     }
@@ -276,7 +237,7 @@ impl Store {
             return Ok(summary);
         }
         if let Some(disk) = summaries.disk.get()
-            && let Some(summary) = self.summary_on_disk(disk, mailbox, body, ahead).await
+            && let Some(summary) = self.summary_on_disk(disk, mailbox, (uid, body), ahead).await
         {
             return Ok(summary);
         }
@@ -286,7 +247,7 @@ impl Store {
         let range = 0..block.len();
         let summary = KeptSummary::new(block, range, content.bytes());
         let summary = summary.ok_or(ContentError::Malformed)?;
-        summaries.write_down(mailbox, body, &summary);
+        summaries.write_down(mailbox, uid, body, &summary);
         summaries.memory.borrow_mut().put(body, summary.clone());
         Ok(summary)
     }
@@ -295,111 +256,140 @@ impl Store {
         &self,
         disk: &Disk,
         mailbox: MailboxId,
-        body: BodyId,
+        (uid, body): (u32, BodyId),
         ahead: usize,
     ) -> Option<KeptSummary> {
         let memory = &self.inner.summaries.memory;
-        let gate = disk.gates.borrow_mut().entry(mailbox).or_default().clone();
         // Whoever comes while something is read finds it in memory afterwards, most likely.
-        let turn = loop {
+        let _turn = loop {
             if let Some(summary) = memory.borrow_mut().get(body) {
                 return Some(summary);
             }
-            let lacks = |index: &Index| !index.by_body.contains_key(&body);
+            let lacks = |index: &Index| index.slice(uid, u64::MAX, 0).is_empty();
             if disk.indices.borrow().get(&mailbox).is_some_and(lacks) {
                 return None;
             }
-            match Turn::take(disk, mailbox, &gate) {
-                Some(turn) => break turn,
-                None => gate.freed.notified().await,
+            match Turn::take(disk, mailbox) {
+                Ok(turn) => break turn,
+                Err(gate) => gate.freed.notified().await,
             }
         };
         if !disk.indices.borrow().contains_key(&mailbox) {
             self.load_index(disk, mailbox).await;
         }
-        let bytes_max = ahead.saturating_mul(AHEAD_BYTES).clamp(SLICE_BYTES_MIN, SLICE_BYTES_MAX);
-        let slice = disk.indices.borrow().get(&mailbox)?.slice(body, bytes_max)?;
-        let (offset, files) = (slice[0].offset, disk.files.clone());
-        let bytes = slice.iter().map(|slot| slot.bytes as usize).sum();
-        let octets = disk.pool.run(move || files.read(mailbox, offset, bytes)).await;
-        let block: Rc<[u8]> = octets.unwrap_or_default().into();
-        let partition = self.inner.partition.borrow();
-        let bodies = partition.bodies();
-        let mut at = 0;
-        for slot in &slice {
-            let range = at..at + slot.bytes as usize;
-            at = range.end;
-            let octets = block.get(range.clone());
-            let is_sound =
-                octets.is_some_and(|it| disk.files.checksum(slot.body, it) == slot.checksum);
-            let summary = bodies
-                .find(slot.body)
-                .filter(|_| is_sound)
-                .and_then(|handle| KeptSummary::new(block.clone(), range, bodies.bytes(handle)));
-            match summary {
-                Some(summary) => memory.borrow_mut().put(slot.body, summary),
-                None => {
-                    if let Some(index) = disk.indices.borrow_mut().get_mut(&mailbox) {
-                        index.forget(slot.body);
-                    }
-                }
+        let bytes_max = ahead.saturating_mul(AHEAD_BYTES).min(SLICE_BYTES_MAX);
+        let mut before = u64::MAX;
+        for _ in 0..SLICES_TRIED_MAX {
+            let slice = disk.indices.borrow().get(&mailbox)?.slice(uid, before, bytes_max).to_vec();
+            before = slice.first()?.offset;
+            self.read_slice(disk, mailbox, &slice).await;
+            if let Some(summary) = memory.borrow_mut().get(body) {
+                return Some(summary);
             }
         }
-        drop(turn);
-        memory.borrow_mut().get(body)
+        None
+    }
+
+    /// Brings blocks that stand one behind the other into memory.
+    async fn read_slice(&self, disk: &Disk, mailbox: MailboxId, slice: &[Block]) {
+        let (start, end) = (slice[0].offset, slice[slice.len() - 1].end());
+        let files = disk.files.clone();
+        let read = move || files.read(mailbox, start, (end - start) as usize);
+        let octets: Rc<[u8]> = disk.pool.run(read).await.unwrap_or_default().into();
+        let partition = self.inner.partition.borrow();
+        let bodies = partition.bodies();
+        let mut memory = self.inner.summaries.memory.borrow_mut();
+        for block in slice {
+            let at = (block.offset - start) as usize;
+            let of_block = octets.get(at..).unwrap_or_default();
+            let of_block = &of_block[..of_block.len().min(block.bytes as usize)];
+            let mut is_any = false;
+            for record in disk.files.records(of_block) {
+                is_any = true;
+                let Some(handle) = bodies.find(record.body) else { continue };
+                let range = at + record.summary.start..at + record.summary.end;
+                let summary = KeptSummary::new(octets.clone(), range, bodies.bytes(handle));
+                if let Some(summary) = summary {
+                    memory.put(record.body, summary);
+                }
+            }
+            if !is_any && let Some(index) = disk.indices.borrow_mut().get_mut(&mailbox) {
+                index.forget(block);
+            }
+        }
     }
 
     /// Learns what stands on disk of a mailbox, and has it written anew where most of it is of
     /// messages that are gone.
     async fn load_index(&self, disk: &Disk, mailbox: MailboxId) {
         let files = disk.files.clone();
-        let Ok(slots) = disk.pool.run(move || files.index(mailbox)).await else { return };
-        let mut index = Index::new(slots);
-        let exists = |mailbox: &Mailbox| mailbox.uids().len();
-        let exists = self.inner.partition.borrow().mailbox(mailbox).map_or(0, exists);
-        if index.slots.len() > 2 * exists + SLOTS_SPARED {
-            let live = self.live_bodies(mailbox).await;
-            let is_kept = |(at, slot): (usize, &Slot)| {
-                let is_last = index.by_body.get(&slot.body) == Some(&(at as u32));
-                (is_last && live.contains(&slot.body)).then_some(*slot)
-            };
-            let kept: Vec<Slot> = index.slots.iter().enumerate().filter_map(is_kept).collect();
-            let files = disk.files.clone();
-            let rewrite = move || match files.rewrite(mailbox, &kept) {
-                Ok(()) => files.index(mailbox),
-                Err(_) => {
-                    files.remove(mailbox);
-                    Vec::new()
-                }
-            };
-            index = Index::new(disk.pool.run(rewrite).await.unwrap_or_default());
+        let load = move || Index::new(files.blocks(mailbox));
+        let Ok(index) = disk.pool.run(load).await else { return };
+        let exists = self.inner.partition.borrow().mailbox(mailbox).map_or(0, |it| it.uids().len());
+        if index.record_count() > 2 * exists as u64 + RECORDS_SPARED && !disk.is_rewriting.get() {
+            disk.is_rewriting.set(true);
+            task::spawn(self.clone().run_rewriting(mailbox));
         }
         let mut indices = disk.indices.borrow_mut();
-        let known: usize = indices.values().map(|index| index.slots.len()).sum();
-        if known + index.slots.len() > SUMMARY_SLOTS_MAX {
+        let known: usize = indices.values().map(Index::block_count).sum();
+        if known + index.block_count() > SUMMARY_BLOCKS_MAX {
             // Read again where they are needed.
             indices.clear();
         }
         indices.insert(mailbox, index);
     }
 
-    async fn live_bodies(&self, mailbox: MailboxId) -> HashSet<BodyId> {
-        let mut live = HashSet::new();
-        let mut next = Some(0);
-        while let Some(uid_from) = next {
-            let read = |partition: &Partition, mailbox: &Mailbox| {
-                let entries = mailbox.entries(uid_from..u32::MAX).take(ENTRIES_AT_ONCE);
-                let mut last = None;
-                for entry in entries {
-                    live.insert(partition.bodies().id(entry.body));
-                    last = Some(entry.uid + 1);
-                }
-                last
-            };
-            next = self.read_with_bodies(mailbox, read).await.flatten();
+    async fn run_rewriting(self, mailbox: MailboxId) {
+        let disk = self.inner.summaries.disk.get().expect("something was read of it");
+        if let Some(live) = self.live_uids(mailbox).await {
+            // What cannot be written anew stays as it was.
+            let _ = self.rewrite(disk, mailbox, live).await;
+        }
+        disk.is_rewriting.set(false);
+    }
+
+    async fn rewrite(&self, disk: &Disk, mailbox: MailboxId, live: NumberSet) -> io::Result<()> {
+        let not_done = |_| io::Error::other("not done");
+        let files = disk.files.clone();
+        let begin = move || Rewriting::begin(files, mailbox, live);
+        let mut rewriting = disk.pool.run(begin).await.map_err(not_done)??;
+        let mut is_more = true;
+        while is_more {
+            let step = move || rewriting.step().map(|is_more| (rewriting, is_more));
+            (rewriting, is_more) = disk.pool.run(step).await.map_err(not_done)??;
+            // Others come first.
+            timer::sleep(REWRITING_PAUSE).await;
+            if self.inner.is_stopping() {
+                return Ok(());
+            }
+        }
+        let _turn = loop {
+            match Turn::take(disk, mailbox) {
+                Ok(turn) => break turn,
+                Err(gate) => gate.freed.notified().await,
+            }
+        };
+        let ended = disk.pool.run(move || rewriting.end()).await.map_err(not_done)?;
+        disk.indices.borrow_mut().remove(&mailbox);
+        ended
+    }
+
+    /// UIDs of all messages of a mailbox, if it is there.
+    async fn live_uids(&self, mailbox: MailboxId) -> Option<NumberSet> {
+        let mut live = NumberSet::default();
+        let mut next = 0;
+        loop {
+            {
+                let partition = self.inner.partition.borrow();
+                let uids = partition.mailbox(mailbox)?.uids();
+                let rest = &uids[uids.partition_point(|uid| *uid < next)..];
+                let rest = &rest[..rest.len().min(UIDS_AT_ONCE)];
+                let Some(last) = rest.last() else { return Some(live) };
+                rest.iter().for_each(|uid| live.insert(*uid));
+                next = last + 1;
+            }
             task::yield_now().await;
         }
-        live
     }
 }
 
@@ -417,9 +407,10 @@ struct Turn<'d> {
 }
 
 impl<'d> Turn<'d> {
-    fn take(disk: &'d Disk, mailbox: MailboxId, gate: &Rc<Gate>) -> Option<Self> {
-        let is_free = !gate.is_taken.replace(true);
-        is_free.then(|| Self { disk, mailbox, gate: gate.clone() })
+    /// Where it is another's turn, the gate to wait at.
+    fn take(disk: &'d Disk, mailbox: MailboxId) -> Result<Self, Rc<Gate>> {
+        let gate = disk.gates.borrow_mut().entry(mailbox).or_default().clone();
+        if gate.is_taken.replace(true) { Err(gate) } else { Ok(Self { disk, mailbox, gate }) }
     }
 }
 
@@ -489,9 +480,12 @@ const GATHER_PERIOD: Duration = Duration::from_millis(100);
 const GATHER_PERIODS: usize = 10;
 /// Octets that are read for each message that is likely to be asked for, and in all.
 const AHEAD_BYTES: usize = 4096;
-const SLICE_BYTES_MIN: usize = 16 * 1024;
 const SLICE_BYTES_MAX: usize = 256 * 1024;
-/// Slots of messages that are gone and do no harm.
-const SLOTS_SPARED: usize = 1024;
+/// Blocks in which a message is looked for.
+const SLICES_TRIED_MAX: usize = 4;
+/// Records of messages that are gone and do no harm.
+const RECORDS_SPARED: u64 = 1024;
+/// Between steps of writing files anew.
+const REWRITING_PAUSE: Duration = Duration::from_millis(10);
 /// Messages that are looked at before others get a turn.
-const ENTRIES_AT_ONCE: usize = 16 * 1024;
+const UIDS_AT_ONCE: usize = 16 * 1024;

@@ -100,13 +100,13 @@ async fn damage(data_dir: &Path) {
     let store = open(data_dir).expect("a journal");
     store.keep_summaries(&summaries(data_dir)).expect("a thread");
     let (account, inbox) = account_and_inbox(&store).await;
-    for path in files(data_dir, "data") {
+    for path in files(data_dir, "records") {
         let mut octets = fs::read(&path).expect("there");
         octets.iter_mut().skip(5000).step_by(3001).for_each(|octet| *octet ^= 1);
         octets.truncate(octets.len() / 2);
         fs::write(path, octets).expect("damaged");
     }
-    for path in files(data_dir, "index") {
+    for path in files(data_dir, "blocks") {
         let octets = fs::read(&path).expect("there");
         fs::write(path, &octets[..octets.len() - 30]).expect("cut");
     }
@@ -120,7 +120,7 @@ async fn damage(data_dir: &Path) {
     let (octets, _) = fetch(&store, copies, "(ENVELOPE BODYSTRUCTURE)").await;
     assert!(octets == listing(), "copies tell the same");
     store.close().await;
-    assert!(!files(data_dir, "index").is_empty(), "written down anew, at the latest now");
+    assert!(!files(data_dir, "blocks").is_empty(), "written down anew, at the latest now");
 }
 
 /// With content gone, lists are as they were, and the rest says that it cannot be had.

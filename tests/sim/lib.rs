@@ -101,6 +101,7 @@ pub mod mailbox {
     mod recovery;
     mod store;
     mod summaries;
+    mod summary_blocks;
     mod summary_files;
 
     pub use content::{Content, ContentError, Piece};
