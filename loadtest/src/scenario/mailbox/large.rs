@@ -1,16 +1,17 @@
 //! One mailbox of very many messages.
 
 use std::fs;
-use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ringpost::runtime::clock;
+
 use super::clients::Imap;
 use super::crew::{self, Member};
 use super::load_account;
-use super::report::{Large, Report};
+use super::report::{Large, Report, Spread};
 use super::rounds::{FILL_TIME_MAX, Stage};
 use super::work::{self, Place};
 use crate::failure::Failure;
@@ -26,68 +27,80 @@ pub fn measure(stage: &mut Stage, messages: u64, report: &mut Report) -> Result<
             Large { messages, fill_per_s: messages as f64 / work.seconds, ..Large::default() };
         eprintln!("{name:<9} filled with {messages} messages, {:.0}/s", large.fill_per_s);
         let place = stage.places[index].clone();
-        let group = &stage.hosts[index].group;
+        let mut pages = Pages::of(messages);
+        let select = Asked { text: "SELECT INBOX".to_owned(), count: messages };
         // Warm.
-        let warm = Arc::new(Mutex::new(Latencies::new()));
-        let of_client = warm.clone();
-        one_session(group, &place, move |mut imap| {
-            let warm = of_client.clone();
-            async move {
-                select(&mut imap, messages).await?;
-                for _ in 0..SELECTS {
-                    let since = Instant::now();
-                    select(&mut imap, messages).await?;
-                    warm.lock().unwrap_or_else(PoisonError::into_inner).record(since.elapsed());
-                }
-                Ok(())
-            }
-        })?;
-        large.select_warm = warm.lock().unwrap_or_else(PoisonError::into_inner).summary().into();
-        large.list_1000_warm_ms = ms(list(group, &place, messages)?);
+        let group = &stage.hosts[index].group;
+        let taken = timed(group, &place, &vec![select.clone(); 1 + SELECTS])?;
+        large.select_warm = spread(&taken[1..]);
+        let listed =
+            (0..LISTS_WARM).map(|_| Ok(timed(group, &place, &[select.clone(), pages.next()])?[1]));
+        large.list_1000_warm = spread(&listed.collect::<Result<Vec<_>, Failure>>()?);
         // Flags of all, with an eye on the server's memory.
         large.memory_bytes = group.memory().proportional_bytes;
-        let (taken, peak) = flags(group, &place, messages)?;
+        let (taken, peak) = flags(group, &place, &select)?;
         (large.flags_ms, large.flags_per_s) = (ms(taken), messages as f64 / taken.as_secs_f64());
         large.flags_memory_bytes = peak.saturating_sub(large.memory_bytes);
-        // Cold.
-        stage.hosts[index].stop()?;
-        large.page_cache_dropped = drop_page_cache();
-        large.restart_ms = ms(stage.hosts[index].start()?);
-        let group = &stage.hosts[index].group;
-        let taken = Arc::new(Mutex::new(Duration::ZERO));
-        let of_client = taken.clone();
-        one_session(group, &place, move |mut imap| {
-            let taken = of_client.clone();
-            async move {
-                let since = Instant::now();
-                select(&mut imap, messages).await?;
-                *taken.lock().unwrap_or_else(PoisonError::into_inner) = since.elapsed();
-                Ok(())
+        // Cold: what the server has read itself it may keep, the kernel has nothing.
+        let (mut restarts, mut selected, mut listed) = (Vec::new(), Vec::new(), Vec::new());
+        large.page_cache_dropped = true;
+        for _ in 0..RESTARTS {
+            stage.hosts[index].stop()?;
+            large.page_cache_dropped &= drop_page_cache();
+            restarts.push(stage.hosts[index].start()?);
+            let group = &stage.hosts[index].group;
+            large.page_cache_dropped &= drop_page_cache();
+            selected.push(timed(group, &place, std::slice::from_ref(&select))?[0]);
+            for _ in 0..LISTS_COLD {
+                large.page_cache_dropped &= drop_page_cache();
+                listed.push(timed(group, &place, &[select.clone(), pages.next()])?[1]);
             }
-        })?;
-        large.select_cold_ms = ms(*taken.lock().unwrap_or_else(PoisonError::into_inner));
-        large.list_1000_cold_ms = ms(list(group, &place, messages)?);
+        }
+        large.list_1000_first_ms = listed.iter().step_by(LISTS_COLD).copied().map(ms).collect();
+        (large.restart, large.select_cold) = (spread(&restarts), spread(&selected));
+        large.list_1000_cold = spread(&listed);
         report.side(stage.is_peer(index)).large = Some(large);
     }
     Ok(())
 }
 
-async fn select(imap: &mut Imap, messages: u64) -> io::Result<()> {
-    work::expect("SELECT", imap.command("SELECT INBOX").await?.exists.unwrap_or(0), messages)
+/// Places of listings: each a thousand messages that stand together, in random order, none twice
+/// before all were there.
+struct Pages {
+    messages: u64,
+    shuffled: Vec<u64>,
+    next: usize,
 }
 
-/// How long a listing of a thousand messages in the middle takes.
-fn list(group: &Group, place: &Arc<Place>, messages: u64) -> Result<Duration, Failure> {
-    timed(group, place, messages, |messages| {
-        let page = LISTED.min(messages);
-        let first = (messages - page) / 2 + 1;
+impl Pages {
+    fn of(messages: u64) -> Self {
+        let mut shuffled: Vec<u64> = (0..(messages / LISTED).max(1)).collect();
+        for at in (1..shuffled.len()).rev() {
+            shuffled.swap(at, clock::random_u64() as usize % (at + 1));
+        }
+        Self { messages, shuffled, next: 0 }
+    }
+
+    fn next(&mut self) -> Asked {
+        let page = self.shuffled[self.next % self.shuffled.len()];
+        self.next += 1;
+        let count = LISTED.min(self.messages);
+        let (first, last) = (page * LISTED + 1, page * LISTED + count);
         let items = "UID FLAGS INTERNALDATE RFC822.SIZE ENVELOPE";
-        (format!("FETCH {first}:{} ({items})", first + page - 1), page)
-    })
+        Asked { text: format!("FETCH {first}:{last} ({items})"), count }
+    }
+}
+
+/// A command, and of how many messages its answer tells.
+#[derive(Clone)]
+struct Asked {
+    text: String,
+    count: u64,
 }
 
 /// How long the flags of all messages take, and the most memory meanwhile.
-fn flags(group: &Group, place: &Arc<Place>, messages: u64) -> Result<(Duration, u64), Failure> {
+fn flags(group: &Group, place: &Arc<Place>, select: &Asked) -> Result<(Duration, u64), Failure> {
+    let flags = Asked { text: "FETCH 1:* (FLAGS)".to_owned(), ..*select };
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -98,57 +111,43 @@ fn flags(group: &Group, place: &Arc<Place>, messages: u64) -> Result<(Duration, 
             }
             peak
         });
-        let taken =
-            timed(group, place, messages, |messages| ("FETCH 1:* (FLAGS)".to_owned(), messages));
+        let taken = timed(group, place, &[select.clone(), flags]);
         done.store(true, Ordering::SeqCst);
         let peak = watch.join().map_err(|_| Failure::system("a thread ended in a panic"))?;
-        Ok((taken?, peak))
+        Ok((taken?[1], peak))
     })
 }
 
-/// How long a FETCH takes in a session that has selected the mailbox.
-fn timed(
-    group: &Group,
-    place: &Arc<Place>,
-    messages: u64,
-    command: impl Fn(u64) -> (String, u64) + Copy + Send + Sync + 'static,
-) -> Result<Duration, Failure> {
-    let taken = Arc::new(Mutex::new(Duration::ZERO));
+/// How long each command takes in one session of the mailbox's account.
+fn timed(group: &Group, place: &Arc<Place>, asked: &[Asked]) -> Result<Vec<Duration>, Failure> {
+    let taken: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let (place, asked): (_, Arc<[Asked]>) = (place.clone(), asked.into());
     let of_client = taken.clone();
-    one_session(group, place, move |mut imap| {
-        let taken = of_client.clone();
+    let client = move |member: Member| {
+        let (place, asked, taken) = (place.clone(), asked.clone(), of_client.clone());
         async move {
-            select(&mut imap, messages).await?;
-            let (text, count) = command(messages);
-            let since = Instant::now();
-            let answer = imap.command(&text).await?;
-            *taken.lock().unwrap_or_else(PoisonError::into_inner) = since.elapsed();
-            work::expect(&text, answer.fetched, count)
+            let mut imap = Imap::open(place.imap, None, false, &load_account(0)).await?;
+            member.ready().await;
+            for Asked { text, count } in asked.iter() {
+                let since = Instant::now();
+                let answer = imap.command(text).await?;
+                taken.lock().unwrap_or_else(PoisonError::into_inner).push(since.elapsed());
+                let told =
+                    if answer.fetched > 0 { answer.fetched } else { answer.exists.unwrap_or(0) };
+                work::expect(text, told, *count)?;
+            }
+            Ok(())
         }
-    })?;
-    let taken = *taken.lock().unwrap_or_else(PoisonError::into_inner);
+    };
+    crew::run(1, FILL_TIME_MAX, group, || Ok(()), client)?;
+    let taken = std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(taken)
 }
 
-/// Runs one session of the mailbox's account.
-fn one_session<F>(
-    group: &Group,
-    place: &Arc<Place>,
-    session: impl Fn(Imap) -> F + Clone + Send + Sync + 'static,
-) -> Result<(), Failure>
-where
-    F: Future<Output = io::Result<()>> + 'static,
-{
-    let place = place.clone();
-    let client = move |member: Member| {
-        let (place, session) = (place.clone(), session.clone());
-        async move {
-            let imap = Imap::open(place.imap, None, false, &load_account(0)).await?;
-            member.ready().await;
-            session(imap).await
-        }
-    };
-    crew::run(1, FILL_TIME_MAX, group, || Ok(()), client).map(drop)
+fn spread(taken: &[Duration]) -> Spread {
+    let mut latencies = Latencies::new();
+    taken.iter().for_each(|taken| latencies.record(*taken));
+    latencies.summary().into()
 }
 
 /// Whether the kernel has forgotten what it read.
@@ -163,4 +162,8 @@ fn ms(duration: Duration) -> f64 {
 
 const SELECTS: usize = 200;
 const LISTED: u64 = 1000;
+const LISTS_WARM: usize = 20;
+/// Restarts with nothing in the page cache, and listings after each.
+const RESTARTS: usize = 3;
+const LISTS_COLD: usize = 8;
 const MEMORY_PERIOD: Duration = Duration::from_millis(20);

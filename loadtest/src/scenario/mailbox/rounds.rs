@@ -91,6 +91,28 @@ impl Stage {
         Ok(())
     }
 
+    /// Opens each mailbox of the peer once, one by one. Dovecot makes mailboxes when they are first
+    /// used, and its LMTP server may die of several deliveries that make the same one.
+    pub fn begin_mailboxes(&self) -> Result<(), Failure> {
+        let Some(index) = (0..self.hosts.len()).find(|index| self.is_peer(*index)) else {
+            return Ok(());
+        };
+        let names = [self.load_accounts(self.options.accounts), self.reader_accounts()].concat();
+        let (names, place) = (Arc::new(names), self.places[index].clone());
+        let open_all = move |member: Member| {
+            let (names, place) = (names.clone(), place.clone());
+            async move {
+                member.ready().await;
+                for (_, name) in names.iter() {
+                    let mut imap = Imap::open(place.imap, None, false, name).await?;
+                    imap.command("SELECT INBOX").await?;
+                }
+                Ok(())
+            }
+        };
+        crew::run(1, FILL_TIME_MAX, &self.hosts[index].group, || Ok(()), open_all).map(drop)
+    }
+
     pub fn is_peer(&self, index: usize) -> bool {
         self.hosts[index].name == "dovecot"
     }
