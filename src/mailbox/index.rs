@@ -199,6 +199,31 @@ impl Mailbox {
         before
     }
 
+    /// Puts messages of ascending UIDs in their place, between whose ends there is none. In one
+    /// pass: replay meets a checkpoint's messages behind the newest ones, which came while it was
+    /// made, and would move these for each.
+    pub fn put_range(&mut self, entries: &[Entry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        assert!(entries.is_sorted_by(|one, next| one.uid < next.uid));
+        let there = self.messages.positions(first.uid..last.uid + 1);
+        assert!(there.is_empty());
+        let position = there.start;
+        self.messages.insert_all(position, entries);
+        let is_unseen = |entry: &Entry| !entry.flags.has(SystemFlags::SEEN);
+        let unseen = entries.iter().filter(|entry| is_unseen(entry)).count();
+        let first_unseen = entries.iter().position(is_unseen).map(|at| (position + at) as u32);
+        let others = self.first_unseen.map(|other| match (other as usize) < position {
+            true => other,
+            false => other + entries.len() as u32,
+        });
+        self.first_unseen = first_unseen.into_iter().chain(others).min();
+        self.unseen += unseen as u32;
+        self.bytes += entries.iter().map(|entry| u64::from(entry.bytes)).sum::<u64>();
+        self.uid_next = self.uid_next.max(last.uid + 1);
+        let modseq = entries.iter().map(|entry| entry.modseq).max();
+        self.highest_modseq = self.highest_modseq.max(modseq.unwrap_or(0));
+    }
+
     /// Changes flags of messages that are there and returns whether some changed. Those that stay
     /// as they were keep their mod-sequence.
     pub fn change_flags(&mut self, changed: &FlagsChanged) -> bool {
@@ -333,6 +358,18 @@ impl Messages {
         self.bytes.insert(position, entry.bytes);
     }
 
+    fn insert_all(&mut self, position: usize, entries: &[Entry]) {
+        insert_into(&mut self.uids, position, entries, |it| it.uid);
+        insert_into(&mut self.modseqs, position, entries, |it| it.modseq);
+        insert_into(&mut self.dates, position, entries, |it| it.date.unix_s);
+        insert_into(&mut self.zones, position, entries, |it| it.date.zone);
+        insert_into(&mut self.saved, position, entries, |it| it.saved_s);
+        insert_into(&mut self.flags, position, entries, |it| it.flags.0);
+        insert_into(&mut self.keywords, position, entries, |it| it.keywords);
+        insert_into(&mut self.bodies, position, entries, |it| it.body);
+        insert_into(&mut self.bytes, position, entries, |it| it.bytes);
+    }
+
     fn remove(&mut self, positions: &[Range<usize>]) {
         remove_from(&mut self.uids, positions);
         remove_from(&mut self.modseqs, positions);
@@ -350,6 +387,16 @@ impl Messages {
         let is_unseen = |flags: &u8| !SystemFlags(*flags).has(SystemFlags::SEEN);
         self.flags.iter().position(is_unseen).map(|position| position as u32)
     }
+}
+
+/// Puts what entries have into a column.
+fn insert_into<T>(
+    column: &mut Vec<T>,
+    position: usize,
+    entries: &[Entry],
+    value: impl Fn(&Entry) -> T,
+) {
+    column.splice(position..position, entries.iter().map(value));
 }
 
 /// Takes ascending ranges that do not touch out of a column.

@@ -241,22 +241,17 @@ impl Partition {
     fn apply_messages(&mut self, item: &mut Reader<'_>) -> Result<(), Malformed> {
         let id = MailboxId(number(item)?);
         let (from, end) = (item.u32()?, item.u32()?);
-        if let Some(mailbox) = self.mailboxes.get_mut(&id) {
-            for replaced in mailbox.clear(from, end) {
-                self.bodies.drop_use(replaced.body);
-            }
-        }
+        let mut messages: Vec<(Message, Body)> = Vec::new();
         for _ in 0..item.u32()? {
             let message = Message::read(item)?;
             let body = Body::read_without_id(message.body, item)?;
-            if !(from..=end).contains(&message.uid) {
+            let is_next = messages.last().is_none_or(|(last, _)| last.uid < message.uid);
+            if !is_next || !(from..=end).contains(&message.uid) {
                 return Err(Malformed);
             }
-            if self.mailboxes.contains_key(&id) {
-                let body = self.bodies.place(&body);
-                self.put(id, &message, body);
-            }
+            messages.push((message, body));
         }
+        self.put_range(id, (from, end), &messages);
         Ok(())
     }
 

@@ -309,20 +309,33 @@ impl Partition {
         self.modseq = self.modseq.max(message.modseq);
         let Some(mailbox) = self.mailboxes.get_mut(&id) else { return Change::None };
         self.bodies.add_use(body);
-        let replaced = mailbox.put(Entry {
-            uid: message.uid,
-            modseq: message.modseq,
-            date: message.date,
-            saved_s: message.saved_s,
-            flags: message.flags,
-            keywords: message.keywords,
-            body,
-            bytes: self.bodies.bytes(body),
-        });
+        let replaced = mailbox.put(entry(message, body, &self.bodies));
         if let Some(replaced) = replaced {
             self.bodies.drop_use(replaced.body);
         }
         Change::Mailbox(id)
+    }
+
+    /// Puts messages with ascending UIDs of a range in the place of those that a mailbox has
+    /// there, if that is known.
+    pub(super) fn put_range(
+        &mut self,
+        id: MailboxId,
+        (first, end): (u32, u32),
+        messages: &[(Message, Body)],
+    ) {
+        let Some(mailbox) = self.mailboxes.get_mut(&id) else { return };
+        for replaced in mailbox.clear(first, end) {
+            self.bodies.drop_use(replaced.body);
+        }
+        let mut entries = Vec::with_capacity(messages.len());
+        for (message, body) in messages {
+            self.modseq = self.modseq.max(message.modseq);
+            let body = self.bodies.place(body);
+            self.bodies.add_use(body);
+            entries.push(entry(message, body, &self.bodies));
+        }
+        mailbox.put_range(&entries);
     }
 
     pub(super) fn add_account(&mut self, id: AccountId, name: &str) -> &mut Account {
@@ -396,6 +409,20 @@ impl Partition {
         for id in nameless {
             self.add_account(id, &format!("recovered-{}", id.0));
         }
+    }
+}
+
+/// A message as the index keeps it.
+fn entry(message: &Message, body: BodyHandle, bodies: &Bodies) -> Entry {
+    Entry {
+        uid: message.uid,
+        modseq: message.modseq,
+        date: message.date,
+        saved_s: message.saved_s,
+        flags: message.flags,
+        keywords: message.keywords,
+        body,
+        bytes: bodies.bytes(body),
     }
 }
 
