@@ -277,10 +277,9 @@ impl Store {
         if !disk.indices.borrow().contains_key(&mailbox) {
             self.load_index(disk, mailbox).await;
         }
-        let bytes_max = ahead.saturating_mul(AHEAD_BYTES).min(SLICE_BYTES_MAX);
         let mut before = u64::MAX;
         for _ in 0..SLICES_TRIED_MAX {
-            let slice = disk.indices.borrow().get(&mailbox)?.slice(uid, before, bytes_max).to_vec();
+            let slice = disk.indices.borrow().get(&mailbox)?.slice(uid, before, ahead).to_vec();
             before = slice.first()?.offset;
             self.read_slice(disk, mailbox, &slice).await;
             if let Some(summary) = memory.borrow_mut().get(body) {
@@ -296,9 +295,6 @@ impl Store {
         let files = disk.files.clone();
         let read = move || files.read(mailbox, start, (end - start) as usize);
         let octets: Rc<[u8]> = disk.pool.run(read).await.unwrap_or_default().into();
-        let partition = self.inner.partition.borrow();
-        let bodies = partition.bodies();
-        let mut memory = self.inner.summaries.memory.borrow_mut();
         for block in slice {
             let at = (block.offset - start) as usize;
             let of_block = octets.get(at..).unwrap_or_default();
@@ -306,16 +302,23 @@ impl Store {
             let mut is_any = false;
             for record in disk.files.records(of_block) {
                 is_any = true;
-                let Some(handle) = bodies.find(record.body) else { continue };
                 let range = at + record.summary.start..at + record.summary.end;
-                let summary = KeptSummary::new(octets.clone(), range, bodies.bytes(handle));
-                if let Some(summary) = summary {
-                    memory.put(record.body, summary);
-                }
+                self.remember(record.body, octets.clone(), range);
             }
             if !is_any && let Some(index) = disk.indices.borrow_mut().get_mut(&mailbox) {
                 index.forget(block);
             }
+            task::yield_now().await;
+        }
+    }
+
+    /// Keeps a summary in memory, if it is of a body that is there.
+    fn remember(&self, body: BodyId, octets: Rc<[u8]>, range: Range<usize>) {
+        let partition = self.inner.partition.borrow();
+        let bodies = partition.bodies();
+        let Some(handle) = bodies.find(body) else { return };
+        if let Some(summary) = KeptSummary::new(octets, range, bodies.bytes(handle)) {
+            self.inner.summaries.memory.borrow_mut().put(body, summary);
         }
     }
 
@@ -478,9 +481,6 @@ const JOBS_WAITING_MAX: usize = 256;
 /// How long summaries are gathered before they are written down, unless they are many.
 const GATHER_PERIOD: Duration = Duration::from_millis(100);
 const GATHER_PERIODS: usize = 10;
-/// Octets that are read for each message that is likely to be asked for, and in all.
-const AHEAD_BYTES: usize = 4096;
-const SLICE_BYTES_MAX: usize = 256 * 1024;
 /// Blocks in which a message is looked for.
 const SLICES_TRIED_MAX: usize = 4;
 /// Records of messages that are gone and do no harm.

@@ -208,9 +208,9 @@ impl Index {
     }
 
     /// The newest block that stands before `before` in the file and may have a message, and those
-    /// that stand right behind it and are of higher UIDs, `bytes_max` octets in all unless the
-    /// first one has more.
-    pub fn slice(&self, uid: u32, before: u64, bytes_max: usize) -> &[Block] {
+    /// that stand right behind it and are of higher UIDs, as many as `ahead` messages are likely
+    /// to be in, this one included, and about a MiB at the most.
+    pub fn slice(&self, uid: u32, before: u64, ahead: usize) -> &[Block] {
         let end = self.blocks.partition_point(|block| block.first_uid <= uid);
         let near = self.blocks[..end].iter().enumerate().rev();
         let near = near.take_while(|(_, block)| uid - block.first_uid < BLOCK_UIDS_MAX);
@@ -218,10 +218,14 @@ impl Index {
         let Some((start, first)) = having.max_by_key(|(_, block)| block.offset) else {
             return &[];
         };
+        // The message may be the last one of its block.
+        let mut records = 1;
         let mut file_end = first.end();
         let is_next = |block: &&Block| {
-            let is_next =
-                block.offset == file_end && block.end() - first.offset <= bytes_max as u64;
+            let is_next = block.offset == file_end
+                && block.end() - first.offset <= SLICE_BYTES_MAX
+                && records < ahead;
+            records += block.count as usize;
             file_end = block.end();
             is_next
         };
@@ -237,6 +241,8 @@ pub const RECORD_HEADER_BYTES: usize = 20;
 /// Octets of a block, unless it is one record.
 const BLOCK_BYTES: u32 = 64 * 1024;
 const BLOCK_BYTES_MAX: u32 = (SUMMARY_BYTES_MAX + RECORD_HEADER_BYTES) as u32;
+/// Octets that are read at once.
+const SLICE_BYTES_MAX: u64 = 1024 * 1024;
 /// UIDs that lie between the ends of a block, which bounds how many blocks one can be in that
 /// were made in order.
 const BLOCK_UIDS_MAX: u32 = 1024;
@@ -351,13 +357,20 @@ mod tests {
         let late = block(40, 60, 300);
         let mut index = Index::new([&in_order[..], &[late]].concat());
         assert_eq!((index.block_count(), index.record_count()), (4, 171));
-        let before = |uid, before, bytes_max| index.slice(uid, before, bytes_max).to_vec();
+        let before = |uid, before, ahead| index.slice(uid, before, ahead).to_vec();
         assert_eq!(before(45, u64::MAX, 1000), [late], "nothing stands behind it");
         assert_eq!(before(45, 300, 1), [in_order[0]]);
         assert_eq!(before(45, 0, 1000), []);
-        assert_eq!(before(70, u64::MAX, 250), in_order[1..]);
-        assert_eq!(before(70, u64::MAX, 199), in_order[1..2]);
+        assert_eq!(before(45, 300, 51), in_order[..2]);
+        assert_eq!(before(45, 300, 52), in_order);
+        assert_eq!(before(70, u64::MAX, 1000), in_order[1..]);
         assert_eq!((before(151, u64::MAX, 1000), before(0, u64::MAX, 1000)), (vec![], vec![]));
+        let large = [0, 1, 2].map(|at| Block {
+            bytes: 1 << 19,
+            offset: u64::from(at) << 19,
+            ..block(at + 1, at + 1, 0)
+        });
+        assert_eq!(Index::new(large.to_vec()).slice(1, u64::MAX, 9), &large[..2]);
 
         index.forget(&late);
         assert_eq!(index.slice(45, u64::MAX, 1000), in_order);

@@ -645,7 +645,7 @@ fn sets_seen(item: &FetchItem) -> bool {
 /// `BODY[]`.
 const WHOLE: Section = Section { part: Vec::new(), text: SectionText::Whole };
 /// Messages looked up in the index before others get a turn.
-const MESSAGES_AT_ONCE: usize = 256;
+const MESSAGES_AT_ONCE: usize = 1024;
 /// Messages that are read at the same time, and their octets.
 const PREPARED_MAX: usize = 16;
 const PREPARED_BYTES_MAX: usize = 1024 * 1024;
