@@ -112,4 +112,4 @@ pub(super) async fn on_thread<T: Send + 'static>(
 }
 
 /// Messages that are put in order in less than a millisecond or two.
-const HERE_MAX: usize = 2048;
+const HERE_MAX: usize = 256;
