@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::space::Space;
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::Inbox;
 use crate::runtime::log_ring::{Command, Completion, LogRing};
+use crate::runtime::segment_file::Access;
 use crate::runtime::sync::{self, Notify};
 use crate::runtime::{clock, task, timer};
 
@@ -55,14 +57,24 @@ pub enum ReadError {
 
 /// A record in memory.
 pub struct RecordBuffer {
-    buffer: Rc<AlignedBuffer>,
-    start: usize,
-    end: usize,
+    memory: Memory,
+    /// Of the payload.
+    range: Range<usize>,
+}
+
+enum Memory {
+    /// The record alone.
+    Record(Vec<u8>),
+    /// Blocks that it stands in, with others perhaps.
+    Blocks(Rc<AlignedBuffer>),
 }
 
 impl RecordBuffer {
     pub fn payload(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
+        match &self.memory {
+            Memory::Record(octets) => &octets[self.range.clone()],
+            Memory::Blocks(blocks) => &blocks[self.range.clone()],
+        }
     }
 }
 
@@ -219,10 +231,32 @@ impl Journal {
         self.inner.room.notified().await;
     }
 
-    /// Reads a record back and checks it. Suspends.
+    /// Reads a record back past the page cache and checks it. Suspends.
     pub async fn read(&self, location: Location) -> Result<RecordBuffer, ReadError> {
-        let (buffer, start) = self.read_blocks(location, location).await?;
-        record_in(&buffer, start, location)
+        let (buffer, start) = self.read_blocks(location, location, Access::Direct).await?;
+        checked(Memory::Blocks(buffer), start, location)
+    }
+
+    /// Reads a record that is likely to be asked for again by way of the page cache, and checks it
+    /// each time. Suspends unless it stands there.
+    ///
+    /// Writes pass that cache by. The kernel drops what a write makes old, but does not promise to
+    /// (open(2), O_DIRECT): what is not as it was written counts only once it was read from disk.
+    pub async fn read_cached(&self, location: Location) -> Result<RecordBuffer, ReadError> {
+        self.written(location).await;
+        let mut octets = vec![0; location.record_bytes as usize];
+        let (slot, offset) = (location.slot, location.offset());
+        let cached = match self.inner.ring.read_from_cache(slot, offset, &mut octets) {
+            true => checked(Memory::Record(octets), offset, location),
+            false => {
+                let blocks = self.read_blocks(location, location, Access::Buffered).await;
+                blocks.and_then(|(blocks, start)| checked(Memory::Blocks(blocks), start, location))
+            }
+        };
+        match cached {
+            Ok(record) => Ok(record),
+            Err(_) => self.read(location).await,
+        }
     }
 
     /// Reads two neighbours of one frame back in one read, and checks both. Suspends.
@@ -231,8 +265,18 @@ impl Journal {
         first: Location,
         second: Location,
     ) -> Result<(RecordBuffer, RecordBuffer), ReadError> {
-        let (buffer, start) = self.read_blocks(first, second).await?;
-        Ok((record_in(&buffer, start, first)?, record_in(&buffer, start, second)?))
+        let (buffer, start) = self.read_blocks(first, second, Access::Direct).await?;
+        let of = |location| checked(Memory::Blocks(buffer.clone()), start, location);
+        Ok((of(first)?, of(second)?))
+    }
+
+    /// Waits for the frame of a record to be durable.
+    async fn written(&self, location: Location) {
+        let awaited = self.inner.core.borrow().awaited(location);
+        if let Some(ticket) = awaited {
+            self.durable(ticket).await;
+        }
+        assert!(self.inner.core.borrow().is_used(location), "only what is pinned is read");
     }
 
     /// The blocks from `first` to the end of `last`, and their offset in the segment. Waits for
@@ -241,12 +285,9 @@ impl Journal {
         &self,
         first: Location,
         last: Location,
+        access: Access,
     ) -> Result<(Rc<AlignedBuffer>, u64), ReadError> {
-        let awaited = self.inner.core.borrow().awaited(first);
-        if let Some(ticket) = awaited {
-            self.durable(ticket).await;
-        }
-        assert!(self.inner.core.borrow().is_used(first), "only what is pinned is read");
+        self.written(first).await;
         let start = first.offset() - first.offset() % BLOCK_BYTES as u64;
         let end = last.offset() + u64::from(last.record_bytes);
         let bytes = (end - start).next_multiple_of(BLOCK_BYTES as u64) as usize;
@@ -256,7 +297,7 @@ impl Journal {
         self.inner.reads.borrow_mut().insert(tag, sender);
         let buffer = AlignedBuffer::new(bytes);
         let file_index = first.slot;
-        self.inner.order(Command::Read { tag, file_index, offset: start, buffer, bytes });
+        self.inner.order(Command::Read { tag, file_index, access, offset: start, buffer, bytes });
         let (buffer, result) = receiver.await.expect("every read completes");
         result.map_err(ReadError::Io)?;
         Ok((Rc::new(buffer), start))
@@ -443,19 +484,19 @@ impl Inner {
     }
 }
 
-/// The record at `location` in blocks that were read from offset `start` of its segment.
-fn record_in(
-    buffer: &Rc<AlignedBuffer>,
-    start: u64,
-    location: Location,
-) -> Result<RecordBuffer, ReadError> {
+/// The record at `location` in octets that were read from offset `start` of its segment.
+fn checked(memory: Memory, start: u64, location: Location) -> Result<RecordBuffer, ReadError> {
+    let octets = match &memory {
+        Memory::Record(octets) => &octets[..],
+        Memory::Blocks(blocks) => &blocks[..],
+    };
     let at = (location.offset() - start) as usize;
     let end = at + location.record_bytes as usize;
-    let record = buffer.get(at..end);
+    let record = octets.get(at..end);
     match record.and_then(|record| RecordRef::read(u64::from(location.epoch_low), record)) {
         Some((record, _)) => {
             let start = end - record.payload.len();
-            Ok(RecordBuffer { buffer: buffer.clone(), start, end })
+            Ok(RecordBuffer { memory, range: start..end })
         }
         None => Err(ReadError::Checksum(location)),
     }
@@ -482,3 +523,77 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// How often new segments are taken in and idleness is looked at.
 const UPKEEP_PERIOD: Duration = Duration::from_millis(20);
 const CLOSE_POLL: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::super::open::{JournalConfig, Owner};
+    use super::super::recovery::{Replay, Replayed};
+    use super::*;
+    use crate::runtime::executor;
+    use crate::runtime::log_ring::Durability;
+    use crate::runtime::segment_file::{self, SegmentFile};
+
+    struct Nothing;
+
+    impl Replay for Nothing {
+        fn visit(&mut self, _: Replayed<'_>) {}
+        fn restart(&mut self) {}
+    }
+
+    /// The kernel does not promise what is in the page cache; here it is of another file.
+    #[test]
+    fn what_the_cache_has_wrong_is_read_from_disk_and_what_is_wrong_there_is_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data_dir = directory.path().to_owned();
+        let body = move || async move {
+            let config = JournalConfig {
+                data_dir: data_dir.clone(),
+                owner: Owner::Partition(0),
+                segment_bytes: 4 << 20,
+                bytes_max: 64 << 20,
+                min_free_bytes: 0,
+                durability: Durability::None,
+                log_core: None,
+            };
+            let (journal, _) = Journal::open(&config, &mut Nothing).expect("a journal");
+            journal.begin();
+            let payload = vec![7; 10_000];
+            let record = Record { kind: 0x60, flags: 0, id: 1, aux: 0, payload: &[&payload] };
+            let appended = journal.append(&[record], Append::Message).expect("room");
+            let place = appended.first;
+            journal.pin(place, 0);
+            for turn in 0..3 {
+                let read = journal.read_cached(place).await.expect("as written");
+                assert_eq!(read.payload(), payload, "{turn}");
+            }
+
+            let path = data_dir.join(format!("mail/p00/seg.{:06}", place.slot));
+            let other = data_dir.join("other");
+            let zeros = vec![0; 4 << 20];
+            std::fs::write(&other, &zeros).expect("written");
+            let cached = segment_file::open_cached(&other).expect("opened");
+            let has_other = segment_file::read_from_cache(&cached, 0, &mut vec![0; 4096]);
+            for cached in [&cached, &segment_file::open_cached("/dev/null".as_ref()).expect("one")]
+            {
+                let (file, _) = segment_file::open(&path).expect("opened");
+                let file = SegmentFile { file, cached: Some(cached.clone()) };
+                journal.inner.order(Command::AddFile { file_index: place.slot, file });
+                let read = journal.read_cached(place).await.expect("as written");
+                assert_eq!(read.payload(), payload, "the other file is cached: {has_other}");
+            }
+
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("there");
+            file.write_all_at(b"x", place.offset() + 5_000).expect("written");
+            for _ in 0..3 {
+                let read = journal.read_cached(place).await;
+                assert!(matches!(read, Err(ReadError::Checksum(at)) if at == place));
+            }
+            journal.unpin(place, 0);
+            journal.close().await;
+        };
+        let thread = executor::spawn("log-test", None, body).expect("a thread");
+        thread.join().expect("no panic").expect("no error");
+    }
+}

@@ -18,7 +18,7 @@ use crate::limits::{FRAME_BYTES_MAX, SPARE_SLOTS_MIN};
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::inbox;
 use crate::runtime::log_ring::{Command, Durability, LogRing, ORDERS_MAX};
-use crate::runtime::segment_file::{self, Access};
+use crate::runtime::segment_file::{self, Access, SegmentFile};
 use crate::runtime::{clock, thread};
 
 /// What a journal needs to know.
@@ -250,6 +250,9 @@ impl Journal {
         let ring = LogRing::start(&name, config.log_core, config.durability, completion_sender)
             .map_err(io_error)?;
         for (index, (file, _)) in segments.files.into_iter().enumerate() {
+            let path = directory.join(&names[index]);
+            let file =
+                with_cached(file, &path, owner).map_err(|error| OpenError::Io { path, error })?;
             let mut order = Command::AddFile { file_index: index as u16, file };
             // The thread takes orders as fast as they come.
             while let Err(refused) = ring.send(order) {
@@ -379,7 +382,7 @@ impl SegmentSource for Segments {
 /// A segment that is ready.
 pub(super) struct Made {
     pub file_index: u16,
-    pub file: File,
+    pub file: SegmentFile,
     pub capacity: u64,
 }
 
@@ -415,12 +418,12 @@ impl Maker {
         let (made_sender, made) = mpsc::channel();
         let min_free_bytes = config.min_free_bytes;
         let thread_directory = directory.clone();
-        let mut next_slot = capacities.len();
+        let (owner, mut next_slot) = (config.owner, capacities.len());
         thread::spawn(&config.owner.thread("segments"), None, move || {
             // The lock is held for as long as anybody may make a segment here.
             let _lock = lock;
             while let Ok(bytes) = orders_received.recv() {
-                let made = make(&thread_directory, next_slot, bytes, min_free_bytes);
+                let made = make(&thread_directory, owner, next_slot, bytes, min_free_bytes);
                 next_slot += usize::from(made.is_ok());
                 if made_sender.send(made.map_err(|error| Unmade { bytes, error })).is_err() {
                     return;
@@ -503,6 +506,7 @@ fn growth_slots(mut pool_bytes: u64, bytes_max: u64, segment_bytes: u64) -> usiz
 
 fn make(
     directory: &Path,
+    owner: Owner,
     slot: usize,
     bytes: u64,
     min_free_bytes: u64,
@@ -512,8 +516,19 @@ fn make(
     }
     let name = segment_name(slot);
     segment_file::create_zeroed(directory, &name, bytes).map_err(Some)?;
-    let (file, _) = segment_file::open(&directory.join(&name)).map_err(Some)?;
+    let path = directory.join(&name);
+    let (file, _) = segment_file::open(&path).map_err(Some)?;
+    let file = with_cached(file, &path, owner).map_err(Some)?;
     Ok(Made { file_index: slot as u16, file, capacity: bytes })
+}
+
+/// Content of mailboxes is read again and again, that of a queue once.
+fn with_cached(file: File, path: &Path, owner: Owner) -> io::Result<SegmentFile> {
+    let cached = match owner {
+        Owner::Partition(_) => Some(segment_file::open_cached(path)?),
+        Owner::Shard(_) => None,
+    };
+    Ok(SegmentFile { file, cached })
 }
 
 /// Segments that the first start waits for: with so many a shard works for ever, should others take

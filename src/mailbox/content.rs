@@ -132,7 +132,7 @@ impl Content {
         {
             return Ok(record.clone());
         }
-        let record = Rc::new(self.store.inner.journal.read(place).await?);
+        let record = Rc::new(self.store.inner.journal.read_cached(place).await?);
         *self.last.borrow_mut() = Some((place, record.clone()));
         Ok(record)
     }

@@ -4,6 +4,7 @@
 //! fails, or is short, ends the process at once: the kernel may have marked the lost pages clean,
 //! so nothing is retried and nothing later is acknowledged.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -16,6 +17,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 
 use super::aligned::AlignedBuffer;
 use super::inbox::InboxSender;
+use super::segment_file::{self, Access, SegmentFile};
 use super::thread;
 
 /// When a write counts as done.
@@ -34,7 +36,7 @@ pub enum Command {
     /// A segment, by the number that later commands name it by.
     AddFile {
         file_index: u16,
-        file: File,
+        file: SegmentFile,
     },
     Write {
         tag: u64,
@@ -43,10 +45,12 @@ pub enum Command {
         buffer: AlignedBuffer,
         bytes: usize,
     },
-    /// Offset and `bytes` are whole blocks.
+    /// Offset and `bytes` are whole blocks. A read by way of the page cache may find there what
+    /// was on disk before a write.
     Read {
         tag: u64,
         file_index: u16,
+        access: Access,
         offset: u64,
         buffer: AlignedBuffer,
         bytes: usize,
@@ -72,6 +76,8 @@ pub enum Completion {
 /// The way to the log thread. Belongs to its shard.
 pub struct LogRing {
     shared: Arc<Shared>,
+    /// Segments that may be read by way of the page cache, by their numbers.
+    cached: RefCell<HashMap<u16, Arc<File>>>,
 }
 
 struct Shared {
@@ -116,11 +122,25 @@ impl LogRing {
             stopping: false,
         };
         thread::spawn(name, core, move || worker.run())?;
-        Ok(LogRing { shared })
+        Ok(LogRing { shared, cached: RefCell::default() })
+    }
+
+    /// Reads octets that are all in the page cache, without a word to the thread; false, whatever
+    /// is in `buffer` then, where some are not. What is there may be what was on disk before a
+    /// write. Never waits.
+    pub fn read_from_cache(&self, file_index: u16, offset: u64, buffer: &mut [u8]) -> bool {
+        let cached = self.cached.borrow();
+        let file = cached.get(&file_index);
+        file.is_some_and(|file| segment_file::read_from_cache(file, offset, buffer))
     }
 
     /// Hands an order over; gives it back when too many are under way. Never waits.
     pub fn send(&self, command: Command) -> Result<(), Command> {
+        if let Command::AddFile { file_index, file } = &command
+            && let Some(cached) = &file.cached
+        {
+            self.cached.borrow_mut().insert(*file_index, cached.clone());
+        }
         self.shared.commands.push(command)?;
         if self.shared.parked.swap(false, Ordering::SeqCst) {
             let one: u64 = 1;
@@ -149,7 +169,7 @@ struct Worker {
     ring: IoUring,
     durability: Durability,
     completions: InboxSender<Completion>,
-    files: HashMap<u16, File>,
+    files: HashMap<u16, SegmentFile>,
     orders: HashMap<u64, Order>,
     next_order: u64,
     /// Where the kernel writes the bell's count; its address must not change.
@@ -190,7 +210,7 @@ impl Worker {
             }
             Command::Write { tag, file_index, offset, buffer, bytes } => {
                 assert!(bytes <= buffer.len());
-                let fd = types::Fd(self.files[&file_index].as_raw_fd());
+                let fd = types::Fd(self.files[&file_index].file.as_raw_fd());
                 let number = self.next_number();
                 let flags = match self.durability {
                     Durability::Dsync => libc::RWF_DSYNC,
@@ -217,9 +237,14 @@ impl Worker {
                 let order = Order { tag, file_index, buffer, bytes, is_write, outstanding, result };
                 self.orders.insert(number, order);
             }
-            Command::Read { tag, file_index, offset, mut buffer, bytes } => {
+            Command::Read { tag, file_index, access, offset, mut buffer, bytes } => {
                 assert!(bytes <= buffer.len());
-                let fd = types::Fd(self.files[&file_index].as_raw_fd());
+                let SegmentFile { file, cached } = &self.files[&file_index];
+                let file = match access {
+                    Access::Direct => file,
+                    Access::Buffered => cached.as_deref().unwrap_or(file),
+                };
+                let fd = types::Fd(file.as_raw_fd());
                 let number = self.next_number();
                 let read = opcode::Read::new(fd, buffer.as_mut_ptr(), bytes as u32)
                     .offset(offset)
@@ -281,7 +306,10 @@ impl Worker {
                 && let Err(error) = &order.result
             {
                 let what = if user_data & 1 == 0 { "write to" } else { "sync of" };
-                fail_stop(&format!("a {what} {}", path_of(&self.files[&order.file_index])), error);
+                fail_stop(
+                    &format!("a {what} {}", path_of(&self.files[&order.file_index].file)),
+                    error,
+                );
             }
             if order.outstanding == 0 {
                 let order = self.orders.remove(&number).expect("looked up above");

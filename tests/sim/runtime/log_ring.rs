@@ -1,4 +1,5 @@
-//! The log ring over the simulated disk: orders take their time, and end in any order.
+//! The log ring over the simulated disk: orders take their time, and end in any order. The page
+//! cache has what it likes, and at times not what was written.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -6,6 +7,7 @@ use std::rc::Rc;
 
 use super::aligned::AlignedBuffer;
 use super::inbox::InboxSender;
+use super::segment_file::Access;
 use super::{executor, task, timer};
 use crate::disk::Disk;
 
@@ -13,9 +15,25 @@ use crate::disk::Disk;
 pub type File = ();
 
 pub enum Command {
-    AddFile { file_index: u16, file: File },
-    Write { tag: u64, file_index: u16, offset: u64, buffer: AlignedBuffer, bytes: usize },
-    Read { tag: u64, file_index: u16, offset: u64, buffer: AlignedBuffer, bytes: usize },
+    AddFile {
+        file_index: u16,
+        file: File,
+    },
+    Write {
+        tag: u64,
+        file_index: u16,
+        offset: u64,
+        buffer: AlignedBuffer,
+        bytes: usize,
+    },
+    Read {
+        tag: u64,
+        file_index: u16,
+        access: Access,
+        offset: u64,
+        buffer: AlignedBuffer,
+        bytes: usize,
+    },
     Stop,
 }
 
@@ -55,6 +73,15 @@ impl LogRing {
         LogRing { device, completions }
     }
 
+    /// Octets that stand in the page cache; false where they do not.
+    pub fn read_from_cache(&self, file_index: u16, offset: u64, buffer: &mut [u8]) -> bool {
+        let is_there = executor::percent(50);
+        if is_there {
+            self.device.read(Access::Buffered, file_index, offset, buffer);
+        }
+        is_there
+    }
+
     /// Refuses at times, as a full ring does.
     pub fn send(&self, command: Command) -> Result<(), Command> {
         if executor::percent(2) {
@@ -70,11 +97,10 @@ impl LogRing {
                 device.orders.borrow_mut().push(order);
                 task::spawn(device.write(number, tag, completions));
             }
-            Command::Read { tag, file_index, offset, mut buffer, bytes } => {
+            Command::Read { tag, file_index, access, offset, mut buffer, bytes } => {
                 task::spawn(async move {
                     pause().await;
-                    let disk = device.disk.borrow();
-                    disk.read_at(usize::from(file_index), offset as usize, &mut buffer[..bytes]);
+                    device.read(access, file_index, offset, &mut buffer[..bytes]);
                     report(&completions, Completion::Read { tag, buffer, result: Ok(()) });
                 });
             }
@@ -85,6 +111,15 @@ impl LogRing {
 }
 
 impl Device {
+    /// The page cache may have what was there before a write, of some blocks.
+    fn read(&self, access: Access, slot: u16, offset: u64, buffer: &mut [u8]) {
+        self.disk.borrow().read_at(usize::from(slot), offset as usize, buffer);
+        if access == Access::Buffered && executor::percent(10) {
+            let start = executor::below(buffer.len());
+            buffer[start..].fill(0);
+        }
+    }
+
     async fn write(self: Rc<Self>, number: u64, tag: u64, completions: InboxSender<Completion>) {
         pause().await;
         if self.fails() {

@@ -7,4 +7,4 @@ pub mod task;
 pub mod thread;
 pub mod timer;
 
-pub use ringpost::runtime::{aligned, blocking, inbox, sync, whole_file};
+pub use ringpost::runtime::{aligned, blocking, inbox, segment_file, sync, whole_file};
