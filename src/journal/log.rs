@@ -574,7 +574,7 @@ mod tests {
             let zeros = vec![0; 4 << 20];
             std::fs::write(&other, &zeros).expect("written");
             let cached = segment_file::open_cached(&other).expect("opened");
-            let has_other = segment_file::read_from_cache(&cached, 0, &mut vec![0; 4096]);
+            let has_other = segment_file::read_from_cache(&cached, 0, &mut [0; 4096]);
             for cached in [&cached, &segment_file::open_cached("/dev/null".as_ref()).expect("one")]
             {
                 let (file, _) = segment_file::open(&path).expect("opened");

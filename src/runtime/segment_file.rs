@@ -144,6 +144,6 @@ mod tests {
         }
         // Neither what is not there nor half of it.
         let end = 4 * ZERO_BYTES as u64;
-        assert!(!read_from_cache(&cached, end - 100, &mut vec![0; 200]));
+        assert!(!read_from_cache(&cached, end - 100, &mut [0; 200]));
     }
 }
