@@ -90,6 +90,22 @@ struct Entry {
     is_complete: bool,
 }
 
+impl Entry {
+    /// One that begins: nothing is in it.
+    fn new(account: u64, name: String, uid_validity: u32) -> Self {
+        Self {
+            account,
+            name,
+            uid_validity,
+            uid_next: 1,
+            highest_modseq: 0,
+            keywords: Vec::new(),
+            messages: BTreeMap::new(),
+            is_complete: true,
+        }
+    }
+}
+
 impl Replay {
     /// What nothing has told of yet is passed over: a checkpoint will.
     fn visit(&mut self, record: &Record<'_>) {
@@ -158,21 +174,7 @@ impl Replay {
             }
             return;
         }
-        let (name, keywords, messages) = (name.to_owned(), Vec::new(), BTreeMap::new());
-        let (uid_next, highest_modseq, is_complete) = (1, 0, true);
-        self.mailboxes.insert(
-            id,
-            Entry {
-                account,
-                name,
-                uid_validity,
-                uid_next,
-                highest_modseq,
-                keywords,
-                messages,
-                is_complete,
-            },
-        );
+        self.mailboxes.insert(id, Entry::new(account, name.to_owned(), uid_validity));
     }
 
     /// A message comes into a mailbox, above all that were there.
@@ -271,20 +273,10 @@ impl Replay {
         self.modseq = self.modseq.max(highest_modseq);
         self.uid_validity = self.uid_validity.max(uid_validity);
         let Some(known) = self.mailboxes.get_mut(&id) else {
-            let (messages, is_complete) = (BTreeMap::new(), false);
-            self.mailboxes.insert(
-                id,
-                Entry {
-                    account,
-                    name,
-                    uid_validity,
-                    uid_next,
-                    highest_modseq,
-                    keywords,
-                    messages,
-                    is_complete,
-                },
-            );
+            let is_complete = false;
+            let begun = Entry::new(account, name, uid_validity);
+            let entry = Entry { uid_next, highest_modseq, keywords, is_complete, ..begun };
+            self.mailboxes.insert(id, entry);
             return;
         };
         // Behind frames that cannot be read, UIDs and mod-sequences are passed over.

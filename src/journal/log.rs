@@ -233,6 +233,7 @@ impl Journal {
 
     /// Reads a record back past the page cache and checks it. Suspends.
     pub async fn read(&self, location: Location) -> Result<RecordBuffer, ReadError> {
+        self.written(location).await;
         let (buffer, start) = self.read_blocks(location, location, Access::Direct).await?;
         checked(Memory::Blocks(buffer), start, location)
     }
@@ -265,6 +266,7 @@ impl Journal {
         first: Location,
         second: Location,
     ) -> Result<(RecordBuffer, RecordBuffer), ReadError> {
+        self.written(first).await;
         let (buffer, start) = self.read_blocks(first, second, Access::Direct).await?;
         let of = |location| checked(Memory::Blocks(buffer.clone()), start, location);
         Ok((of(first)?, of(second)?))
@@ -279,15 +281,14 @@ impl Journal {
         assert!(self.inner.core.borrow().is_used(location), "only what is pinned is read");
     }
 
-    /// The blocks from `first` to the end of `last`, and their offset in the segment. Waits for
-    /// their frame to be durable.
+    /// The blocks from `first` to the end of `last`, and their offset in the segment. Their frame
+    /// is durable.
     async fn read_blocks(
         &self,
         first: Location,
         last: Location,
         access: Access,
     ) -> Result<(Rc<AlignedBuffer>, u64), ReadError> {
-        self.written(first).await;
         let start = first.offset() - first.offset() % BLOCK_BYTES as u64;
         let end = last.offset() + u64::from(last.record_bytes);
         let bytes = (end - start).next_multiple_of(BLOCK_BYTES as u64) as usize;

@@ -1,6 +1,7 @@
 //! `ringpost fsck` over the journals of servers that were killed.
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use ringpost::mailbox::codec::Quota;
@@ -52,16 +53,8 @@ fn a_killed_server_leaves_a_journal_that_reads_whole_and_damage_is_found() {
 
     // One octet of acknowledged content, in whichever segment it stands.
     let data = server.directory.path().join("data");
-    let damaged = ["shard-00", "shard-01"].iter().any(|shard| {
-        let path = data.join(shard).join("seg.000000");
-        let bytes = std::fs::read(&path).expect("a segment");
-        let place = bytes.windows(7).position(|octets| octets == b"find me");
-        place.is_some_and(|place| {
-            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("a segment");
-            file.write_all_at(b"F", place as u64).expect("written");
-            true
-        })
-    });
+    let segment = |shard| data.join(shard).join("seg.000000");
+    let damaged = ["shard-00", "shard-01"].into_iter().any(|shard| damage(&segment(shard)));
     assert!(damaged, "content stands in a first segment");
     let (output, json) = fsck(&server);
     assert_eq!(output.status.code(), Some(1), "{json}");
@@ -100,16 +93,8 @@ fn mail_whose_content_is_damaged_is_named_by_account_mailbox_and_uid() {
     assert_eq!((&kept["account"], &kept["mailbox"]), (&names[1].into(), &"INBOX".into()));
     assert_eq!((&kept["uid_next"], &kept["unreadable"]), (&4.into(), &0.into()));
 
-    let damaged = (0..8).any(|slot| {
-        let path = server.data_dir().join(format!("mail/p01/seg.{slot:06}"));
-        let bytes = std::fs::read(&path).expect("a segment");
-        let place = bytes.windows(7).position(|octets| octets == b"find me");
-        place.is_some_and(|place| {
-            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("a segment");
-            file.write_all_at(b"F", place as u64).expect("written");
-            true
-        })
-    });
+    let segment = |slot| server.data_dir().join(format!("mail/p01/seg.{slot:06}"));
+    let damaged = (0..8).any(|slot: u32| damage(&segment(slot)));
     assert!(damaged, "content stands in some segment");
     let (output, json) = fsck(&server);
     assert_eq!(output.status.code(), Some(1), "{json}");
@@ -119,4 +104,15 @@ fn mail_whose_content_is_damaged_is_named_by_account_mailbox_and_uid() {
     for problem in ["bob@local.test INBOX, UID 2: its content cannot be read", "are not there"] {
         assert!(problems.contains(problem), "{problems}");
     }
+}
+
+/// Changes one octet of what is to be found in a segment; false where that is not in it.
+fn damage(segment: &Path) -> bool {
+    let bytes = std::fs::read(segment).expect("a segment");
+    let Some(place) = bytes.windows(7).position(|octets| octets == b"find me") else {
+        return false;
+    };
+    let file = std::fs::OpenOptions::new().write(true).open(segment).expect("a segment");
+    file.write_all_at(b"F", place as u64).expect("written");
+    true
 }
