@@ -263,7 +263,7 @@ fn check(name: &str) {
             _ => server.client(),
         });
         match kind {
-            Kind::Client => client.send(format!("{text}\r\n").as_bytes()),
+            Kind::Client => client.send(format!("{}\r\n", text.replace("<nul>", "\0")).as_bytes()),
             _ => client.expect(text),
         }
     }
@@ -323,6 +323,7 @@ transcripts! {
     messages_are_fetched "fetch.txt"
     messages_are_searched "search.txt"
     recent_is_what_came_here_first "recent.txt"
+    binary_is_told_and_taken "binary.txt"
 }
 
 #[test]

@@ -15,7 +15,7 @@ const CAPABILITIES: &str = "IMAP4rev1 LITERAL+ ID ENABLE IDLE NAMESPACE UIDPLUS 
                             CONDSTORE QRESYNC ESEARCH SEARCHRES WITHIN SORT SORT=DISPLAY ESORT \
                             THREAD=ORDEREDSUBJECT THREAD=REFERENCES STATUS=SIZE PREVIEW SAVEDATE \
                             QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE OBJECTID COMPRESS=DEFLATE \
-                            UTF8=ACCEPT MULTIAPPEND";
+                            UTF8=ACCEPT MULTIAPPEND BINARY";
 
 /// The response to ID (RFC 2971).
 pub const ID: &[u8] = b"* ID (\"name\" \"ringpost\")\r\n";

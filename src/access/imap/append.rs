@@ -29,7 +29,7 @@ pub struct Upload {
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Store(Refusal),
-    /// It cannot be told again (RFC 9051 §4.3).
+    /// BODY[] could not tell it again (RFC 9051 §4.3, RFC 3516 §4.4).
     HasNul,
 }
 
@@ -129,10 +129,10 @@ impl Session {
         }
         match message.form {
             _ if message.bytes == 0 => Some((None, "The message is empty")),
-            MessageForm::Text => None,
-            MessageForm::Utf8 if self.enabled.utf8 => None,
-            MessageForm::Utf8 => Some((Some(PlainCode::Cannot), "UTF8=ACCEPT is not enabled")),
-            MessageForm::Binary => Some((Some(PlainCode::UnknownCte), "Binary is not taken")),
+            MessageForm::Utf8 if !self.enabled.utf8 => {
+                Some((Some(PlainCode::Cannot), "UTF8=ACCEPT is not enabled"))
+            }
+            MessageForm::Text | MessageForm::Binary | MessageForm::Utf8 => None,
         }
     }
 
@@ -199,7 +199,7 @@ impl Session {
 
     fn refuse_as(&mut self, tag: &Tag, failure: Failure) {
         let (code, text) = match failure {
-            Failure::HasNul => (PlainCode::Cannot, "The message has NUL octets"),
+            Failure::HasNul => (PlainCode::UnknownCte, "The message has NUL octets"),
             Failure::Store(Refusal::NoSuchMailbox) => {
                 (PlainCode::TryCreate, "The mailbox was deleted")
             }
