@@ -2,7 +2,7 @@
 //!
 //! A plan holds for the state that it was made from: it is appended and applied without a pause.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::codec::{
@@ -300,8 +300,7 @@ impl Partition {
             return Err(Refusal::Exists);
         }
         let mut operations = Vec::new();
-        let inferiors = mailboxes.range(Box::from(below.as_str())..);
-        let inferiors = inferiors.take_while(|(name, _)| name.starts_with(&below));
+        let inferiors = inferiors(mailboxes, &below);
         for (name, mailbox) in mailboxes.get_key_value(from.as_str()).into_iter().chain(inferiors) {
             let name = [to.as_str(), &name[from.as_str().len()..]].concat();
             check_name(&name)?;
@@ -332,17 +331,23 @@ impl Partition {
         Ok(vec![Operation::SpecialUseSet { mailbox, special_uses }])
     }
 
-    /// Names need no mailbox to be subscribed to (RFC 9051 §6.3.7).
+    /// What is subscribed to is there, or has inferiors (RFC 9051 §6.3.7 leaves it to the server);
+    /// it stays subscribed to when it goes.
     pub fn plan_subscription(
         &self,
         account: AccountId,
         name: &MailboxName,
         is_subscribed: bool,
     ) -> Result<Vec<Operation>, Refusal> {
-        let subscriptions = &self.known_account(account)?.subscriptions;
+        let Account { subscriptions, mailboxes, .. } = self.known_account(account)?;
         check_name(name.as_str())?;
         if subscriptions.contains(name.as_str()) == is_subscribed {
             return Ok(Vec::new());
+        }
+        let below = format!("{}{HIERARCHY_SEPARATOR}", name.as_str());
+        let is_there = mailboxes.contains_key(name.as_str());
+        if is_subscribed && !is_there && inferiors(mailboxes, &below).next().is_none() {
+            return Err(Refusal::NoSuchMailbox);
         }
         if is_subscribed && subscriptions.len() >= SUBSCRIPTIONS_MAX {
             return Err(Refusal::TooManySubscriptions);
@@ -680,6 +685,14 @@ impl Front {
         }
         Ok(self.known_bits(flags))
     }
+}
+
+/// Mailboxes whose names begin with `below`, which ends in a separator.
+fn inferiors<'m>(
+    mailboxes: &'m BTreeMap<Box<str>, MailboxId>,
+    below: &'m str,
+) -> impl Iterator<Item = (&'m Box<str>, &'m MailboxId)> {
+    mailboxes.range(Box::from(below)..).take_while(move |(name, _)| name.starts_with(below))
 }
 
 fn check_secret(secret: &str) -> Result<(), Refusal> {
