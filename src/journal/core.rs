@@ -627,6 +627,11 @@ impl Core {
         self.want_slots();
     }
 
+    /// Octets of all segments, and of what in them is still needed.
+    pub fn pool_bytes(&self) -> (u64, u64) {
+        self.slots.pool_bytes()
+    }
+
     pub fn space(&self) -> Space {
         self.slots.space()
     }

@@ -330,6 +330,11 @@ impl Journal {
         self.inner.perform();
     }
 
+    /// Octets of all segments, and of what in them is still needed.
+    pub fn pool_bytes(&self) -> (u64, u64) {
+        self.inner.core.borrow().pool_bytes()
+    }
+
     pub fn space(&self) -> Space {
         self.inner.core.borrow().space()
     }

@@ -304,6 +304,15 @@ impl Slots {
         self.free_count + self.slots_max.saturating_sub(self.slots.len())
     }
 
+    /// Octets of all segments, and of what in them is still needed.
+    pub fn pool_bytes(&self) -> (u64, u64) {
+        let live = self.slots.iter().map(|slot| match slot {
+            Slot::Used(used) => used.live_bytes,
+            Slot::Free { .. } => 0,
+        });
+        (self.capacities.iter().sum(), live.sum())
+    }
+
     pub fn space(&self) -> Space {
         let slots_max = self.slots_max.max(self.slots.len());
         let free = self.could_be_free();

@@ -6,6 +6,7 @@ use super::store::{NewBody, Store, now_s};
 use super::summaries::{Summarized, Summarizing};
 use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
 use crate::limits::{APPENDS_AT_ONCE_MAX, CHUNK_BYTES_MAX};
+use crate::runtime::clock;
 
 /// A message on its way in. Dropped, it leaves nothing behind but dead chunks.
 pub struct Draft {
@@ -82,6 +83,7 @@ impl Store {
         let appends = messages.iter().zip(uids);
         let appends = appends.map(|((draft, delivery), uid)| (delivery, draft.bytes, *uid));
         let appends: Vec<(&Delivery, u64, Option<u32>)> = appends.collect();
+        let begun = clock::now();
         loop {
             let planned = inner.partition.borrow().plan_appends(&appends, &ids, now_s());
             let planned = match planned {
@@ -115,7 +117,7 @@ impl Store {
                         let bytes = draft.bytes as u32 + prefix_bytes as u32;
                         inner.summaries.put(mailbox, &message, octets, bytes);
                     }
-                    inner.newest_durable().await;
+                    inner.committed(begun).await;
                     return Ok(planned.told);
                 }
                 Err(AppendError::Later) => inner.journal.room().await,
@@ -166,6 +168,7 @@ impl Draft {
         let inner = &self.store.inner;
         let ids = deliveries.iter().map(|_| BodyId(inner.journal.next_message_id()));
         let ids: Vec<BodyId> = ids.collect();
+        let begun = clock::now();
         loop {
             let planned =
                 inner.partition.borrow().plan_deliveries(deliveries, content_bytes, &ids, now_s());
@@ -190,7 +193,7 @@ impl Draft {
                         inner.summaries.put(mailbox, &message, octets, body.bytes);
                     }
                     // What some were refused for may not be durable yet either.
-                    inner.newest_durable().await;
+                    inner.committed(begun).await;
                     return Ok(planned.told);
                 }
                 Err(AppendError::Later) => inner.journal.room().await,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::codec::{
     AccountId, Body, BodyId, BodyPayload, FlagsChanged, MailboxId, Operation, Quota, SpecialUses,
@@ -20,6 +20,7 @@ use crate::journal::{
     Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
 };
 use crate::mail;
+use crate::metrics::{self, Latency};
 use crate::proto::imap::flag::Flags;
 use crate::proto::imap::mailbox::MailboxName;
 use crate::proto::imap::set::NumberSet;
@@ -50,6 +51,8 @@ pub(super) struct Inner {
     recent: RefCell<HashMap<MailboxId, u32>>,
     /// Bodies that are no longer on disk whole.
     lost: RefCell<HashSet<BodyId>>,
+    /// From a change to it being durable.
+    commit_latency: Latency,
     /// How long an expunged message is kept.
     undelete: Duration,
     pub summaries: Summaries,
@@ -114,6 +117,7 @@ impl Store {
                 author: RefCell::default(),
                 recent: RefCell::default(),
                 lost: RefCell::new(lost),
+                commit_latency: Latency::default(),
                 undelete,
                 summaries: Summaries::default(),
                 draft_chunks: DraftChunks::default(),
@@ -132,6 +136,35 @@ impl Store {
     /// Bodies that are no longer on disk whole: their messages are listed and cannot be read.
     pub fn lost_count(&self) -> usize {
         self.inner.lost.borrow().len()
+    }
+
+    /// What the partition of this number and its journal came to. Flushes are counted where they
+    /// are made at all.
+    pub fn numbers(&self, number: u16, is_durable: bool) -> metrics::Partition {
+        let inner = &self.inner;
+        let (counters, space) = (inner.journal.counters(), inner.journal.space());
+        let (pool_bytes, live_bytes) = inner.journal.pool_bytes();
+        let flushes = counters.frames + counters.segments_activated;
+        let partition = inner.partition.borrow();
+        let numbers = metrics::PartitionNumbers {
+            frames: counters.frames,
+            flushes: if is_durable { flushes } else { 0 },
+            records: counters.records,
+            bytes: counters.bytes,
+            checkpoints: counters.checkpoints,
+            moved_bytes: counters.moved_bytes,
+            segments: space.slots as u64,
+            segments_free: space.slots_free as u64,
+            pool_bytes,
+            live_bytes,
+            accounts: partition.accounts.len() as u64,
+            mailboxes: partition.mailboxes.len() as u64,
+            messages: partition.message_count(),
+            messages_kept: partition.expunged_count() as u64,
+            messages_lost: inner.lost.borrow().len() as u64,
+            index_bytes: partition.memory_bytes() as u64,
+        };
+        metrics::Partition { number, numbers, commit_latency: inner.commit_latency.snapshot() }
     }
 
     /// All accounts, as those of partition `partition`.
@@ -474,6 +507,7 @@ impl Store {
         mut plan: impl FnMut(&Partition) -> Result<Planned<T>, Refusal>,
     ) -> Result<T, Refusal> {
         let inner = &self.inner;
+        let begun = clock::now();
         loop {
             let planned = plan(&inner.partition.borrow());
             let planned = match planned {
@@ -489,7 +523,7 @@ impl Store {
             inner.author.take();
             match appended {
                 Ok(()) => {
-                    inner.newest_durable().await;
+                    inner.committed(begun).await;
                     return Ok(planned.told);
                 }
                 Err(AppendError::Later) => inner.journal.room().await,
@@ -659,6 +693,12 @@ impl Inner {
     /// Suspends until everything that was appended is durable.
     pub async fn newest_durable(&self) {
         self.journal.durable(self.newest.get()).await;
+    }
+
+    /// Suspends until what was begun then and appended since is durable.
+    pub async fn committed(&self, begun: Instant) {
+        self.newest_durable().await;
+        self.commit_latency.record(clock::now().saturating_duration_since(begun));
     }
 
     pub fn pin(&self, body: &Body) {

@@ -3,7 +3,7 @@
 //! **Owns** the numbers and their names in the Prometheus text format.
 //! **Uses** `mail`. Plain cells: a shard counts alone, and gives copies away.
 //! **Holds** that counting costs an addition and no atomic.
-//! **Start reading** at `Metrics`.
+//! **Start reading** at `Metrics`; at `Partition` for the journals of mailboxes.
 
 mod render;
 
@@ -49,6 +49,10 @@ impl Default for Latency {
 }
 
 impl Latency {
+    pub fn snapshot(&self) -> Histogram<u64> {
+        self.0.borrow().clone()
+    }
+
     pub fn record(&self, duration: Duration) {
         let us = (duration.as_micros() as u64).clamp(1, LATENCY_US_MAX);
         self.0.borrow_mut().saturating_record(us);
@@ -103,15 +107,16 @@ macro_rules! numbers {
         })*
 
         impl Metrics {
-            /// A copy to give away.
-            pub fn snapshot(&self) -> Snapshot {
+            /// A copy to give away, with what the shard has of mailboxes.
+            pub fn snapshot(&self, partitions: Vec<Partition>) -> Snapshot {
                 Snapshot {
+                    partitions,
                     values: vec![$($(self.$room.$field.value(),)*)*],
                     replies: self.replies.0.each_ref().map(Counter::value),
                     waits: self.waits.0.each_ref().map(Counter::value),
-                    commit_latency: self.commit_latency.0.borrow().clone(),
-                    relay_latency: self.relay_latency.0.borrow().clone(),
-                    dns_latency: self.dns_latency.0.borrow().clone(),
+                    commit_latency: self.commit_latency.snapshot(),
+                    relay_latency: self.relay_latency.snapshot(),
+                    dns_latency: self.dns_latency.snapshot(),
                 }
             }
         }
@@ -229,6 +234,59 @@ numbers! {
     }
 }
 
+/// Declares the numbers of partitions of mailboxes once.
+macro_rules! partition_numbers {
+    ($($field:ident $kind:ident $help:literal;)*) => {
+        /// Numbers of one partition of mailboxes and its journal.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct PartitionNumbers {
+            $(#[doc = $help] pub $field: u64,)*
+        }
+
+        impl PartitionNumbers {
+            fn values(&self) -> Vec<u64> {
+                vec![$(self.$field,)*]
+            }
+        }
+
+        /// Name, kind and help of each value of a partition, in order.
+        const PARTITION_DESCRIPTIONS: &[Description] = &[$(Description {
+            room: "mailbox",
+            field: stringify!($field),
+            kind: stringify!($kind),
+            help: $help,
+        },)*];
+    };
+}
+
+partition_numbers! {
+    frames counter "Frames written to the journal of a partition of mailboxes.";
+    flushes counter "Flushes of that journal: one for each frame and segment header.";
+    records counter "Records written to it.";
+    bytes counter "Octets written to its segments.";
+    checkpoints counter "Checkpoints completed.";
+    moved_bytes counter "Octets that compaction copied to other segments.";
+    segments gauge "Segments in its pool.";
+    segments_free gauge "Segments free.";
+    pool_bytes gauge "Octets of its segments.";
+    live_bytes gauge "Octets in them that are still needed.";
+    accounts gauge "Accounts of the partition.";
+    mailboxes gauge "Mailboxes of these.";
+    messages gauge "Messages in these.";
+    messages_kept gauge "Expunged messages that are kept for a while.";
+    messages_lost gauge "Messages whose content cannot be read.";
+    index_bytes gauge "Memory of the index.";
+}
+
+/// One partition of mailboxes at one moment.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    pub number: u16,
+    pub numbers: PartitionNumbers,
+    /// From a change to it being durable.
+    pub commit_latency: Histogram<u64>,
+}
+
 impl queue::Numbers {
     /// Counts what an attempt ended in.
     pub fn count_outcomes(&self, outcomes: &[RecipientOutcome]) {
@@ -255,6 +313,7 @@ struct Description {
 pub struct Snapshot {
     /// In the order of `DESCRIPTIONS`.
     values: Vec<u64>,
+    partitions: Vec<Partition>,
     /// In the order of `ReplyClass::ALL`.
     replies: [u64; ReplyClass::ALL.len()],
     /// In the order of `WaitCause::ALL`.

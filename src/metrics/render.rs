@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-use super::{DESCRIPTIONS, Snapshot};
+use super::{DESCRIPTIONS, PARTITION_DESCRIPTIONS, Snapshot};
 use crate::mail::{ReplyClass, WaitCause};
 
 /// Renders the snapshots of shards (0-based), by shard for counts, merged for latencies.
@@ -20,15 +20,40 @@ pub fn render(shards: &[(usize, Snapshot)]) -> String {
             let _ = writeln!(text, "{name}{{shard=\"{shard}\"}} {}", snapshot.values[index]);
         }
     }
+    render_partitions(&mut text, shards);
     render_replies(&mut text, shards);
     render_waits(&mut text, shards);
+    let of_shards = |of: fn(&Snapshot) -> &Histogram<u64>| shards.iter().map(move |it| of(&it.1));
     let commit = "From end of data to the frame being durable.";
-    render_latency(&mut text, "commit", commit, shards, |it| &it.commit_latency);
+    render_latency(&mut text, "commit", commit, of_shards(|it| &it.commit_latency));
     let relay = "From acceptance to the 250 of the next hop.";
-    render_latency(&mut text, "relay", relay, shards, |it| &it.relay_latency);
+    render_latency(&mut text, "relay", relay, of_shards(|it| &it.relay_latency));
     let dns = "From a query to an upstream to its answer.";
-    render_latency(&mut text, "dns", dns, shards, |it| &it.dns_latency);
+    render_latency(&mut text, "dns", dns, of_shards(|it| &it.dns_latency));
+    let mailbox = "From a change to mailboxes to its frame being durable.";
+    let partitions = shards.iter().flat_map(|(_, snapshot)| &snapshot.partitions);
+    let latencies = partitions.map(|partition| &partition.commit_latency);
+    render_latency(&mut text, "mailbox_commit", mailbox, latencies);
     text
+}
+
+fn render_partitions(text: &mut String, shards: &[(usize, Snapshot)]) {
+    let partitions = shards.iter().flat_map(|(shard, snapshot)| {
+        snapshot.partitions.iter().map(move |it| (shard, it.number, it.numbers.values()))
+    });
+    let partitions: Vec<(&usize, u16, Vec<u64>)> = partitions.collect();
+    if partitions.is_empty() {
+        return;
+    }
+    for (index, it) in PARTITION_DESCRIPTIONS.iter().enumerate() {
+        let suffix = if it.kind == "counter" { "_total" } else { "" };
+        let name = format!("ringpost_{}_{}{suffix}", it.room, it.field);
+        let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} {}", it.help, it.kind);
+        for (shard, number, values) in &partitions {
+            let labels = format!("partition=\"{number}\",shard=\"{shard}\"");
+            let _ = writeln!(text, "{name}{{{labels}}} {}", values[index]);
+        }
+    }
 }
 
 /// Every class at every time: a rate over a line that appears later would miss its first.
@@ -57,17 +82,16 @@ fn render_waits(text: &mut String, shards: &[(usize, Snapshot)]) {
     }
 }
 
-fn render_latency(
+fn render_latency<'a>(
     text: &mut String,
     what: &str,
     help: &str,
-    shards: &[(usize, Snapshot)],
-    of: impl Fn(&Snapshot) -> &Histogram<u64>,
+    mut latencies: impl Iterator<Item = &'a Histogram<u64>>,
 ) {
-    let Some(((_, first), rest)) = shards.split_first() else { return };
-    let mut merged = of(first).clone();
-    for (_, shard) in rest {
-        merged.add(of(shard)).expect("histograms of one shape");
+    let Some(first) = latencies.next() else { return };
+    let mut merged = first.clone();
+    for latency in latencies {
+        merged.add(latency).expect("histograms of one shape");
     }
     let name = format!("ringpost_{what}_latency_seconds");
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
@@ -109,7 +133,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Latency, Metrics, Partition, PartitionNumbers};
 
     #[test]
     fn shards_are_told_apart_and_latencies_are_merged() {
@@ -120,7 +144,14 @@ mod tests {
         two.waits.add(WaitCause::MessageRate, 1500);
         one.commit_latency.record(Duration::from_millis(2));
         two.commit_latency.record(Duration::from_millis(200));
-        let text = render(&[(0, one.snapshot()), (1, two.snapshot())]);
+        let of_partition = |number, messages| {
+            let numbers = PartitionNumbers { messages, frames: 4, ..PartitionNumbers::default() };
+            let latency = Latency::default();
+            latency.record(Duration::from_millis(2));
+            Partition { number, numbers, commit_latency: latency.snapshot() }
+        };
+        let of_two = vec![of_partition(1, 8), of_partition(3, 9)];
+        let text = render(&[(0, one.snapshot(Vec::new())), (1, two.snapshot(of_two))]);
         for line in [
             "ringpost_reception_messages_accepted_total{shard=\"0\"} 3",
             "ringpost_journal_flushes_total{shard=\"1\"} 7",
@@ -131,6 +162,9 @@ mod tests {
             "ringpost_commit_latency_seconds_bucket{le=\"0.0025\"} 1",
             "ringpost_commit_latency_seconds_count 2",
             "# TYPE ringpost_queue_messages gauge",
+            "ringpost_mailbox_messages{partition=\"3\",shard=\"1\"} 9",
+            "ringpost_mailbox_frames_total{partition=\"1\",shard=\"1\"} 4",
+            "ringpost_mailbox_commit_latency_seconds_count 2",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
         }

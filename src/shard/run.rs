@@ -281,7 +281,11 @@ impl Shard {
                 self.update_journal_numbers();
                 self.access.update_numbers();
                 self.queue.update_gauges();
-                let _ = reply.send(self.metrics.snapshot());
+                let is_durable = self.config.journal.durability != Durability::None;
+                let partitions = self.stores.iter();
+                let partitions =
+                    partitions.map(|(number, store)| store.numbers(number, is_durable)).collect();
+                let _ = reply.send(self.metrics.snapshot(partitions));
             }
             Ask::QueueStats(reply) => {
                 let _ = reply.send(QueueStats::from(self.queue.stats()));

@@ -156,4 +156,11 @@ fn an_mbox_comes_into_a_mailbox_that_is_not_empty_once() {
     assert_eq!(numbers(&reports), [(3, 0, 3, 0)]);
     let list = &transfer(&server, &["list", "al@local.test"])[0];
     assert_eq!((&list["messages"], &list["unseen"]), (&3.into(), &2.into()));
+
+    assert_eq!(server.metric("ringpost_mailbox_accounts"), 2.0);
+    assert_eq!(server.metric("ringpost_mailbox_messages"), 6.0);
+    assert_eq!(server.metric("ringpost_mailbox_messages_lost"), 0.0);
+    assert!(server.metric("ringpost_mailbox_frames_total") >= 5.0);
+    assert!(server.metric("ringpost_mailbox_live_bytes") > 0.0);
+    assert!(server.metric("ringpost_mailbox_commit_latency_seconds_count") >= 5.0);
 }
