@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use ringpost::access::imap::fetch::{Fetched, Fetcher, Options};
-use ringpost::access::imap::selected::Selected;
+use ringpost::access::imap::selected::{Enabled, Selected};
 use ringpost::access::imap::sink::Sink;
 use ringpost::limits::CHUNK_BYTES_MAX;
 use ringpost::mailbox::codec::MailboxId;
@@ -44,7 +44,8 @@ impl Sink for Seen {
 pub async fn select(store: &Store, mailbox: MailboxId) -> RefCell<Selected> {
     store.claim_recent(mailbox, u32::MAX);
     let watch = store.watch(mailbox);
-    let select = |mailbox: &Mailbox| Selected::new(mailbox, Access::ReadWrite, watch);
+    let select =
+        |mailbox: &Mailbox| Selected::new(mailbox, Access::ReadWrite, watch, Enabled::default());
     RefCell::new(store.read_mailbox(mailbox, select).await.expect("there"))
 }
 

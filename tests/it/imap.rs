@@ -324,6 +324,7 @@ transcripts! {
     messages_are_searched "search.txt"
     recent_is_what_came_here_first "recent.txt"
     binary_is_told_and_taken "binary.txt"
+    what_enabling_imap4rev2_changes "rev2.txt"
 }
 
 #[test]

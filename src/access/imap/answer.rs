@@ -9,13 +9,14 @@ pub fn capabilities(message_bytes_max: u64) -> String {
 }
 
 /// What a client may use before it has logged in, beside what depends on its connection.
-pub const CAPABILITIES_EARLY: &str = "IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE";
-const CAPABILITIES: &str = "IMAP4rev1 LITERAL+ ID ENABLE IDLE NAMESPACE UIDPLUS UNSELECT MOVE \
-                            CHILDREN LIST-EXTENDED LIST-STATUS SPECIAL-USE CREATE-SPECIAL-USE \
-                            CONDSTORE QRESYNC ESEARCH SEARCHRES WITHIN SORT SORT=DISPLAY ESORT \
-                            THREAD=ORDEREDSUBJECT THREAD=REFERENCES STATUS=SIZE PREVIEW SAVEDATE \
-                            QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE OBJECTID COMPRESS=DEFLATE \
-                            UTF8=ACCEPT MULTIAPPEND BINARY";
+pub const CAPABILITIES_EARLY: &str = "IMAP4rev1 IMAP4rev2 LITERAL+ SASL-IR ID ENABLE IDLE";
+const CAPABILITIES: &str = "IMAP4rev1 IMAP4rev2 LITERAL+ ID ENABLE IDLE NAMESPACE UIDPLUS \
+                            UNSELECT MOVE CHILDREN LIST-EXTENDED LIST-STATUS SPECIAL-USE \
+                            CREATE-SPECIAL-USE CONDSTORE QRESYNC ESEARCH SEARCHRES WITHIN \
+                            SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES \
+                            STATUS=SIZE PREVIEW SAVEDATE QUOTA QUOTA=RES-STORAGE \
+                            QUOTA=RES-MESSAGE OBJECTID COMPRESS=DEFLATE UTF8=ACCEPT \
+                            MULTIAPPEND BINARY";
 
 /// The response to ID (RFC 2971).
 pub const ID: &[u8] = b"* ID (\"name\" \"ringpost\")\r\n";

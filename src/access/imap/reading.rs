@@ -75,10 +75,10 @@ impl Session {
         let (selected, saved) = self.take_selected_and_saved();
         let mailbox = selected.borrow().id;
         let scope = Scope { store: &self.store, mailbox, selected: &selected, saved: &saved };
-        let out = self.wire.out();
+        let (is_rev2, out) = (self.enabled.rev2, self.wire.out());
         let searched = async {
             let found = search::run(&scope, &command.criteria).await?;
-            search::write(tag, command, false, &scope, &found, out).await?;
+            search::write(tag, command, is_rev2, &scope, &found, out).await?;
             Ok(found)
         };
         let searched = searched.await;

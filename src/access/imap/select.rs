@@ -1,5 +1,6 @@
 //! SELECT and EXAMINE, and what ends a selection (RFC 9051 §6.3.2 and §6.4, RFC 7162).
 
+use super::listing::write_name;
 use super::selected::{Enabled, Expunges, FlagItems, RANGES_AT_ONCE, Selected};
 use super::session::{Ending, Session};
 use crate::mailbox::codec::MailboxId;
@@ -27,10 +28,10 @@ impl Session {
             return Ok(());
         };
         let watch = self.store.watch(id);
-        let (access, out) = (select.access, self.wire.out());
+        let (access, enabled, out) = (select.access, self.enabled, self.wire.out());
         let selected = self.store.read_mailbox(id, |mailbox| {
-            let mut selected = Selected::new(mailbox, access, watch);
-            write_selected(&mut selected, mailbox, out);
+            let mut selected = Selected::new(mailbox, access, watch, enabled);
+            write_selected(&mut selected, mailbox, enabled, out);
             selected
         });
         let Some(selected) = selected.await else {
@@ -38,6 +39,13 @@ impl Session {
             return Ok(());
         };
         self.selected = Some(Box::new(selected));
+        if self.enabled.rev2 {
+            let (name, form) = (select.mailbox.without_last_separator(), self.name_form());
+            let out = self.wire.out();
+            out.extend_from_slice(b"* LIST () \"/\" ");
+            write_name(name.as_str(), form, out);
+            out.extend_from_slice(b"\r\n");
+        }
         if let Some(qresync) = &select.qresync {
             self.resynchronize(qresync).await?;
         }
@@ -133,10 +141,10 @@ impl Session {
 }
 
 /// What SELECT says of every mailbox, flags before EXISTS: some clients want it so.
-fn write_selected(selected: &mut Selected, mailbox: &Mailbox, out: &mut Vec<u8>) {
+fn write_selected(selected: &mut Selected, mailbox: &Mailbox, enabled: Enabled, out: &mut Vec<u8>) {
     let status = mailbox.status();
     selected.write_flags(mailbox, out);
-    selected.write_exists(mailbox, out);
+    selected.write_exists(mailbox, enabled, out);
     let mut say = |code: Code<'_>, text| write_untagged(Condition::Ok, Some(&code), text, out);
     if let Some(number) = status.first_unseen {
         say(Code::Unseen(number), "First unseen");

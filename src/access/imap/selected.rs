@@ -36,6 +36,8 @@ pub struct Enabled {
     /// With `condstore`.
     pub qresync: bool,
     pub utf8: bool,
+    /// RFC 9051: SEARCH answers with ESEARCH, SELECT with LIST, and nothing is recent.
+    pub rev2: bool,
 }
 
 /// Whether messages that are gone may be told of: not while a command that names messages by their
@@ -56,7 +58,7 @@ pub struct FlagItems {
 
 impl Selected {
     /// A mailbox of which the client is being told all there is. `watch` began at the same moment.
-    pub fn new(mailbox: &Mailbox, access: Access, watch: Watch) -> Selected {
+    pub fn new(mailbox: &Mailbox, access: Access, watch: Watch, enabled: Enabled) -> Selected {
         let mut selected = Selected {
             id: mailbox.id,
             access,
@@ -68,12 +70,15 @@ impl Selected {
             recent: NumberSet::default(),
             saved: NumberSet::default(),
         };
-        selected.take_recent(mailbox, 1);
+        selected.take_recent(mailbox, 1, enabled);
         selected
     }
 
     /// Messages from `uid_from` on are told of: some may be so for the first time.
-    fn take_recent(&mut self, mailbox: &Mailbox, uid_from: u32) {
+    fn take_recent(&mut self, mailbox: &Mailbox, uid_from: u32, enabled: Enabled) {
+        if enabled.rev2 {
+            return;
+        }
         let is_claimed = self.access == Access::ReadWrite;
         let recent_from = self.watch.recent_from(mailbox.uid_next, is_claimed).max(uid_from);
         if recent_from < mailbox.uid_next {
@@ -81,11 +86,14 @@ impl Selected {
         }
     }
 
-    /// Appends EXISTS and RECENT.
-    pub fn write_exists(&self, mailbox: &Mailbox, out: &mut Vec<u8>) {
+    /// Appends EXISTS, and RECENT where the client knows that.
+    pub fn write_exists(&self, mailbox: &Mailbox, enabled: Enabled, out: &mut Vec<u8>) {
         let exists = self.view.exists(mailbox);
-        let recent = self.view.count_of(mailbox, &self.recent);
-        write(out, format_args!("* {exists} EXISTS\r\n* {recent} RECENT\r\n"));
+        write(out, format_args!("* {exists} EXISTS\r\n"));
+        if !enabled.rev2 {
+            let recent = self.view.count_of(mailbox, &self.recent);
+            write(out, format_args!("* {recent} RECENT\r\n"));
+        }
     }
 
     /// Takes note of what has happened. Whoever looks at the mailbox does it first, at the same
@@ -123,8 +131,8 @@ impl Selected {
         }
         let known_end = self.view.uid_end();
         if self.view.tell_new(mailbox) {
-            self.take_recent(mailbox, known_end);
-            self.write_exists(mailbox, out);
+            self.take_recent(mailbox, known_end, enabled);
+            self.write_exists(mailbox, enabled, out);
         }
         if !self.flagged.is_empty() {
             let flagged = std::mem::take(&mut self.flagged);

@@ -334,21 +334,29 @@ impl Session {
     async fn on_enable(&mut self, tag: &Tag, capabilities: &[Box<str>]) -> Result<(), Ending> {
         let mut said = String::from("* ENABLED");
         for capability in capabilities {
-            let capability = capability.to_ascii_uppercase();
-            match capability.as_str() {
-                "CONDSTORE" => self.enable_condstore().await?,
+            let known = match capability.to_ascii_uppercase().as_str() {
+                "CONDSTORE" => {
+                    self.enable_condstore().await?;
+                    " CONDSTORE"
+                }
                 "QRESYNC" => {
                     self.enable_condstore().await?;
                     self.enabled.qresync = true;
+                    " QRESYNC"
                 }
                 "UTF8=ACCEPT" => {
                     self.enabled.utf8 = true;
                     self.reader.on_utf8();
+                    " UTF8=ACCEPT"
+                }
+                "IMAP4REV2" => {
+                    self.enabled.rev2 = true;
+                    self.reader.on_utf8();
+                    " IMAP4rev2"
                 }
                 _ => continue,
-            }
-            said.push(' ');
-            said.push_str(&capability);
+            };
+            said.push_str(known);
         }
         said.push_str("\r\n");
         self.wire.out().extend_from_slice(said.as_bytes());
@@ -445,7 +453,8 @@ impl Session {
     }
 
     pub fn name_form(&self) -> NameForm {
-        if self.enabled.utf8 { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
+        let is_utf8 = self.enabled.utf8 || self.enabled.rev2;
+        if is_utf8 { NameForm::Utf8 } else { NameForm::ModifiedUtf7 }
     }
 }
 
