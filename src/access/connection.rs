@@ -193,12 +193,12 @@ impl Connection {
 
 impl Detached {
     /// Hands the connection to this shard.
-    pub(super) fn attach(self, inner: &Rc<Inner>) -> io::Result<Connection> {
+    pub(super) fn attach(self, inner: &Rc<Inner>) -> Connection {
         let Self { stream, input, client, protection, is_on_loopback, held } = self;
         let held = inner.clients.take(held);
         let counted = Counted::new(inner);
         let peer = Peer { client, protection, is_on_loopback, held, _counted: counted };
-        Ok(Connection::from_parts(stream.attach()?, input, peer))
+        Connection::from_parts(stream.attach(), input, peer)
     }
 }
 

@@ -175,10 +175,7 @@ impl Access {
             AccessMemo::Moved(moved) => {
                 let Moved { connection, account, arrival } = *moved;
                 self.inner.metrics.access.sessions_moved.add(1);
-                // Where the socket cannot be had the client has lost its connection.
-                if let Ok(connection) = connection.attach(&self.inner) {
-                    self.serve(connection, account, arrival);
-                }
+                self.serve(connection.attach(&self.inner), account, arrival);
             }
         }
     }
@@ -276,11 +273,7 @@ impl Access {
         }
         self.inner.metrics.access.moves_failed.add(1);
         let AccessMemo::Moved(moved) = memo else { unreachable!("what was sent comes back") };
-        match moved.connection.attach(&self.inner) {
-            Ok(connection) => Err(Box::new(connection)),
-            // The client has lost its connection.
-            Err(_) => Ok(()),
-        }
+        Err(Box::new(moved.connection.attach(&self.inner)))
     }
 
     /// Serves a session whose mailboxes are here, in a task of its own.

@@ -12,10 +12,11 @@ use clap::Args;
 use super::Source;
 use super::client::printable;
 use super::exit::{Exit, Failure};
-use crate::config::{Config, ListenerTls, Protocol};
+use crate::config::{Config, ListenAddress, ListenerTls, Protocol};
 use crate::mail::{AddressRef, Reply, Utf8, status};
 use crate::proto::smtp::reply_reader::{ReplyReader, Taken};
-use crate::runtime::deadline::Deadlined;
+use crate::runtime::deadline::{Deadlined, Timeouts};
+use crate::runtime::net;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -36,12 +37,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let recipients = options.recipients.iter().map(|it| whole_name(it, &config));
     let recipients: Vec<String> = recipients.collect();
     check(from, &recipients)?;
-    let mut session = Session::open(address)?;
+    let mut session = Session::open(&address)?;
     session.deliver(from, &recipients, &mut io::stdin().lock())
 }
 
 /// Where the server takes LMTP in the clear.
-fn listener(config: &Config) -> Result<SocketAddr, Failure> {
+fn listener(config: &Config) -> Result<ListenAddress, Failure> {
     let is_one = |it: &&crate::config::Listener| {
         it.protocol == Protocol::Lmtp && it.tls != ListenerTls::Implicit
     };
@@ -49,8 +50,10 @@ fn listener(config: &Config) -> Result<SocketAddr, Failure> {
         let text = "no [[listener]] with protocol = \"lmtp\" (and tls other than \"implicit\")";
         return Err(Failure::new(Exit::Config, text));
     };
-    let mut address = listener.address;
-    if address.ip().is_unspecified() {
+    let mut address = listener.address.clone();
+    if let ListenAddress::Network(address) = &mut address
+        && address.ip().is_unspecified()
+    {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -79,21 +82,32 @@ fn check(from: &str, recipients: &[String]) -> Result<(), Failure> {
     }
 }
 
+fn connect(address: &ListenAddress) -> io::Result<Box<dyn Timeouts>> {
+    match address {
+        ListenAddress::Network(address) => {
+            let stream = TcpStream::connect_timeout(address, CONNECT_TIME_MAX)?;
+            // Each command waits for its reply.
+            let _ = stream.set_nodelay(true);
+            Ok(Box::new(stream))
+        }
+        ListenAddress::Socket { path, .. } => {
+            Ok(Box::new(net::connect_blocking(path, CONNECT_TIME_MAX)?))
+        }
+    }
+}
+
 /// A session with the server.
 struct Session {
-    stream: Deadlined<TcpStream>,
+    stream: Deadlined<Box<dyn Timeouts>>,
     replies: ReplyReader,
     input: Vec<u8>,
 }
 
 impl Session {
-    fn open(address: SocketAddr) -> Result<Session, Failure> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIME_MAX);
-        let stream = stream.map_err(|error| {
+    fn open(address: &ListenAddress) -> Result<Session, Failure> {
+        let stream = connect(address).map_err(|error| {
             Failure::new(Exit::Temporary, format!("{address}: {error}; does the server run?"))
         })?;
-        // Each command waits for its reply.
-        let _ = stream.set_nodelay(true);
         let stream = Deadlined::new(stream, REPLY_TIME_MAX);
         let mut session = Session { stream, replies: ReplyReader::default(), input: Vec::new() };
         session.expect_positive()?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use super::account::generate_password;
 use super::exit::{Exit, Failure};
 use crate::acme;
 use crate::auth;
-use crate::config::{Acme, Config, Durability};
+use crate::config::{Acme, Config, Durability, ListenAddress};
 use crate::control::{self, Control, Directory, StandingError};
+use crate::entrance::socket;
 use crate::event::LogWriter;
 use crate::journal::OpenError;
 use crate::mailbox::PartitionError;
@@ -39,7 +40,8 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
     let config = keep_certificate(config, identity.as_ref())?;
-    let (bound, metrics) = bind(&config, PREDECESSOR_WAIT_MAX)?;
+    let (bound, metrics) = bind(&config, identity.as_ref(), PREDECESSOR_WAIT_MAX)?;
+    let socket_files = bound.socket_files();
     let acme = config.acme.as_ref().map(bind_acme).transpose()?;
     drop_privileges(identity.as_ref())?;
     let suspensions = Arc::new(load_suspensions(&config.data_dir)?);
@@ -68,8 +70,13 @@ pub fn serve(source: Source) -> Result<(), Failure> {
         added.map_err(|error| Failure::new(Exit::System, error))?;
     }
     let result = shards.join();
-    // The file of a socket that nobody listens on; the next start would replace it.
+    // Files of sockets that nobody listens on; the next start would replace them.
     let _ = fs::remove_file(control::socket_path(&config.data_dir));
+    for file in socket_files {
+        if let Err(error) = file.remove() {
+            eprintln!("ringpost: {} stays: {error}", file.path().display());
+        }
+    }
     writer.stop();
     result.map_err(|error| Failure::new(Exit::Software, error))?;
     eprintln!("ringpost: stopped");
@@ -156,15 +163,20 @@ fn keep_certificate(config: Arc<Config>, owner: Option<&Identity>) -> Result<Arc
     config.map(Arc::new).map_err(|error| Failure::new(Exit::Config, error))
 }
 
-/// Takes every address while we still may, waiting at most `time_max` for one in use.
-fn bind(config: &Arc<Config>, time_max: Duration) -> Result<(Bound, Option<TcpListener>), Failure> {
+/// Takes every address while we still may, waiting at most `time_max` for one in use. Sockets of
+/// this machine become `owner`'s.
+fn bind(
+    config: &Arc<Config>,
+    owner: Option<&Identity>,
+    time_max: Duration,
+) -> Result<(Bound, Option<TcpListener>), Failure> {
     let end_by = Instant::now() + time_max;
     for listener in &config.listeners {
-        let address = listener.address;
+        let address = &listener.address;
         check_unused(address, end_by)
-            .map_err(|error| start_failure(StartError::Bind { address, error }))?;
+            .map_err(|error| start_failure(StartError::Bind { address: address.clone(), error }))?;
     }
-    let bound = shard::bind(config.clone()).map_err(start_failure)?;
+    let bound = shard::bind(config.clone(), owner).map_err(start_failure)?;
     let metrics = match config.metrics.listen {
         Some(address) => Some(TcpListener::bind(address).map_err(|error| {
             let text =
@@ -186,9 +198,13 @@ fn bind_acme(acme: &Acme) -> Result<TcpListener, Failure> {
 
 /// Waits for an address in use: the kernel closes the sockets of a ring some time after the process
 /// that had it is gone, so a quick restart would meet its own past.
-fn check_unused(address: SocketAddr, end_by: Instant) -> io::Result<()> {
+fn check_unused(address: &ListenAddress, end_by: Instant) -> io::Result<()> {
     loop {
-        match BoundListener::check_unused(address) {
+        let checked = match address {
+            ListenAddress::Network(address) => BoundListener::check_unused(*address),
+            ListenAddress::Socket { path, .. } => socket::check_unused(path),
+        };
+        match checked {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end_by => {
                 std::thread::sleep(PREDECESSOR_POLL);
             }
@@ -399,8 +415,8 @@ mod tests {
         let first = BoundListener::bind("127.0.0.1:0".parse().expect("an address"));
         let first = first.expect("a free port");
         let mut config = Config::embedded();
-        config.listeners[0].address = first.local_addr().expect("bound");
-        let failure = bind(&Arc::new(config), Duration::ZERO).err().expect("in use");
+        config.listeners[0].address = ListenAddress::Network(first.local_addr().expect("bound"));
+        let failure = bind(&Arc::new(config), None, Duration::ZERO).err().expect("in use");
         assert_eq!(failure.exit, Exit::Unavailable);
         assert!(failure.text.contains("in use"), "{}", failure.text);
     }

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{
-    BareNewline, Config, Delivery, DeliveryTls, Durability, Families, Headers, Journal, Listener,
-    ListenerTls, Log, LogFormat, Mailboxes, Metrics, Network, NextHop, NextHopProtocol, Protocol,
-    Queue, Reception, Shards, Tls,
+    BareNewline, Config, Delivery, DeliveryTls, Durability, Families, Headers, Journal,
+    ListenAddress, Listener, ListenerTls, Log, LogFormat, Mailboxes, Metrics, Network, NextHop,
+    NextHopProtocol, Protocol, Queue, Reception, Shards, Tls,
 };
 
 use crate::mail::Stream;
@@ -118,7 +118,7 @@ impl Config {
                 (2995, Protocol::Pop3, ListenerTls::Implicit),
             ]
             .map(|(port, protocol, tls)| Listener {
-                address: local(port),
+                address: ListenAddress::Network(local(port)),
                 protocol,
                 tls,
                 proxy_networks: Vec::new(),

@@ -3,10 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::mailboxes::PROTOCOLS;
-use super::parse::{BARE_NEWLINES, CLASSES, DURABILITIES, FAMILIES, LISTENER_TLS, LOG_FORMATS};
+use super::parse::{BARE_NEWLINES, DURABILITIES, FAMILIES, LOG_FORMATS};
 use super::values::{write_duration, write_size};
-use super::{Config, access, credentials, egress, mailboxes, retry, tls};
+use super::{Config, access, credentials, egress, listener, mailboxes, retry, tls};
 
 impl Config {
     /// Every key with its value, in the form that `Config::parse` reads; passwords are left out.
@@ -26,19 +25,8 @@ impl Config {
         out.optional("count", self.shards.count);
         out.optional("control_core", self.shards.control_core);
         out.text("drain", Some(&write_duration(self.shards.drain)));
-        for listener in &self.listeners {
-            out.table("[[listener]]");
-            out.text("address", Some(&listener.address.to_string()));
-            out.choice("protocol", listener.protocol, PROTOCOLS);
-            out.choice("tls", listener.tls, LISTENER_TLS);
-            let networks: Vec<String> =
-                listener.proxy_networks.iter().map(|net| net.to_string()).collect();
-            out.plain("proxy_networks", format_args!("{networks:?}"));
-            let stream = &listener.stream;
-            for (key, name) in [("tenant", &stream.tenant), ("campaign", &stream.campaign)] {
-                out.text(key, (!name.is_empty()).then_some(name));
-            }
-            out.choice("class", stream.class, CLASSES);
+        for it in &self.listeners {
+            listener::explain(it, &mut out);
         }
         tls::explain_certificates(self, &mut out);
         let it = &self.reception;

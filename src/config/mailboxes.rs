@@ -279,13 +279,6 @@ pub(super) fn explain(config: &Config, out: &mut Out) {
 
 const OVER_QUOTA: &[(&str, OverQuota)] =
     &[("defer", OverQuota::Defer), ("refuse", OverQuota::Refuse)];
-pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
-    (Protocol::Smtp.as_str(), Protocol::Smtp),
-    (Protocol::Submission.as_str(), Protocol::Submission),
-    (Protocol::Lmtp.as_str(), Protocol::Lmtp),
-    (Protocol::Imap.as_str(), Protocol::Imap),
-    (Protocol::Pop3.as_str(), Protocol::Pop3),
-];
 /// Whose sessions this server has.
 const SERVED: &[Protocol] =
     &[Protocol::Smtp, Protocol::Submission, Protocol::Lmtp, Protocol::Imap, Protocol::Pop3];
@@ -293,6 +286,7 @@ const SERVED: &[Protocol] =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::listener::PROTOCOLS;
 
     fn parse(text: &str) -> Result<Config, String> {
         let text = format!("[[listener]]\naddress = \"127.0.0.1:25\"\n{text}");

@@ -12,6 +12,7 @@ mod defaults;
 mod dns;
 mod egress;
 mod explain;
+mod listener;
 mod login;
 mod mailboxes;
 mod parse;
@@ -29,7 +30,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::Stream;
 use crate::proto::classify::Rules;
 
 pub use access::Access;
@@ -40,6 +40,7 @@ pub use egress::{
     Egress, IDLE_TIMEOUT_MS, Limit, Pool, PoolMember, Proxy, ProxyProtocol, SaidLimit, SiteLimits,
     Source,
 };
+pub use listener::{ListenAddress, Listener, ListenerTls, NEW_SUFFIX, Protocol};
 pub use login::Login;
 pub use mailboxes::{Alias, Mailboxes, OverQuota};
 pub use parse::ConfigError;
@@ -111,57 +112,6 @@ pub struct Shards {
     pub control_core: Option<usize>,
     /// Longest time a stop may take before open sessions are cut.
     pub drain: Duration,
-}
-
-/// `[[listener]]`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Listener {
-    pub address: SocketAddr,
-    pub protocol: Protocol,
-    pub tls: ListenerTls,
-    /// Proxies: connections from there begin with a header of the PROXY protocol, others never do.
-    pub proxy_networks: Vec<Network>,
-    /// `tenant`, `campaign`, `class` of what comes in here, where no header field says otherwise.
-    pub stream: Stream,
-}
-
-/// What is spoken with the clients of a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// With other servers, and with clients that may relay.
-    #[default]
-    Smtp,
-    /// With clients that authenticate (RFC 6409).
-    Submission,
-    /// With whoever delivers to mailboxes here (RFC 2033).
-    Lmtp,
-    Imap,
-    Pop3,
-}
-
-impl Protocol {
-    /// As a configuration says it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Smtp => "smtp",
-            Protocol::Submission => "submission",
-            Protocol::Lmtp => "lmtp",
-            Protocol::Imap => "imap",
-            Protocol::Pop3 => "pop3",
-        }
-    }
-}
-
-/// When the sessions of a listener begin TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ListenerTls {
-    /// Never.
-    None,
-    /// When the client says STARTTLS (RFC 3207).
-    #[default]
-    StartTls,
-    /// Before the greeting (RFC 8314).
-    Implicit,
 }
 
 /// `[reception]`

@@ -6,17 +6,12 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::mailboxes::PROTOCOLS;
 use super::table::{Checked, Table};
-use super::{
-    BareNewline, Config, Durability, Families, Headers, Listener, ListenerTls, LogFormat, Protocol,
-    Route,
-};
-use super::{credentials, egress, mailboxes, retry, rules, tls, values};
+use super::{BareNewline, Config, Durability, Families, Headers, LogFormat, Route};
+use super::{credentials, egress, listener, mailboxes, retry, rules, tls, values};
 use crate::limits::{RECIPIENTS_MAX, SHARDS_MAX};
 use crate::mail::address::is_domain;
-use crate::mail::class::is_stream_name;
-use crate::mail::{AddressRef, Class, Stream, Utf8};
+use crate::mail::{AddressRef, Utf8};
 use crate::proto::message::removal::is_field_name;
 
 /// Why a configuration is refused: one line, `FILE:LINE: KEY: what is wrong; what would be right`.
@@ -116,7 +111,7 @@ fn read(document: &DeTable<'_>) -> Checked<Config> {
         Some(())
     })?;
     root.table("shards", |it| read_shards(it, &mut config))?;
-    config.listeners = root.tables("listener", read_listener)?;
+    config.listeners = root.tables("listener", listener::read)?;
     root.table("reception", |it| read_reception(it, &mut config))?;
     mailboxes::read(&root, &mut config)?;
     root.table("access", |it| super::access::read(it, &mut config.access))?;
@@ -150,7 +145,7 @@ fn check_together(root: &Table<'_, '_>, config: &Config) -> Checked<()> {
         return Err(wrong(&[], "no [[listener]]; add one with address = \"ADDRESS:PORT\""));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
-        if config.listeners[..index].iter().any(|it| it.address == listener.address) {
+        if config.listeners[..index].iter().any(|it| it.address.is_same_place(&listener.address)) {
             let path = ["listener", &index.to_string(), "address"];
             return Err(wrong(&[&path], "listener.address: another [[listener]] has it already"));
         }
@@ -203,26 +198,6 @@ fn read_shards(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.optional_number("count", &mut shards.count, 1, SHARDS_MAX)?;
     table.optional_number("control_core", &mut shards.control_core, 0, 1023)?;
     table.duration("drain", &mut shards.drain, Duration::ZERO)
-}
-
-fn read_listener(table: &Table<'_, '_>) -> Checked<Listener> {
-    let mut address = None;
-    table.address("address", &mut address)?;
-    let address = address.ok_or_else(|| table.missing("address"))?;
-    let mut protocol = Protocol::default();
-    table.choice("protocol", &mut protocol, PROTOCOLS)?;
-    let mut tls = ListenerTls::default();
-    table.choice("tls", &mut tls, LISTENER_TLS)?;
-    let mut proxy_networks = Vec::new();
-    table.list("proxy_networks", &mut proxy_networks, "\"192.0.2.1\"", values::parse_network)?;
-    let mut stream = Stream::default();
-    for (key, name) in [("tenant", &mut stream.tenant), ("campaign", &mut stream.campaign)] {
-        table.parsed(key, "1 to 255 printable characters of ASCII", |text| {
-            is_stream_name(text).then(|| *name = text.into())
-        })?;
-    }
-    table.choice("class", &mut stream.class, CLASSES)?;
-    Ok(Listener { address, protocol, tls, proxy_networks, stream })
 }
 
 fn read_route(table: &Table<'_, '_>) -> Checked<Route> {
@@ -339,13 +314,6 @@ fn read_delivery(table: &Table<'_, '_>, config: &mut Config) -> Checked<()> {
     table.table("tls", |it| tls::read_delivery(it, &mut delivery.tls))
 }
 
-pub(super) const LISTENER_TLS: &[(&str, ListenerTls)] = &[
-    ("none", ListenerTls::None),
-    ("starttls", ListenerTls::StartTls),
-    ("implicit", ListenerTls::Implicit),
-];
-pub(super) const CLASSES: &[(&str, Class)] =
-    &[("transactional", Class::Transactional), ("bulk", Class::Bulk)];
 pub(super) const FAMILIES: &[(&str, Families)] = &[
     ("ipv6-first", Families::Ipv6First),
     ("ipv4-first", Families::Ipv4First),

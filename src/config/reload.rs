@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Acme, Config, ConfigError, Durability, NextHop};
+use super::{Acme, Config, ConfigError, Durability, ListenAddress, Listener, NextHop};
 
 impl Config {
     /// The configuration that a running server goes on with when it is given `new`, and the keys
@@ -124,8 +124,12 @@ impl Config {
             }
         }
         for hop in self.routes.iter().map(|route| &route.next_hop).chain(&self.smarthost) {
-            let NextHop::Address { address, .. } = hop else { continue };
-            if self.listeners.iter().any(|listener| listener.address == *address) {
+            let leads_to = |listener: &Listener| match (hop, &listener.address) {
+                (NextHop::Address { address, .. }, ListenAddress::Network(own)) => address == own,
+                (NextHop::Socket(path), ListenAddress::Socket { path: own, .. }) => path == own,
+                _ => false,
+            };
+            if self.listeners.iter().any(leads_to) {
                 warnings.push(format!("next hop {hop} is a [[listener]] of this server: a loop"));
             }
         }
@@ -182,6 +186,11 @@ mod tests {
         };
         check(nowhere, "every recipient");
         check(|it| it.smarthost = NextHop::parse("smtp://127.0.0.1:2525"), "a loop");
+        let by_socket = |it: &mut Config| {
+            it.listeners[3].address = ListenAddress::Socket { path: "/s".into(), mode: 0o600 };
+            it.smarthost = NextHop::parse("lmtp+unix:///s");
+        };
+        check(by_socket, "a loop");
         check(|it| it.group = Some("mail".into()), "without user");
         let credentials = |it: &mut Config| {
             let next_hop = NextHop::parse("smtp://mail.test:587").expect("a next hop");

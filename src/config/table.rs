@@ -50,7 +50,7 @@ impl<'t, 'i> Table<'t, 'i> {
         Some(entry)
     }
 
-    fn holds(&self, key: &str) -> bool {
+    pub fn holds(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
 

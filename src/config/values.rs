@@ -155,8 +155,15 @@ pub fn parse_next_hop(text: &str) -> Option<NextHop> {
     parse_host(host).map(|host| NextHop::Host { protocol, host, port })
 }
 
+/// Permissions of a file as `chmod` takes them: three octal digits, perhaps with a 0 before them.
+pub(super) fn parse_mode(text: &str) -> Option<u32> {
+    let digits = if text.len() == 4 { text.strip_prefix('0')? } else { text };
+    let is_octal = digits.len() == 3 && digits.bytes().all(|it| (b'0'..=b'7').contains(&it));
+    is_octal.then(|| u32::from_str_radix(digits, 8).ok())?
+}
+
 /// A path that a socket can have (`sun_path`).
-fn is_socket(path: &str) -> bool {
+pub(super) fn is_socket(path: &str) -> bool {
     is_plain_path(path) && path.len() <= SOCKET_PATH_BYTES_MAX
 }
 

@@ -1,14 +1,15 @@
 //! Entrance: what comes before the first word of a session, whatever its protocol.
 //!
 //! **Owns** the counts of clients' sessions over all shards, headers of the PROXY protocol, and the
-//! handshake of our servers.
-//! **Uses** `mail`, `proto::proxy`, `tls`, `runtime`.
+//! handshake of our servers; sockets of this machine that are listened at.
+//! **Uses** `mail`, `proto::proxy`, `tls`, `config`, `runtime`.
 //! **Holds** that a client's sessions are counted exactly, and that nothing here waits without a
 //! deadline.
 //! **Start reading** at `clients::Clients::admit`.
 
 pub mod clients;
 pub mod proxy;
+pub mod socket;
 
 use std::io;
 use std::time::Duration;

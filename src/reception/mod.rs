@@ -163,22 +163,23 @@ impl Reception {
     /// Accepts sessions for as long as the executor runs, as `config` says.
     pub fn listen(&self, listener: Listener, config: &config::Listener) {
         let inner = self.inner.clone();
-        let entrance = Rc::new(Entrance {
-            protocol: config.protocol,
-            tls: config.tls,
-            proxy_networks: config.proxy_networks.clone(),
-            stream: config.stream.clone(),
-        });
+        let entrance = Rc::new(Entrance::new(config));
         task::spawn(async move {
             loop {
                 let (stream, peer) = listener.accept().await;
                 inner.metrics.reception.sessions.add(1);
-                task::spawn(admit(inner.clone(), stream, peer, entrance.clone()));
+                task::spawn(admit(inner.clone(), stream, Some(peer), entrance.clone()));
                 if inner.queue.is_filling() {
                     timer::sleep(SLOW_ACCEPT).await;
                 }
             }
         });
+    }
+
+    /// Serves a client that came by a socket of this machine, as `config` says.
+    pub fn take(&self, stream: TcpStream, config: &config::Listener) {
+        self.inner.metrics.reception.sessions.add(1);
+        task::spawn(admit(self.inner.clone(), stream, None, Rc::new(Entrance::new(config))));
     }
 
     /// Sessions end at their next command boundary; a reply to end of data is awaited.
@@ -207,8 +208,24 @@ struct Entrance {
     stream: Stream,
 }
 
-/// Lets a client in, or tells it why not.
-async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
+impl Entrance {
+    fn new(config: &config::Listener) -> Self {
+        Self {
+            protocol: config.protocol,
+            tls: config.tls,
+            proxy_networks: config.proxy_networks.clone(),
+            stream: config.stream.clone(),
+        }
+    }
+}
+
+/// Lets a client in, or tells it why not. Without a `peer` it came by a socket of this machine.
+async fn admit(
+    inner: Rc<Inner>,
+    mut stream: TcpStream,
+    peer: Option<SocketAddr>,
+    entrance: Rc<Entrance>,
+) {
     let terms = inner.terms.borrow().clone();
     let refusal = if inner.draining.get() {
         Some(SHUTTING_DOWN)
@@ -221,6 +238,10 @@ async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entran
         return refuse(&inner, stream, &entrance, &reply).await;
     }
     let _counted = Counted::new(&inner);
+    let Some(peer) = peer else {
+        // Its address is that of all others there: nothing is counted by it.
+        return session::run(&inner, terms, stream, (None, Wire::Loopback), entrance).await;
+    };
     let client = match entrance.proxy_networks.iter().any(|it| it.contains(peer.ip())) {
         true => Box::pin(proxy::client(&mut stream, peer.ip())).await,
         false => Ok(peer.ip()),
@@ -234,7 +255,7 @@ async fn admit(inner: Rc<Inner>, mut stream: TcpStream, peer: SocketAddr, entran
         Admission::Granted(_held) => {
             let is_near = peer.ip().is_loopback() && client.is_loopback();
             let wire = if is_near { Wire::Loopback } else { Wire::Open };
-            session::run(&inner, terms, stream, (client, wire), entrance).await;
+            session::run(&inner, terms, stream, (Some(client), wire), entrance).await;
         }
         Admission::Refused => refuse(&inner, stream, &entrance, &TOO_MANY_OF_CLIENT).await,
         Admission::Unknown => refuse(&inner, stream, &entrance, &TOO_MANY_SESSIONS).await,

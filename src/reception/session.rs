@@ -31,11 +31,12 @@ pub(super) async fn run(
     inner: &Rc<Inner>,
     terms: Rc<Terms>,
     stream: TcpStream,
-    (client, wire): (IpAddr, Wire),
+    (client, wire): (Option<IpAddr>, Wire),
     entrance: Rc<Entrance>,
 ) {
     // Whoever submits may relay once it has logged in.
-    let may_relay = entrance.protocol == Protocol::Smtp && policy::may_relay(&terms, client);
+    let is_near = || client.is_some_and(|client| policy::may_relay(&terms, client));
+    let may_relay = entrance.protocol == Protocol::Smtp && is_near();
     let mut stream = Stream::from(stream);
     let mut protection = None;
     let channel = match (entrance.tls, &terms.config.tls.context) {
@@ -82,7 +83,8 @@ struct Session<'s> {
     terms: &'s Terms,
     stream: Stream,
     protection: Option<Protection>,
-    client: IpAddr,
+    /// `None` where it came by a socket of this machine: only by LMTP.
+    client: Option<IpAddr>,
     entrance: Rc<Entrance>,
     may_relay: bool,
     /// Where clients log in.
@@ -286,7 +288,8 @@ impl Session<'_> {
     /// Goes on with AUTH.
     async fn log_in(&mut self, said: Said) {
         let submission = self.submission.as_mut().expect("AUTH was offered");
-        match submission.go_on(self.inner, self.terms, self.client, said).await {
+        let client = self.client.expect("whoever submits has an address");
+        match submission.go_on(self.inner, self.terms, client, said).await {
             Next::Challenge(base64) => self.server.challenge(&base64, &mut self.out),
             Next::Answer(reply) => {
                 self.may_relay = reply.is_positive();
@@ -480,7 +483,7 @@ impl Session<'_> {
             release_ms: hold.map_or(0, |hold| hold.release_ms(now_ms)),
             stream: mail::Stream { tls, ..self.entrance.stream.clone() },
             envelope_id,
-            client: Some(self.client),
+            client: self.client,
             header_prefix,
             // Filled in by the draft.
             content_bytes: 0,

@@ -118,7 +118,7 @@ impl Policy {
         let of_sources = config.sources.iter().filter_map(|source| source.ehlo_name.as_ref());
         let names = of_sources.chain(&config.delivery.ehlo_name).chain([&config.hostname]);
         let mut own_addresses = Vec::new();
-        for listener in config.listeners.iter().map(|listener| listener.address) {
+        for listener in config.listeners.iter().filter_map(|it| it.address.network()) {
             own_addresses.push(listener);
             if listener.ip().is_unspecified() {
                 let of_family = addresses.iter().filter(|it| it.is_ipv4() == listener.is_ipv4());

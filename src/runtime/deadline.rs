@@ -32,6 +32,16 @@ impl Timeouts for UnixStream {
     }
 }
 
+impl<S: Timeouts + ?Sized> Timeouts for Box<S> {
+    fn bound_reads(&self, time: Duration) -> io::Result<()> {
+        (**self).bound_reads(time)
+    }
+
+    fn bound_writes(&self, time: Duration) -> io::Result<()> {
+        (**self).bound_writes(time)
+    }
+}
+
 /// Gives `TimedOut` once the deadline has passed, however slowly the peer drips.
 pub struct Deadlined<S> {
     stream: S,

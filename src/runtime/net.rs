@@ -9,9 +9,10 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
@@ -107,10 +108,17 @@ pub struct DetachedTcpStream {
 
 impl DetachedTcpStream {
     /// Hands the socket to the calling executor.
-    pub fn attach(self) -> io::Result<TcpStream> {
+    pub fn attach(self) -> TcpStream {
         // SAFETY: `into_raw_fd` gave up the only owner.
         let stream = unsafe { glommio::net::TcpStream::from_raw_fd(self.socket.into_raw_fd()) };
-        TcpStream::new(stream)
+        TcpStream { stream, deadline: Deadline::default() }
+    }
+}
+
+/// A stream socket of this machine reads and writes as one of TCP does.
+impl From<UnixStream> for DetachedTcpStream {
+    fn from(stream: UnixStream) -> Self {
+        Self { socket: stream.into() }
     }
 }
 
@@ -179,11 +187,7 @@ impl TcpStream {
         let socket = stream_socket(libc::AF_UNIX)?;
         set_nonblocking(&socket)?;
         let address = to_sockaddr_un(path)?;
-        let bytes = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-        // SAFETY: `address` is a valid socket address of `bytes` bytes.
-        while let Err(error) =
-            check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), bytes) })
-        {
+        while let Err(error) = connect_now(&socket, &address) {
             // Its queue is full: nobody says when there is room.
             if error.raw_os_error() != Some(libc::EAGAIN) {
                 return Err(error);
@@ -352,6 +356,43 @@ impl TcpStream {
     }
 }
 
+/// Whether somebody listens at a stream socket of this machine; an error where that cannot be
+/// known. Never waits.
+pub fn is_listened_at(path: &str) -> io::Result<bool> {
+    let socket = stream_socket(libc::AF_UNIX)?;
+    set_nonblocking(&socket)?;
+    match connect_now(&socket, &to_sockaddr_un(path)?) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            // Its queue is full.
+            Some(libc::EAGAIN) => Ok(true),
+            Some(libc::ECONNREFUSED | libc::ENOENT) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Connects to a stream socket of this machine within `time_max`, for threads that may wait.
+pub fn connect_blocking(path: &str, time_max: Duration) -> io::Result<UnixStream> {
+    let end = Instant::now() + time_max;
+    let socket = stream_socket(libc::AF_UNIX)?;
+    set_nonblocking(&socket)?;
+    let address = to_sockaddr_un(path)?;
+    while let Err(error) = connect_now(&socket, &address) {
+        // Its queue is full: nobody says when there is room.
+        if error.raw_os_error() != Some(libc::EAGAIN) {
+            return Err(error);
+        }
+        if Instant::now() >= end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(CONNECT_POLL);
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// Whether a connection could not be opened because of the address it was to come from.
 pub fn is_source_fault(error: &io::Error) -> bool {
     let faults = [libc::EADDRNOTAVAIL, libc::EINVAL, libc::EAFNOSUPPORT];
@@ -422,6 +463,13 @@ fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     // SAFETY: `address` is a valid socket address of `address_bytes` bytes.
     let result =
         unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), address_bytes) };
+    check(result).map(drop)
+}
+
+fn connect_now(socket: &OwnedFd, address: &libc::sockaddr_un) -> io::Result<()> {
+    let bytes = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` is a valid socket address of `bytes` bytes.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), bytes) };
     check(result).map(drop)
 }
 

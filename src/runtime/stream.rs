@@ -30,8 +30,8 @@ pub struct DetachedStream {
 
 impl DetachedStream {
     /// Hands the connection to the calling executor.
-    pub fn attach(self) -> io::Result<Stream> {
-        Ok(Stream { tcp: self.tcp.attach()?, tls: self.tls })
+    pub fn attach(self) -> Stream {
+        Stream { tcp: self.tcp.attach(), tls: self.tls }
     }
 }
 

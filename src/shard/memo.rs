@@ -5,6 +5,7 @@ use crate::access::AccessMemo;
 use crate::delivery::DeliveryMemo;
 use crate::entrance::clients::ClientMemo;
 use crate::mailbox::MailboxMemo;
+use crate::runtime::net::DetachedTcpStream;
 
 /// One message into a shard's inbox. A full inbox gives it back: the sender keeps it.
 pub enum Memo {
@@ -16,6 +17,8 @@ pub enum Memo {
     Delivery(DeliveryMemo),
     /// Messages for another shard's mailboxes.
     Mailbox(MailboxMemo),
+    /// A client at a socket of this machine: the position of its `[[listener]]`.
+    Arrived { listener: usize, stream: DetachedTcpStream },
     /// The control thread wants to know or change something.
     Ask(Ask),
 }

@@ -64,7 +64,8 @@ pub(super) struct Start {
     pub number: usize,
     /// It accepts mail; otherwise it only delivers what its journal holds.
     pub serves: bool,
-    pub listeners: Vec<BoundListener>,
+    /// Each with the position of its `[[listener]]`.
+    pub listeners: Vec<(usize, BoundListener)>,
     pub inbox: Inbox<Memo>,
     pub log: LogSink,
     /// Where limits of minutes and more outlive the process.
@@ -209,7 +210,8 @@ pub(super) async fn run(start: Start) {
         }),
     };
     let access = Access::start(config.clone(), accounts, metrics.clone(), setting);
-    for (listener, of_config) in listeners.into_iter().zip(&config.listeners) {
+    for (position, listener) in listeners {
+        let of_config = &config.listeners[position];
         match of_config.protocol {
             Protocol::Imap | Protocol::Pop3 => access.listen(listener.attach(), of_config),
             Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
@@ -236,11 +238,15 @@ pub(super) async fn run(start: Start) {
             Memo::Access(memo) => this.access.on_memo(memo),
             Memo::Delivery(memo) => this.delivery.on_memo(memo),
             Memo::Mailbox(memo) => this.post.on_memo(memo),
+            Memo::Arrived { listener, stream } => {
+                this.reception.take(stream.attach(), &this.config.listeners[listener]);
+            }
             Memo::Ask(Ask::Drain { time_max }) => {
                 // Other shards may still need answers while this one drains.
                 let (reception, delivery) = (this.reception.clone(), this.delivery.clone());
                 let post = this.post.clone();
                 let access = this.access.clone();
+                let listeners = this.config.listeners.clone();
                 task::spawn(async move {
                     loop {
                         match inbox.recv().await {
@@ -248,6 +254,9 @@ pub(super) async fn run(start: Start) {
                             Memo::Access(memo) => access.on_memo(memo),
                             Memo::Delivery(memo) => delivery.on_memo(memo),
                             Memo::Mailbox(memo) => post.on_memo(memo),
+                            Memo::Arrived { listener, stream } => {
+                                reception.take(stream.attach(), &listeners[listener]);
+                            }
                             Memo::Ask(_) => {}
                         }
                     }

@@ -2,21 +2,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ask::Ask;
 use super::memo::Memo;
 use super::run::{self, Neighbours, OpenFailure, Opened};
 use crate::auth::{self, Authenticator, SaltKey};
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::delivery::lease::store::RecordStore;
 use crate::delivery::sts::Policies;
 use crate::delivery::tls_reports::ReportStore;
+use crate::entrance::socket::{BoundSocket, SocketFile};
 use crate::event::LogSink;
 use crate::journal::{self, OpenError};
 use crate::limits::{AUTH_THREADS_MAX, INBOX_MESSAGES_MAX, SHARDS_MAX};
@@ -24,7 +24,8 @@ use crate::mail::Accounts;
 use crate::mailbox::{self, PartitionError};
 use crate::queue::StandingOrders;
 use crate::runtime::inbox::{InboxSender, inbox};
-use crate::runtime::net::BoundListener;
+use crate::runtime::net::{BoundListener, DetachedTcpStream};
+use crate::runtime::privilege::Identity;
 use crate::runtime::{executor, task, thread};
 use crate::web::Web;
 
@@ -33,7 +34,7 @@ use crate::web::Web;
 pub enum StartError {
     /// The address is taken or not ours.
     Bind {
-        address: SocketAddr,
+        address: ListenAddress,
         error: io::Error,
     },
     /// A core that this process may not use was asked for.
@@ -95,12 +96,15 @@ impl std::error::Error for StartError {}
 pub struct Bound {
     config: Arc<Config>,
     cores: Vec<usize>,
-    /// By shard, then by listener.
-    listeners: Vec<Vec<BoundListener>>,
+    /// By shard, each with the position of its `[[listener]]`.
+    listeners: Vec<Vec<(usize, BoundListener)>>,
+    /// Of all shards, in the same way.
+    sockets: Vec<(usize, BoundSocket)>,
 }
 
-/// Binds every listener once for each shard. Call before privileges are dropped.
-pub fn bind(config: Arc<Config>) -> Result<Bound, StartError> {
+/// Binds every listener: an address once for each shard, a socket of this machine once, as one of
+/// `owner`'s. Call before privileges are dropped.
+pub fn bind(config: Arc<Config>, owner: Option<&Identity>) -> Result<Bound, StartError> {
     let allowed = thread::allowed_cores()
         .map_err(|error| StartError::Thread { name: "a pinned thread".into(), error })?;
     let cores = match &config.shards.cores {
@@ -113,25 +117,30 @@ pub fn bind(config: Arc<Config>) -> Result<Bound, StartError> {
         None => allowed,
     };
     let shard_count = config.shards.count.unwrap_or(cores.len()).clamp(1, SHARDS_MAX);
-    let mut listeners = Vec::new();
-    for _ in 0..shard_count {
-        let mut of_shard = Vec::new();
-        for listener in &config.listeners {
-            let address = listener.address;
-            let bound = BoundListener::bind(address)
-                .map_err(|error| StartError::Bind { address, error })?;
-            of_shard.push(bound);
+    let mut listeners: Vec<Vec<_>> = (0..shard_count).map(|_| Vec::new()).collect();
+    let mut sockets = Vec::new();
+    for (position, listener) in config.listeners.iter().enumerate() {
+        let address = &listener.address;
+        let failed = |error| StartError::Bind { address: address.clone(), error };
+        match address {
+            ListenAddress::Network(address) => {
+                for of_shard in &mut listeners {
+                    of_shard.push((position, BoundListener::bind(*address).map_err(failed)?));
+                }
+            }
+            ListenAddress::Socket { path, mode } => {
+                let bound = BoundSocket::bind(path, *mode, owner).map_err(failed)?;
+                sockets.push((position, bound));
+            }
         }
-        listeners.push(of_shard);
     }
-    Ok(Bound { config, cores, listeners })
+    Ok(Bound { config, cores, listeners, sockets })
 }
 
 impl Bound {
-    /// Where the first shard listens.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let listeners = self.listeners[0].iter();
-        listeners.filter_map(|listener| listener.local_addr().ok()).collect()
+    /// Files of sockets, to be removed at the end.
+    pub fn socket_files(&self) -> Vec<SocketFile> {
+        self.sockets.iter().map(|(_, socket)| socket.file()).collect()
     }
 
     pub fn shard_count(&self) -> usize {
@@ -152,6 +161,7 @@ impl Bound {
     ) -> Result<Shards, StartError> {
         task::end_process_on_panic_in(&["journal", "queue", "mailbox"]);
         let data_dir = self.config.data_dir.clone();
+        let control_core = self.config.shards.control_core;
         let made = std::fs::create_dir_all(&data_dir);
         // Shards of an earlier configuration: what is in their journals is owed all the same.
         let left_over = made.and_then(|()| journal::shards_from(self.shard_count(), &data_dir));
@@ -234,7 +244,36 @@ impl Bound {
             let accounts = shards.accounts.clone();
             let _ = gate.try_send(Neighbours { place, serving_count, senders, accounts });
         }
+        for (listener, socket) in self.sockets {
+            let serving = senders[..serving_count].to_vec();
+            socket
+                .serve(control_core, hand_over(serving, listener))
+                .map_err(|error| StartError::Thread { name: "accept".into(), error })?;
+        }
         Ok(shards)
+    }
+}
+
+/// Gives each connection to the next of these shards that has room for it. One that none takes for
+/// `HAND_OVER_TIME_MAX` is closed: its client comes again.
+fn hand_over(
+    shards: Vec<InboxSender<Memo>>,
+    listener: usize,
+) -> impl FnMut(DetachedTcpStream) + Send + 'static {
+    let mut next = (0..shards.len()).cycle();
+    move |stream| {
+        let end = Instant::now() + HAND_OVER_TIME_MAX;
+        let mut memo = Memo::Arrived { listener, stream };
+        while Instant::now() < end {
+            for _ in 0..shards.len() {
+                let shard = &shards[next.next().expect("it goes round")];
+                match shard.try_send(memo) {
+                    Ok(()) => return,
+                    Err(refused) => memo = refused,
+                }
+            }
+            std::thread::sleep(INBOX_POLL);
+        }
     }
 }
 
@@ -299,6 +338,10 @@ pub fn ask_through(sender: &InboxSender<Memo>, ask: Ask) -> Result<(), Ask> {
     })
 }
 
+/// How long a connection waits for room in an inbox.
+const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(1);
+/// How often full inboxes are tried again.
+const INBOX_POLL: Duration = Duration::from_millis(20);
 /// An executor that stands still this long ends the process.
 const STALL_MAX: Duration = Duration::from_secs(10);
 

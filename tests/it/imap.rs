@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ringpost::access::{Access, Setting};
 use ringpost::auth::{Authenticator, make_secret};
-use ringpost::config::{Config, Listener, ListenerTls, Protocol};
+use ringpost::config::{Config, ListenAddress, Listener, ListenerTls, Protocol};
 use ringpost::journal::JournalConfig;
 use ringpost::mail::{Account, Accounts};
 use ringpost::mailbox::codec::AccountId;
@@ -125,7 +125,7 @@ fn access(store: &Store, message_bytes_max: u64) -> Access {
 
 fn of_listener(address: SocketAddr) -> Listener {
     Listener {
-        address,
+        address: ListenAddress::Network(address),
         protocol: Protocol::Imap,
         tls: ListenerTls::None,
         proxy_networks: Vec::new(),

@@ -96,7 +96,7 @@ fn a_local_domain_may_have_its_mailboxes_on_another_server() {
 }
 
 /// A server of so many shards with these accounts, by partition.
-fn with_accounts(
+pub fn with_accounts(
     next_hop: std::net::SocketAddr,
     shards: usize,
     extra: &str,

@@ -20,6 +20,7 @@ mod imap_oracle;
 mod imap_process;
 mod interop;
 mod limits;
+mod lmtp;
 mod local;
 mod logged_out;
 mod login;

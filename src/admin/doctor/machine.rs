@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Finding;
-use crate::config::Config;
-use crate::control;
+use crate::config::{Config, ListenAddress};
 use crate::runtime::net::BoundListener;
 use crate::runtime::rlimit::{self, LOCKED_MEMORY_BYTES_MIN, Limit, Resource};
 use crate::runtime::{probe, thread};
+use crate::{control, entrance};
 
 pub fn look(config: &Config) -> Vec<Finding> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -21,8 +21,14 @@ pub fn look(config: &Config) -> Vec<Finding> {
     findings.push(accept_backlog(read_number("/proc/sys/net/core/somaxconn")));
     let runs = UnixStream::connect(control::socket_path(&config.data_dir)).is_ok();
     for listener in &config.listeners {
-        let checked = BoundListener::check_unused(listener.address);
-        findings.push(port(listener.address, checked, runs));
+        findings.push(match &listener.address {
+            ListenAddress::Network(address) => {
+                port(*address, BoundListener::check_unused(*address), runs)
+            }
+            ListenAddress::Socket { path, .. } => {
+                socket(path, entrance::socket::check_unused(path), runs)
+            }
+        });
     }
     if let Some(address) = config.metrics.listen {
         findings.push(port(address, BoundListener::check_unused(address), runs));
@@ -149,6 +155,26 @@ fn port(address: SocketAddr, checked: io::Result<()>, server_runs: bool) -> Find
     }
 }
 
+fn socket(path: &str, checked: io::Result<()>, server_runs: bool) -> Finding {
+    const SUBJECT: &str = "socket";
+    match checked {
+        Ok(()) => Finding::ok(SUBJECT, format!("{path} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && server_runs => {
+            Finding::ok(SUBJECT, format!("{path} is listened at, and the server runs"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::fail(
+            SUBJECT,
+            format!("{path} is listened at by another program"),
+            format!("`ss -lxp src {path}` shows which; stop it or change it here"),
+        ),
+        Err(error) => Finding::fail(
+            SUBJECT,
+            format!("{path}: {error}"),
+            "correct the path, or make its directory for the server's user",
+        ),
+    }
+}
+
 fn clock(now: u64, synchronised: Option<bool>) -> Finding {
     const SUBJECT: &str = "clock";
     let advice = "run a time service (chrony, systemd-timesyncd): retries and lifetimes follow it";
@@ -220,6 +246,11 @@ mod tests {
         check(&port(address, error(io::ErrorKind::AddrInUse), true), Verdict::Ok, "runs");
         check(&port(address, error(io::ErrorKind::AddrInUse), false), Verdict::Fail, "another");
         check(&port(address, error(io::ErrorKind::PermissionDenied), false), Verdict::Fail, "25");
+        let in_use = || error(io::ErrorKind::AddrInUse);
+        check(&socket("/s", Ok(()), false), Verdict::Ok, "free");
+        check(&socket("/s", in_use(), true), Verdict::Ok, "runs");
+        check(&socket("/s", in_use(), false), Verdict::Fail, "another");
+        check(&socket("/s", error(io::ErrorKind::NotFound), false), Verdict::Fail, "/s: ");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::mail::{Protection, QueueId};
 pub struct Received<'a> {
     /// The name the client gave in EHLO or HELO.
     pub helo_name: &'a str,
-    pub client: IpAddr,
+    /// `None` where it has no address: it came by a socket of this machine.
+    pub client: Option<IpAddr>,
     /// `ESMTP`, `ESMTPS`, `SMTP`, `UTF8SMTP`, `UTF8SMTPS`, `LMTP` (RFC 3848, RFC 6531 §3.7.3).
     pub protocol: &'a str,
     pub protection: Option<Protection>,
@@ -26,12 +27,12 @@ impl Received<'_> {
     /// Appends the field, folded, ending in CRLF.
     pub fn write(&self, out: &mut Vec<u8>) {
         // Writing into memory does not fail.
-        let _ = write!(out, "Received: from {} (", self.helo_name);
+        let _ = write!(out, "Received: from {}", self.helo_name);
         let _ = match self.client {
-            IpAddr::V4(client) => write!(out, "[{client}]"),
-            IpAddr::V6(client) => write!(out, "[IPv6:{client}]"),
+            Some(IpAddr::V4(client)) => write!(out, " ([{client}])"),
+            Some(IpAddr::V6(client)) => write!(out, " ([IPv6:{client}])"),
+            None => Ok(()),
         };
-        out.push(b')');
         if let Some(Protection { version, cipher, verified_by }) = self.protection {
             let client = match verified_by {
                 Some(_) => ", client certificate verified",
@@ -59,7 +60,7 @@ mod tests {
 
     const FIELD: Received<'_> = Received {
         helo_name: "client.example",
-        client: IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        client: Some(IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))),
         protocol: "ESMTP",
         protection: None,
         hostname: "mx.example",
@@ -85,6 +86,14 @@ mod tests {
         Received { protocol: "LMTP", queue_id: None, ..FIELD }.write(&mut out);
         let text = String::from_utf8(out).expect("ASCII");
         assert!(text.contains("\tby mx.example (ringpost) with LMTP\r\n\tfor <"), "{text}");
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_known_by_its_name() {
+        let mut out = Vec::new();
+        Received { client: None, protocol: "LMTP", ..FIELD }.write(&mut out);
+        let text = String::from_utf8(out).expect("ASCII");
+        assert!(text.starts_with("Received: from client.example\r\n\tby mx.example "), "{text}");
     }
 
     #[test]
