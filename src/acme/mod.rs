@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 
 use crate::config::{Acme, Config, read_identity};
+use crate::event::notice;
 use crate::runtime::{clock, thread};
 use crate::tls::challenge::Challenges;
 use crate::tls::identity::Identity;
@@ -75,14 +76,14 @@ fn attend(
                 order::obtain(&config, acme, challenges).and_then(|()| renew().map_err(Trouble));
             let wait = match result {
                 Ok(()) => {
-                    eprintln!("ringpost: acme: a certificate for {} came", acme.names.join(", "));
+                    notice!("ringpost: acme: a certificate for {} came", acme.names.join(", "));
                     failures = 0;
                     RETRY_WAIT_MIN
                 }
                 Err(trouble) => {
                     let wait = wait_after(failures);
                     let wait_s = wait.as_secs();
-                    eprintln!("ringpost: acme: no certificate: {trouble}; trying in {wait_s} s");
+                    notice!("ringpost: acme: no certificate: {trouble}; trying in {wait_s} s");
                     failures += 1;
                     wait
                 }

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
+use crate::event::notice;
 use exit::{Exit, Failure};
 
 /// A mail transfer agent that keeps one complete mail system on every core.
@@ -118,13 +119,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(options) => verify::run(&options),
         Command::Dns(options) => dns::run(&options),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("ringpost: {}", failure.text);
+            notice!("ringpost: {}", failure.text);
             failure.exit.into()
         }
-    }
+    };
+    notice::finish();
+    code
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::auth;
 use crate::config::{Acme, Config, Durability, ListenAddress};
 use crate::control::{self, Control, Directory, StandingError};
 use crate::entrance::socket;
-use crate::event::LogWriter;
+use crate::event::{LogWriter, notice};
 use crate::journal::OpenError;
 use crate::mailbox::PartitionError;
 use crate::mailbox::codec::Quota;
@@ -31,11 +31,12 @@ use crate::tls::identity::self_signed_pem;
 /// Runs the server until it has drained after SIGTERM.
 pub fn serve(source: Source) -> Result<(), Failure> {
     let config = source.load()?;
-    for warning in config.warnings() {
-        eprintln!("ringpost: warning: {warning}");
-    }
     // Before any thread is there that would inherit the signals.
     signal::block().map_err(|error| Failure::new(Exit::System, error))?;
+    notice::start().map_err(|error| Failure::new(Exit::System, error))?;
+    for warning in config.warnings() {
+        notice!("ringpost: warning: {warning}");
+    }
     ready_the_machine(&config)?;
     let identity = identity(&config)?;
     make_data_dir(&config.data_dir, identity.as_ref())?;
@@ -74,12 +75,12 @@ pub fn serve(source: Source) -> Result<(), Failure> {
     let _ = fs::remove_file(control::socket_path(&config.data_dir));
     for file in socket_files {
         if let Err(error) = file.remove() {
-            eprintln!("ringpost: {} stays: {error}", file.path().display());
+            notice!("ringpost: {} stays: {error}", file.path().display());
         }
     }
     writer.stop();
     result.map_err(|error| Failure::new(Exit::Software, error))?;
-    eprintln!("ringpost: stopped");
+    notice!("ringpost: stopped");
     Ok(())
 }
 
@@ -106,10 +107,11 @@ fn ready_the_machine(config: &Config) -> Result<(), Failure> {
     if let Ok(files) = rlimit::limit(Resource::OpenFiles)
         && files.soft < FILES_ADVISED_MIN
     {
-        eprintln!(
+        notice!(
             "ringpost: warning: nofile limit is {}: sessions beyond it wait; raise it \
              (systemd: LimitNOFILE=1048576) or lower reception.sessions_max (now {})",
-            files.soft, config.reception.sessions_max,
+            files.soft,
+            config.reception.sessions_max,
         );
     }
     Ok(())
@@ -280,8 +282,8 @@ fn add_first_account(control: &Control) {
     let added =
         control.add_account(FIRST_ACCOUNT, Some(&auth::make_secret(&password)), Quota::default());
     match added {
-        Ok(()) => eprintln!("ringpost: account {FIRST_ACCOUNT}, password {password}, said once"),
-        Err(error) => eprintln!("ringpost: no account {FIRST_ACCOUNT}: {error}"),
+        Ok(()) => notice!("ringpost: account {FIRST_ACCOUNT}, password {password}, said once"),
+        Err(error) => notice!("ringpost: no account {FIRST_ACCOUNT}: {error}"),
     }
 }
 
@@ -290,26 +292,27 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
         if opened.message_count > 0 {
             let role =
                 if *shard < cores.len() { "" } else { "; it delivers them and accepts none" };
-            eprintln!("ringpost: shard {shard}: {} messages queued{role}", opened.message_count);
+            notice!("ringpost: shard {shard}: {} messages queued{role}", opened.message_count);
         }
         if opened.malformed_count > 0 || !opened.recovery.rot.is_empty() {
-            eprintln!(
+            notice!(
                 "ringpost: shard {shard}: DAMAGED JOURNAL: {} records make no sense, unreadable: \
                  {:?}; everything else is served, keep a copy of the disk",
-                opened.malformed_count, opened.recovery.rot,
+                opened.malformed_count,
+                opened.recovery.rot,
             );
         }
     }
     for (shard, opened) in shards.opened() {
         if opened.recovery.is_degraded {
-            eprintln!(
+            notice!(
                 "ringpost: shard {shard}: DEGRADED START: both checkpoints are unreadable; {} \
                  messages that may be delivered already are held: look at them with `ringpost \
                  queue`, then release or bounce them",
                 opened.doubtful_count,
             );
         } else if opened.recovery.bad_checkpoints > 0 {
-            eprintln!(
+            notice!(
                 "ringpost: shard {shard}: the newest checkpoint is unreadable, the start went by \
                  the one before; keep an eye on the disk",
             );
@@ -323,7 +326,7 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
         Durability::Dsync => "dsync",
         Durability::None => "NOT DURABLE",
     };
-    eprintln!(
+    notice!(
         "ringpost {}: ready on {}; {} shards on cores {cores:?}; journal in {}, {durability}",
         env!("CARGO_PKG_VERSION"),
         listeners.join(", "),
@@ -331,10 +334,10 @@ fn say_ready(config: &Config, cores: &[usize], shards: &Shards, source: Option<&
         config.data_dir.display(),
     );
     if let Some(address) = config.metrics.listen {
-        eprintln!("ringpost: metrics at http://{address}/metrics");
+        notice!("ringpost: metrics at http://{address}/metrics");
     }
     if source.is_none() {
-        eprint!("{TRY_NEXT}");
+        notice!("{TRY_NEXT}");
     }
 }
 
@@ -347,15 +350,17 @@ fn say_mailboxes(shards: &Shards) {
         message_count += partition.message_count;
         let (number, recovery) = (partition.number, &partition.recovery);
         if partition.malformed_count > 0 || partition.lost_count > 0 || !recovery.rot.is_empty() {
-            eprintln!(
+            notice!(
                 "ringpost: partition {number} of mailboxes: DAMAGED JOURNAL: {} records make no \
                  sense, {} messages have no octets, unreadable: {:?}; everything else is served, \
                  keep a copy of the disk",
-                partition.malformed_count, partition.lost_count, recovery.rot,
+                partition.malformed_count,
+                partition.lost_count,
+                recovery.rot,
             );
         }
         if recovery.bad_checkpoints > 0 {
-            eprintln!(
+            notice!(
                 "ringpost: partition {number} of mailboxes: the newest checkpoint is unreadable, \
                  the start went by the one before; keep an eye on the disk",
             );
@@ -363,7 +368,7 @@ fn say_mailboxes(shards: &Shards) {
     }
     if partition_count > 0 {
         let account_count = shards.accounts().len();
-        eprintln!(
+        notice!(
             "ringpost: {message_count} messages of {account_count} accounts in {partition_count} \
              partitions",
         );
@@ -381,7 +386,6 @@ Everything goes to 127.0.0.1:2526, nothing to the internet. Try in another termi
   cargo run --release -- queue stats
   cargo run --release -- check > ringpost.toml                 a configuration to start from
 SIGHUP reloads, SIGTERM or Ctrl-C drains and stops.
-
 ";
 /// Of the embedded default, in its local domain.
 const FIRST_ACCOUNT: &str = "user@localhost.test";

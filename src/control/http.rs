@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::asking::{self, Shards};
 use super::{ANSWER_WAIT, Control};
 use crate::config::Durability;
+use crate::event::notice;
 use crate::metrics::{self, Snapshot};
 use crate::runtime::deadline::Deadlined;
 use crate::shard::ask::Ask;
@@ -140,6 +141,13 @@ fn scrape(control: &Control) -> String {
         "counter",
         "Batches of log lines dropped because the log was too slow.",
         control.log.dropped_batches(),
+    );
+    render_number(
+        &mut text,
+        "ringpost_notices_dropped_total",
+        "counter",
+        "Lines for standard error dropped because nobody read it.",
+        notice::dropped_lines(),
     );
     let version = env!("CARGO_PKG_VERSION");
     // Writing into memory does not fail, here and below.

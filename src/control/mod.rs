@@ -32,6 +32,7 @@ pub use standing::{StandingError, load as load_suspensions};
 
 use crate::config::{Config, ConfigError};
 use crate::event::LogSink;
+use crate::event::notice;
 use crate::queue::StandingOrders;
 use crate::runtime::signal::Signal;
 use crate::runtime::{clock, signal, thread};
@@ -147,8 +148,8 @@ impl Control {
     fn on_signal(self: &Arc<Self>, signal: Signal) {
         match signal {
             Signal::Hangup => match self.reload() {
-                Ok(reloaded) => eprintln!("ringpost: {reloaded}"),
-                Err(error) => eprintln!("ringpost: not reloaded: {error}"),
+                Ok(reloaded) => notice!("ringpost: {reloaded}"),
+                Err(error) => notice!("ringpost: not reloaded: {error}"),
             },
             Signal::Stop => self.stop(),
         }
@@ -201,26 +202,28 @@ impl Control {
                     return;
                 }
                 // Nothing that was answered 250 can be lost by it.
-                eprintln!("ringpost: told to stop twice: ending at once");
+                notice!("ringpost: told to stop twice: ending at once");
+                notice::finish();
                 std::process::exit(EXIT_CUT);
             }
             state.draining_since = Some(Instant::now());
             state.config.shards.drain
         };
-        eprintln!("ringpost: stopping; open sessions have {time_max:?}");
+        notice!("ringpost: stopping; open sessions have {time_max:?}");
         let end_by = Instant::now() + time_max + DRAIN_GRACE;
         let started = thread::spawn("drain-deadline", None, move || {
             std::thread::sleep(end_by.saturating_duration_since(Instant::now()));
-            eprintln!("ringpost: a shard did not come to its end in time: ending at once");
+            notice!("ringpost: a shard did not come to its end in time: ending at once");
+            notice::finish();
             std::process::exit(EXIT_CUT);
         });
         if let Err(error) = started {
-            eprintln!("ringpost: stopping without a deadline: {error}");
+            notice!("ringpost: stopping without a deadline: {error}");
         }
         for shard in self.shards.numbers() {
             let told = asking::tell(&*self.shards, shard, Ask::Drain { time_max }, time_max);
             if let Err(error) = told {
-                eprintln!("ringpost: {error}");
+                notice!("ringpost: {error}");
             }
         }
     }

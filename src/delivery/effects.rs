@@ -8,6 +8,7 @@ use super::lease::SiteKey;
 use super::site::Site;
 use super::suspensions::{SuspendedBy, Suspension, SuspensionKind, SuspensionScope};
 use super::{Delivery, DeliveryMemo, Inner};
+use crate::event::notice;
 use crate::mail::Reply;
 use crate::proto::classify::{Effect, Judgement, Scope};
 use crate::queue::{Flow, Selection};
@@ -159,7 +160,7 @@ impl Inner {
         site.block_until(now_ms + wait_ms);
         let config = self.config.borrow();
         let name = config.source_at(source).map_or("", |source| source.name.as_str());
-        eprintln!(
+        notice!(
             "ringpost: source {name} ({source}) cannot be used: {error}: left alone for {} s",
             wait_ms / 1000
         );

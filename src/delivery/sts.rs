@@ -18,6 +18,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::dns::Resolver;
+use crate::event::notice;
 use crate::limits::{STS_FAILURES_MAX, STS_POLICIES_MAX, STS_POLICY_BYTES_MAX};
 use crate::mail::TlsFailure;
 use crate::proto::dns::{Kind, Name, Record};
@@ -406,7 +407,7 @@ impl Table {
         if let Err(error) = &result
             && !self.is_failing
         {
-            eprintln!(
+            notice!(
                 "ringpost: cannot write {}: {error}: a restart forgets MTA-STS policies",
                 self.path.display()
             );
@@ -463,7 +464,7 @@ fn restore(path: &Path) -> HashMap<Box<str>, Kept> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return HashMap::new(),
         Err(error) => error.to_string(),
     };
-    eprintln!(
+    notice!(
         "ringpost: {}: {problem}: no MTA-STS policy is remembered; they are asked for anew",
         path.display()
     );

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
+use super::notice::notice;
+
 use crossbeam_queue::ArrayQueue;
 
 /// Where a shard puts finished lines. Clones lead to the same log.
@@ -84,7 +86,7 @@ impl LogWriter {
                 if of_thread.reopen.swap(false, Ordering::SeqCst) {
                     match open(path.as_ref()) {
                         Ok(file) => output = file,
-                        Err(error) => eprintln!("ringpost: log not reopened: {error}"),
+                        Err(error) => notice!("ringpost: log not reopened: {error}"),
                     }
                 }
                 if !batch.is_empty() {
@@ -93,7 +95,7 @@ impl LogWriter {
                         of_thread.dropped_batches.fetch_add(batch_count, Ordering::Relaxed);
                         // Once for a full disk, not once for each write.
                         if !is_failing {
-                            eprintln!("ringpost: log not written: {error}");
+                            notice!("ringpost: log not written: {error}");
                         }
                     }
                     is_failing = written.is_err();

@@ -14,6 +14,7 @@ use super::core::{
 use super::format::{BLOCK_BYTES, Record, RecordRef, StoreId};
 use super::open::Maker;
 use super::space::Space;
+use crate::event::notice;
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::Inbox;
 use crate::runtime::log_ring::{Command, Completion, LogRing};
@@ -476,7 +477,7 @@ impl Inner {
                 }
                 Err(error) => {
                     if let Some(error) = error {
-                        eprintln!("ringpost: the journal cannot grow: {error}");
+                        notice!("ringpost: the journal cannot grow: {error}");
                     }
                     self.core.borrow_mut().on_slot_refused();
                 }

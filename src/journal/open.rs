@@ -14,6 +14,7 @@ use super::log::Journal;
 use super::recovery::{RecoverError, Recovery, Replay, SegmentSource, recover};
 use super::space::Space;
 use crate::config::{self, Config};
+use crate::event::notice;
 use crate::limits::{FRAME_BYTES_MAX, SPARE_SLOTS_MIN};
 use crate::runtime::aligned::AlignedBuffer;
 use crate::runtime::inbox::inbox;
@@ -219,7 +220,7 @@ impl Journal {
                 return Err(OpenError::Segment { path });
             }
             if access == Access::Buffered && segments.files.is_empty() {
-                eprintln!(
+                notice!(
                     "ringpost: {}: the file system refuses direct writes; using its cache",
                     directory.display()
                 );

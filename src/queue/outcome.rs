@@ -12,6 +12,7 @@ use super::outline::{Standing, pinned_bytes};
 use super::retry::{self, DelayNotice, retry_wait};
 use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
 use crate::config::{LogFormat, RetryPolicy};
+use crate::event::notice;
 use crate::event::{self, OutcomeRecord};
 use crate::journal::{Append, AppendError, Appended, Location, Record, Ticket, kind};
 use crate::mail::{
@@ -135,7 +136,7 @@ impl Queue {
     /// over restarts too where its envelope, or its STATE, can be read.
     pub fn hold(&self, task: Task, reason: &LoadError) {
         let id = self.inner.queue_id(task.message);
-        eprintln!("ringpost: {id}: held, its content cannot be read back: {reason}");
+        notice!("ringpost: {id}: held, its content cannot be read back: {reason}");
         self.inner.metrics.queue.held.add(1);
         task::spawn_vital(self.clone().record_held(task, format!("Cannot be read back: {reason}")));
     }

@@ -6,6 +6,7 @@ use super::codec;
 use super::index::{Index, TaskState};
 use super::items;
 use super::outline::{Outline, Standing, pinned_bytes};
+use crate::event::notice;
 use crate::journal::{Journal, Location, Replay, Replayed, flag, kind};
 
 /// What replay has gathered so far. Give every record of the journal to `visit`, in order.
@@ -174,7 +175,7 @@ pub(super) fn into_index(recovered: Recovered, now_ms: u64, journal: &Journal) -
     }
     lost.dedup();
     for (message, id) in lost {
-        eprintln!("ringpost: message {id}: its content is no longer on disk");
+        notice!("ringpost: message {id}: its content is no longer on disk");
         close(&mut index, message);
     }
     schedule(&mut index, now_ms);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::{thread, timer};
+use crate::event::notice;
 use crate::limits::TIMER_TICK_MS;
 
 /// Starts a thread that runs the future made by `body` to its end, pinned to `core`.
@@ -57,7 +58,8 @@ struct EndProcessOnPanic;
 impl Drop for EndProcessOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("ringpost: a shard panicked: ending the process");
+            notice!("ringpost: a shard panicked: ending the process");
+            notice::finish();
             std::process::abort();
         }
     }
@@ -92,11 +94,12 @@ pub fn start_watchdog(stall_max: Duration) -> io::Result<()> {
                 *still_periods += 1;
                 if *still_periods == periods_max / 5 {
                     let (name, doing) = (&executor.name, thread::doing(executor.thread));
-                    eprintln!("ringpost: executor {name} does not move: {doing}");
+                    notice!("ringpost: executor {name} does not move: {doing}");
                 }
                 if *still_periods >= periods_max {
                     let (name, doing) = (&executor.name, thread::doing(executor.thread));
-                    eprintln!("ringpost: executor {name} hangs: {doing}: ending the process");
+                    notice!("ringpost: executor {name} hangs: {doing}: ending the process");
+                    notice::finish();
                     std::process::abort();
                 }
             }

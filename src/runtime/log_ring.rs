@@ -19,6 +19,7 @@ use super::aligned::AlignedBuffer;
 use super::inbox::InboxSender;
 use super::segment_file::{self, Access, SegmentFile};
 use super::thread;
+use crate::event::notice;
 
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,10 +334,11 @@ fn path_of(file: &File) -> String {
 
 /// Ends the process without another word to anybody: whatever was not acknowledged stays so.
 pub fn fail_stop(what: &str, error: &io::Error) -> ! {
-    eprintln!(
+    notice!(
         "ringpost: {what} failed: {error}; stopping, nothing acknowledged is lost. Check the disk, \
          then start again."
     );
+    notice::finish();
     // SAFETY: ends the process; nothing of ours runs afterwards.
     unsafe { libc::_exit(EX_IOERR) }
 }

@@ -1,10 +1,13 @@
 //! Local tasks of the executor that runs the caller.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+
+use crate::event::notice;
 
 /// Runs `future` on this executor until it ends. A panic ends the task alone and is counted.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
@@ -40,7 +43,16 @@ pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F:
 pub fn end_process_on_panic_in(rooms: &'static [&'static str]) {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
-        print(panic);
+        if notice::is_started() {
+            let thread = std::thread::current();
+            notice!("ringpost: thread {} {panic}", thread.name().unwrap_or("without a name"));
+            let backtrace = Backtrace::capture();
+            if backtrace.status() == BacktraceStatus::Captured {
+                notice!("{backtrace}");
+            }
+        } else {
+            print(panic);
+        }
         let file = panic.location().map_or("", |location| location.file());
         if rooms.iter().any(|room| is_of(file, room)) {
             end_process();
@@ -56,8 +68,9 @@ fn is_of(file: &str, room: &str) -> bool {
 }
 
 fn end_process() -> ! {
-    // The panic hook has printed message and place.
-    eprintln!("ringpost: stopping after a panic; nothing acknowledged is lost");
+    // The panic hook has said message and place.
+    notice!("ringpost: stopping after a panic; nothing acknowledged is lost");
+    notice::finish();
     // SAFETY: ends the process; nothing of ours runs afterwards.
     unsafe { libc::_exit(EX_SOFTWARE) }
 }

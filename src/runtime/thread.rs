@@ -3,6 +3,8 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
+use crate::event::notice;
+
 /// Starts a thread; `core` pins it. The name shows in `ps -L`, at most 15 bytes of it.
 pub fn spawn(
     name: &str,
@@ -13,7 +15,7 @@ pub fn spawn(
         if let Some(core) = core
             && let Err(error) = pin_to_core(core)
         {
-            eprintln!("ringpost: thread not pinned to core {core}: {error}");
+            notice!("ringpost: thread not pinned to core {core}: {error}");
         }
         body();
     })
@@ -24,7 +26,7 @@ pub fn spawn(
 pub fn lower_priority() {
     // SAFETY: no memory is passed. For Linux a thread is what this names.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWER_PRIORITY) } != 0 {
-        eprintln!("ringpost: thread keeps its priority: {}", io::Error::last_os_error());
+        notice!("ringpost: thread keeps its priority: {}", io::Error::last_os_error());
     }
 }
 

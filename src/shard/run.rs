@@ -16,6 +16,7 @@ use crate::delivery::sts::Policies;
 use crate::delivery::tls_reports::ReportStore;
 use crate::delivery::{Delivery, Neighbourhood};
 use crate::event::LogSink;
+use crate::event::notice;
 use crate::journal::{Journal, JournalConfig, OpenError, Owner, Recovery};
 use crate::mail::Accounts;
 use crate::mailbox::codec::Quota;
@@ -413,7 +414,7 @@ impl Shard {
         self.stores.close().await;
         self.journal.close().await;
         if !(sessions_gone && connections_gone) {
-            eprintln!("ringpost: shard {}: cut sessions that were still open", self.number);
+            notice!("ringpost: shard {}: cut sessions that were still open", self.number);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -43,6 +44,8 @@ pub struct Server {
     pub directory: TempDir,
     data_dir: PathBuf,
     child: Option<Child>,
+    /// In place of a file of its directory.
+    pub standard_error: Option<OwnedFd>,
 }
 
 impl Server {
@@ -77,7 +80,8 @@ impl Server {
         extra: &str,
     ) -> Server {
         let (address, metrics) = (free_address(), free_address());
-        let server = Server { address, metrics, directory, data_dir, child: None };
+        let (child, standard_error) = (None, None);
+        let server = Server { address, metrics, directory, data_dir, child, standard_error };
         server.write_config(next_hop, extra);
         server
     }
@@ -113,7 +117,10 @@ impl Server {
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(output("stdout"))
-            .stderr(output("stderr"))
+            .stderr(match &self.standard_error {
+                Some(other) => Stdio::from(other.try_clone().expect("a descriptor")),
+                None => output("stderr").into(),
+            })
             .spawn()
             .expect("ringpost starts");
         self.child = Some(child);

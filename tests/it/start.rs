@@ -1,16 +1,17 @@
 //! What keeps the server from starting: one clear line, the right exit code, nothing overwritten.
 //! How it starts without a configuration, and stops where nobody reads what it says.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::acme::own_loopback;
-use crate::harness::{Client, free_address, wait_until};
+use crate::harness::{Behaviour, Client, NextHop, Server, free_address, wait_until};
 use crate::tls::{TlsClient, client_that_trusts};
 
 /// A directory with a configuration that would start.
@@ -228,4 +229,46 @@ fn without_a_configuration_there_is_tls_with_a_certificate_that_stays() {
         assert!(server.stops());
     }
     assert_eq!(kept[0], kept[1], "clients that trust it go on doing so");
+}
+
+#[test]
+fn a_server_whose_standard_error_is_full_takes_mail_and_stops() {
+    let next_hop = NextHop::start(Behaviour::default());
+    // A source that cannot be used is said by the shard that finds it out.
+    let extra = "[shards]\ncount = 1\n\
+        [[source]]\nname = \"nobody\"\naddress = \"192.0.2.77\"\n\
+        [[source]]\nname = \"a\"\naddress = \"127.0.0.2\"\n\
+        [[pool]]\nname = \"p\"\nsources = [\"nobody*9\", \"a\"]\n[[egress]]\npool = \"p\"\n";
+    for is_read_later in [false, true] {
+        let (full, mut unread) = UnixStream::pair().expect("a pair");
+        full.set_nonblocking(true).expect("set");
+        for octets in [&[b'.'; 4096][..], b"."] {
+            while (&full).write(octets).is_ok() {}
+        }
+        full.set_nonblocking(false).expect("set");
+        let directory = tempfile::tempdir().expect("a directory");
+        let data_dir = directory.path().join("data");
+        let mut server = Server::stopped(data_dir, next_hop.address, extra);
+        server.standard_error = Some(full.into());
+        server.start_again();
+        server.standard_error = None;
+        let (mut client, before) = (server.greeted(), next_hop.got().len());
+        for count in 1..=20 {
+            let reply = client.message("a@from.test", &["b@to.test"], b"x: y\r\n\r\n");
+            assert!(reply.starts_with("250"), "{reply}");
+            next_hop.wait_for(before + count);
+        }
+        if is_read_later {
+            let mut said = Vec::new();
+            let line = b"source nobody (192.0.2.77) cannot be used";
+            while !said.windows(line.len()).any(|it| it == line) {
+                let mut octets = [0; 4096];
+                let count = unread.read(&mut octets).expect("readable");
+                assert!(count > 0, "{}", String::from_utf8_lossy(&said));
+                said.extend_from_slice(&octets[..count]);
+            }
+        }
+        drop(client);
+        assert!(server.stop().success(), "its last words may find no room");
+    }
 }

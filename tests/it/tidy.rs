@@ -108,6 +108,22 @@ fn every_room_is_ranked_and_begins_with_its_card() {
 }
 
 #[test]
+fn nobody_waits_for_who_reads_standard_error() {
+    for path in files("src", "rs") {
+        // Commands that run no server may wait, and a line before there is one.
+        let may_wait = ["src/lib.rs", "src/event/notice.rs"].iter().any(|it| path.ends_with(it));
+        let serves = path.ends_with("admin/serve.rs") || room_of(&path).as_deref() != Some("admin");
+        if may_wait || !serves {
+            continue;
+        }
+        for (number, line) in read(&path).lines().enumerate() {
+            let place = format!("{}:{}", path.display(), number + 1);
+            assert!(!line.contains("eprint"), "{place}: say it by event::notice");
+        }
+    }
+}
+
+#[test]
 fn only_the_runtime_touches_the_kernel() {
     for path in files("src", "rs") {
         if room_of(&path).as_deref() == Some("runtime") {

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use super::SiteKey;
 use super::meter::Record;
 use super::record::{self, Clocks, Records};
+use crate::event::notice;
 use crate::limits::LEASE_RECORDS_WAITING_MAX;
 use crate::runtime::{clock, thread, whole_file};
 
@@ -79,7 +80,7 @@ fn restore(path: &Path) -> Restored {
         }
         Err(error) => error.to_string(),
     };
-    eprintln!(
+    notice!(
         "ringpost: {}: {problem}: every limit a minute, an hour or a day counts as used up from \
          now on; remove the file and start again to begin afresh",
         path.display()
@@ -100,10 +101,7 @@ fn run(path: &Path, mut records: Records, jobs: &Receiver<Job>) {
         if let Err(error) = &written
             && !is_failing
         {
-            eprintln!(
-                "ringpost: cannot write {}: {error}: mail under limits waits",
-                path.display()
-            );
+            notice!("ringpost: cannot write {}: {error}: mail under limits waits", path.display());
         }
         is_failing = written.is_err();
         for job in batch {

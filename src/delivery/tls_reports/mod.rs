@@ -20,6 +20,7 @@ pub use store::ReportStore;
 
 use super::{Delivery, DeliveryMemo, Inner};
 use crate::config::TlsReports;
+use crate::event::notice;
 use crate::limits::TLS_REPORTS_AT_ONCE_MAX;
 use crate::mail::envelope::Notify;
 use crate::mail::{Envelope, EnvelopeFlags, Recipient, Stream, TlsOutcome, TlsTag};
@@ -124,7 +125,7 @@ impl Delivery {
             let count = ledger.close(now_ms, interval_ms, hostname, &mut random);
             drop(ledger);
             if count > 0 {
-                eprintln!("ringpost: TLS reports for {count} domains are due");
+                notice!("ringpost: TLS reports for {count} domains are due");
             }
             while collector.in_hand_count.get() < TLS_REPORTS_AT_ONCE_MAX {
                 let due = collector.ledger.borrow_mut().take_due(now_ms);
@@ -164,7 +165,7 @@ impl Delivery {
         }
         if !is_done {
             inner.metrics.delivery.tls_reports_failed.add(1);
-            eprintln!("ringpost: the TLS report for {} could not be sent", pending.domain);
+            notice!("ringpost: the TLS report for {} could not be sent", pending.domain);
         }
         ledger.finish(number);
     }
@@ -222,7 +223,7 @@ impl Delivery {
                     pending.done.push(name);
                 }
                 Err(reason) if pending.attempts == 0 => {
-                    eprintln!("ringpost: TLS report for {} to {name}: {reason}", pending.domain);
+                    notice!("ringpost: TLS report for {} to {name}: {reason}", pending.domain);
                     is_sent = false;
                 }
                 Err(_) => is_sent = false,

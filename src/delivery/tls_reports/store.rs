@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ledger::Ledger;
+use crate::event::notice;
 use crate::limits::{TLS_REPORT_FILES_MAX, TLS_REPORT_FILES_WAITING_MAX};
 use crate::runtime::{thread, whole_file};
 
@@ -75,7 +76,7 @@ fn restore(path: &Path) -> Ledger {
         Err(error) => format!("cannot be set aside: {error}"),
     };
     let path = path.display();
-    eprintln!("ringpost: {path}: {problem}, {moved}: TLS reports of its period are incomplete");
+    notice!("ringpost: {path}: {problem}, {moved}: TLS reports of its period are incomplete");
     Ledger::default()
 }
 
@@ -101,7 +102,7 @@ fn run(path: &Path, jobs: &Receiver<Job>) {
         if let Err(error) = &written
             && !is_failing
         {
-            eprintln!("ringpost: cannot write {}: {error}", path.display());
+            notice!("ringpost: cannot write {}: {error}", path.display());
         }
         is_failing = written.is_err();
     }
