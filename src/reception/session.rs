@@ -679,13 +679,7 @@ impl Machine<'_> {
     /// asked first.
     fn take_found(&mut self, named: Named, targets: Vec<Target>) -> bool {
         let transaction = self.transaction.as_mut().expect("RCPT belongs to a transaction");
-        let is_lmtp = self.server.dialect() == Dialect::Lmtp;
         match self.inner.full_here(self.terms, &targets, transaction.declared_bytes) {
-            // By LMTP each of them is answered once more: the other shards are asked then.
-            None if is_lmtp => {
-                self.take_recipient(named, Ok(Leads::Home(targets)));
-                false
-            }
             Some(full) => {
                 self.take_recipient(named, full.map(|()| Leads::Home(targets)));
                 false

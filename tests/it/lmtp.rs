@@ -20,8 +20,13 @@ fn with_socket(directory: &Path, mode: &str, extra: &str) -> (Server, PathBuf) {
         "{extra}[[listener]]\naddress = \"unix:{}\"\nmode = \"{mode}\"\nprotocol = \"lmtp\"\n",
         path.display()
     );
-    let accounts =
-        [(0, "ann@local.test", Quota::default()), (1, "bob@local.test", Quota::default())];
+    let (unlimited, small) = (Quota::default(), Quota { bytes: 2000, messages: 0 });
+    let accounts = [
+        (0, "ann@local.test", unlimited),
+        (1, "bob@local.test", unlimited),
+        (0, "full0@local.test", small),
+        (1, "full1@local.test", small),
+    ];
     (with_accounts(free_address(), 2, &extra, &accounts), path)
 }
 
@@ -103,6 +108,31 @@ fn mail_over_a_socket_is_delivered_by_all_shards() {
              Received: from client.test\r\n\tby mx.test (ringpost) with LMTP\r\n\tfor <{name}>;"
         );
         assert!(mail[0].text().starts_with(&front), "{}", mail[0].text());
+    }
+}
+
+#[test]
+fn a_recipient_without_room_is_refused_at_rcpt_by_either_shard() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (server, path) = with_socket(directory.path(), "0660", "");
+    let mut clients = [Client::connect(&path), Client::connect(&path)];
+    assert_eq!((sessions(&server, 0), sessions(&server, 1)), (1.0, 1.0));
+    for client in &mut clients {
+        // All at once: the answers keep their order though others are asked for some.
+        client.send(
+            "MAIL FROM:<s@t.test> SIZE=5000\r\nRCPT TO:<full0@local.test>\r\n\
+             RCPT TO:<ann@local.test>\r\nRCPT TO:<full1@local.test>\r\n\
+             RCPT TO:<bob@local.test>\r\nDATA\r\nx: y\r\n\r\n.\r\n\
+             MAIL FROM:<s@t.test> SIZE=50\r\nRCPT TO:<full0@local.test>\r\n\
+             RCPT TO:<full1@local.test>\r\nRSET\r\n",
+        );
+        let replies: Vec<String> = (0..12).map(|_| client.line()).collect();
+        let codes: Vec<&str> = replies.iter().map(|reply| &reply[..9]).collect();
+        let (ok, full, saved) = ("250 2.1.5", "452 4.2.2", "250 2.0.0");
+        let expected = [full, ok, full, ok];
+        assert_eq!(codes[1..5], expected, "{replies:?}");
+        assert!(codes[5].starts_with("354") && codes[6..8] == [saved, saved], "{replies:?}");
+        assert_eq!(codes[9..11], [ok, ok], "{replies:?}");
     }
 }
 
