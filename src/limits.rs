@@ -147,6 +147,9 @@ pub const KEYWORD_BYTES_MAX: usize = 128;
 pub const VANISHED_RANGES_MAX: usize = 2048;
 /// Expunged messages that a partition keeps for a while; the oldest go first.
 pub const EXPUNGED_KEPT_MAX: usize = 1 << 20;
+/// Deleted mailboxes of a partition that can be brought back by name; the oldest are forgotten
+/// first.
+pub const DELETED_MAILBOXES_MAX: usize = 1 << 14;
 /// Deliveries that a partition would know again. A repeat comes from a process that died before it
 /// had settled the recipient, so from what was in flight: far fewer.
 pub const DELIVERY_KEYS_MAX: usize = 1 << 16;

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::account::say_done;
-use super::client::{Place, ask, json_line, print, printable, size};
+use super::client::{Place, age, ask, json_line, print, printable, size, unix_ms};
 use super::exit::Failure;
 use super::transfer;
 use crate::control::wire::{Line, Request};
@@ -19,6 +19,10 @@ pub enum Command {
     Rename(Rename),
     /// Deletes a mailbox with all that is in it; inferiors stay.
     Delete(Named),
+    /// Lists what can be brought back: deleted mailboxes, and mailboxes with expunged messages.
+    Deleted(List),
+    /// Brings back a deleted mailbox, or else the messages that were expunged from a mailbox.
+    Undelete(Undelete),
     /// Brings mail of a Maildir++, an mbox, or a directory of them into an account.
     Import(transfer::Import),
     /// Writes the mailboxes of an account into a Maildir++, or into mboxes.
@@ -66,6 +70,15 @@ pub struct Rename {
 }
 
 #[derive(Args)]
+pub struct Undelete {
+    #[command(flatten)]
+    named: Named,
+    /// The mailbox that it comes into instead of the one of its name.
+    #[arg(long, value_name = "MAILBOX")]
+    to: Option<String>,
+}
+
+#[derive(Args)]
 pub struct SpecialUse {
     #[command(flatten)]
     named: Named,
@@ -92,6 +105,15 @@ pub fn run(command: &Command) -> Result<(), Failure> {
             let (account, mailbox) = (named.account.clone(), named.mailbox.clone());
             say_done(&named.place, &Request::MailboxDelete { account, mailbox })
         }
+        Command::Deleted(options) => list_deleted(options),
+        Command::Undelete(Undelete { named, to }) => {
+            let (account, mailbox) = (named.account.clone(), named.mailbox.clone());
+            let request = Request::MailboxUndelete { account, mailbox, to: to.clone() };
+            ask(&named.place, &request, &mut |line| match line {
+                Line::Note(text) => print(&format!("{text}\n")),
+                _ => Ok(()),
+            })
+        }
         Command::Import(options) => transfer::import(options),
         Command::Export(options) => transfer::export(options),
         Command::SpecialUse(SpecialUse { named, special_uses }) => {
@@ -116,6 +138,25 @@ fn list(options: &List) -> Result<(), Failure> {
             print(&row("MAILBOX", "MESSAGES", "UNSEEN", "SIZE", ""))?;
         }
         print(&shown(&mailbox))
+    })
+}
+
+fn list_deleted(options: &List) -> Result<(), Failure> {
+    let mut count = 0;
+    let request = Request::MailboxDeleted { account: options.account.clone() };
+    ask(&options.place, &request, &mut |line| {
+        let Line::Deleted(deleted) = line else { return Ok(()) };
+        count += 1;
+        if options.json {
+            return print(&json_line(&deleted));
+        }
+        if count == 1 {
+            print(&row("MAILBOX", "MESSAGES", "AGE", "SIZE", ""))?;
+        }
+        let is_deleted = if deleted.is_deleted { "deleted" } else { "" };
+        let age = age(unix_ms().saturating_sub(u64::from(deleted.at_s) * 1000));
+        let messages = deleted.messages.to_string();
+        print(&row(&printable(&deleted.name), &messages, &age, &size(deleted.bytes), is_deleted))
     })
 }
 

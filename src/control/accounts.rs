@@ -193,6 +193,38 @@ impl Control {
         self.order_on(named, MailOrder::DeleteMailbox)
     }
 
+    pub(super) fn list_deleted(&self, account: &str, out: &mut Out) -> Result<(), Stop> {
+        let account = known(&self.accounts(), account)?;
+        let order = MailOrder::Deleted(AccountId(account.id));
+        let MailDone::Deleted(views) = self.order(account.partition, order)? else {
+            unreachable!("each order has its answer")
+        };
+        for view in views {
+            out.line(&Line::Deleted(view))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn undelete_mailbox(
+        &self,
+        named: &Named<'_>,
+        to: Option<&str>,
+        out: &mut Out,
+    ) -> Result<(), Stop> {
+        let to = mailbox_name(to.unwrap_or(named.mailbox))?;
+        let make = |account, name| MailOrder::Undelete(account, name, to);
+        let MailDone::Undeleted(count) = self.order_on_named(named, make)? else {
+            unreachable!("each order has its answer")
+        };
+        let count = count.ok_or_else(|| {
+            let Named { account, mailbox } = named;
+            Stop::Refused(format!(
+                "nothing of {mailbox:?} is kept; `ringpost mailbox deleted {account}` says what is"
+            ))
+        })?;
+        Ok(out.line(&Line::Note(format!("messages brought back: {count}")))?)
+    }
+
     pub(super) fn set_special_uses(
         &self,
         named: &Named<'_>,

@@ -247,6 +247,10 @@ fn answer_request(
         Request::MailboxDelete { account, mailbox } => {
             control.delete_mailbox(&Named { account, mailbox })
         }
+        Request::MailboxDeleted { account } => control.list_deleted(account, out),
+        Request::MailboxUndelete { account, mailbox, to } => {
+            control.undelete_mailbox(&Named { account, mailbox }, to.as_deref(), out)
+        }
         Request::MailboxOpen { account, mailbox, uid_validity } => {
             control.open_mailbox(&Named { account, mailbox }, *uid_validity, out)
         }

@@ -13,7 +13,7 @@ use crate::mailbox::codec::Quota;
 use crate::queue::survey::{Ages, SurveyBy};
 use crate::queue::{Conditions, StandingOrder};
 use crate::shard::ask::{QueueStats, QueuedMessage};
-use crate::shard::mail_order::{AccountView, Letter, MailboxView, OpenedView};
+use crate::shard::mail_order::{AccountView, DeletedView, Letter, MailboxView, OpenedView};
 
 /// The one line of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,17 @@ pub enum Request {
     MailboxDelete {
         account: String,
         mailbox: String,
+    },
+    /// What can be brought back into the mailboxes of an account.
+    MailboxDeleted {
+        account: String,
+    },
+    /// Brings it back, into the mailbox of this name or of another.
+    MailboxUndelete {
+        account: String,
+        mailbox: String,
+        #[serde(default)]
+        to: Option<String>,
     },
     /// It has these and no others from now on.
     MailboxSpecialUses {
@@ -275,6 +286,7 @@ pub enum Line {
     RuleSuspension(RuleSuspension),
     Account(AccountView),
     Mailbox(MailboxView),
+    Deleted(DeletedView),
     Opened(OpenedView),
     /// The UIDs of imported letters; 0 for one that was imported before.
     Imported(Vec<u32>),

@@ -104,7 +104,7 @@ pub(super) enum Item<'a> {
         end: u32,
         messages: Vec<(Message, Body)>,
     },
-    /// Delivery keys, and what is kept of expunged messages for a while.
+    /// Delivery keys, and what is kept of expunged messages and deleted mailboxes for a while.
     Other,
 }
 
@@ -280,6 +280,13 @@ fn read_item<'a>(tag: u64, item: &mut Bytes<'a>) -> Option<Item<'a>> {
             }
             Item::Other
         }
+        7 => {
+            number(item)?;
+            number(item)?;
+            item.take(4 + 1)?;
+            text(item)?;
+            Item::Other
+        }
         _ => return None,
     })
 }
@@ -409,7 +416,7 @@ mod tests {
 
     #[test]
     fn items_are_read_to_their_end() {
-        let mut payload = vec![0, 0, 0, 0, 2, 0, 0, 0];
+        let mut payload = vec![0, 0, 0, 0, 3, 0, 0, 0];
         let item = |tag: u8, value: &[u8]| {
             [&[tag][..], &(value.len() as u32).to_le_bytes(), value].concat()
         };
@@ -428,6 +435,9 @@ mod tests {
             &body(),
         ];
         payload.extend_from_slice(&item(5, &messages.concat()));
+        let deleted =
+            [&[7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 0][..], b"a"];
+        payload.extend_from_slice(&item(7, &deleted.concat()));
         let items = read_items(&payload).expect("whole");
         let Item::Mailbox { id: 7, header } = &items[0] else { panic!() };
         assert_eq!(
@@ -436,6 +446,7 @@ mod tests {
         );
         let Item::Messages { mailbox: 7, first: 1, end: 9, messages } = &items[1] else { panic!() };
         assert_eq!(messages[0].0.uid, 4);
+        assert_eq!(items[2], Item::Other);
         assert!((0..payload.len()).all(|end| read_items(&payload[..end]).is_none()));
     }
 }

@@ -73,6 +73,11 @@ impl Bodies {
         self.slots[handle.0 as usize].uses += 1;
     }
 
+    /// Messages that have it, expunged ones that are kept included.
+    pub fn use_count(&self, handle: BodyHandle) -> u32 {
+        self.slots[handle.0 as usize].uses
+    }
+
     /// One message less has it. After the last the body is forgotten and returned.
     pub fn drop_use(&mut self, handle: BodyHandle) -> Option<Body> {
         let slot = &mut self.slots[handle.0 as usize];

@@ -12,7 +12,7 @@ use super::codec::{
 };
 use super::date::InternalDate;
 use super::index::{Entry, Mailbox, Vanished};
-use super::partition::{Kept, Partition};
+use super::partition::{Deleted, Kept, Partition};
 use crate::journal::payload::{Reader, text};
 use crate::limits::{
     ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORDS_MAX, MAILBOX_NAME_BYTES_MAX,
@@ -34,6 +34,8 @@ pub enum Cursor {
     Messages(MailboxId, u32),
     /// Expunged messages behind this one.
     Expunged(MailboxId, u32),
+    /// Deleted mailboxes behind this one.
+    Deleted(MailboxId),
 }
 
 impl Partition {
@@ -102,7 +104,22 @@ impl Partition {
                 // It went between two payloads.
                 None => Some(Cursor::Mailboxes(id)),
             },
-            Cursor::Expunged(mailbox, uid) => self.add_expunged((mailbox, uid), items, bytes_min),
+            Cursor::Expunged(mailbox, uid) => {
+                let next = self.add_expunged((mailbox, uid), items, bytes_min);
+                Some(next.unwrap_or(Cursor::Deleted(MailboxId(0))))
+            }
+            Cursor::Deleted(after) => {
+                let mut behind = self.deleted.range((Excluded(after), Unbounded));
+                let (id, deleted) = behind.next()?;
+                items.add(tag::DELETED, |out| {
+                    out.extend_from_slice(&id.0.to_le_bytes());
+                    out.extend_from_slice(&deleted.account.0.to_le_bytes());
+                    out.extend_from_slice(&deleted.at_s.to_le_bytes());
+                    out.push(deleted.special_uses.0);
+                    write_text(&deleted.name, out);
+                });
+                Some(Cursor::Deleted(*id))
+            }
         }
     }
 
@@ -207,6 +224,13 @@ impl Partition {
                 }
                 tag::MESSAGES => self.apply_messages(&mut item)?,
                 tag::EXPUNGED => self.apply_expunged(&mut item)?,
+                tag::DELETED => {
+                    let (id, account) = (MailboxId(number(&mut item)?), number(&mut item)?);
+                    let (at_s, uses) = (item.u32()?, SpecialUses(item.u8()?));
+                    let name = read_name(&mut item, MAILBOX_NAME_BYTES_MAX)?;
+                    let account = AccountId(account);
+                    self.put_deleted(id, Deleted { account, name, special_uses: uses, at_s });
+                }
                 _ => return Err(Malformed),
             }
             if !item.is_empty() {
@@ -374,6 +398,7 @@ mod tag {
     pub const MAILBOX: u8 = 4;
     pub const MESSAGES: u8 = 5;
     pub const EXPUNGED: u8 = 6;
+    pub const DELETED: u8 = 7;
 }
 
 /// A payload is closed when it is this long: one more item may make it longer.

@@ -36,7 +36,7 @@ pub use date::InternalDate;
 pub use draft::Draft;
 pub use index::{Entry, Mailbox, Status};
 pub use opening::{OpenedPartition, PartitionError, count_partitions, open_partition};
-pub use partition::{Account, Change, Kept, Partition, Usage};
+pub use partition::{Account, Change, Deleted, Kept, Partition, Usage};
 pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
 pub use post::{Committed, MailboxMemo, Post, PostDraft};
 pub use recovery::Recovered;

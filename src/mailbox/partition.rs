@@ -10,10 +10,11 @@ use std::ops::Bound;
 use super::bodies::{Bodies, BodyHandle};
 use super::codec::{
     AccountId, Body, Copy, DeliveryKey, MODSEQ_MAX, MailboxId, Message, Operation, Quota,
+    SpecialUses,
 };
 use super::date::InternalDate;
 use super::index::{Entry, Mailbox};
-use crate::limits::{DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
+use crate::limits::{DELETED_MAILBOXES_MAX, DELIVERY_KEYS_MAX, EXPUNGED_KEPT_MAX};
 use crate::proto::imap::flag::SystemFlags;
 
 #[derive(Default)]
@@ -26,6 +27,7 @@ pub struct Partition {
     pub(super) mailboxes: BTreeMap<MailboxId, Mailbox>,
     pub(super) bodies: Bodies,
     pub(super) expunged: Expunged,
+    pub(super) deleted: BTreeMap<MailboxId, Deleted>,
     pub(super) keys: Keys,
     /// Of accounts that have no limit of their own; not part of what records say.
     pub(super) default_quota: Quota,
@@ -41,6 +43,16 @@ pub struct Account {
     pub secret: Option<Box<str>>,
     pub mailboxes: BTreeMap<Box<str>, MailboxId>,
     pub subscriptions: BTreeSet<Box<str>>,
+}
+
+/// What is kept of a deleted mailbox for as long as its messages are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub account: AccountId,
+    pub name: Box<str>,
+    pub special_uses: SpecialUses,
+    /// When it was deleted, Unix seconds.
+    pub at_s: u32,
 }
 
 /// Messages of an account, and their octets.
@@ -146,9 +158,13 @@ impl Partition {
         self.mailboxes.values().map(|mailbox| u64::from(mailbox.status().exists)).sum()
     }
 
-    /// Expunged messages of a mailbox that are kept for a while, by UID.
-    pub fn expunged_of(&self, mailbox: MailboxId) -> impl Iterator<Item = (u32, Kept)> {
-        let kept = self.expunged.after((mailbox, 0));
+    /// Expunged messages of a mailbox that are kept for a while, by UID from `first` on.
+    pub fn expunged_from(
+        &self,
+        mailbox: MailboxId,
+        first: u32,
+    ) -> impl Iterator<Item = (u32, Kept)> {
+        let kept = self.expunged.after((mailbox, first.saturating_sub(1)));
         let kept = kept.take_while(move |((of, _), _)| *of == mailbox);
         kept.map(|((_, uid), kept)| (uid, kept))
     }
@@ -156,6 +172,17 @@ impl Partition {
     /// An expunged message that is kept for a while.
     pub fn expunged(&self, mailbox: MailboxId, uid: u32) -> Option<Kept> {
         self.expunged.by_message.get(&(mailbox, uid)).copied()
+    }
+
+    /// A mailbox that was deleted a while ago.
+    pub fn deleted(&self, mailbox: MailboxId) -> Option<&Deleted> {
+        self.deleted.get(&mailbox)
+    }
+
+    /// Mailboxes of an account that were deleted a while ago, by number.
+    pub fn deleted_of(&self, account: AccountId) -> impl Iterator<Item = (MailboxId, &Deleted)> {
+        let deleted = self.deleted.iter().filter(move |(_, it)| it.account == account);
+        deleted.map(|(mailbox, deleted)| (*mailbox, deleted))
     }
 
     /// How many of all mailboxes are kept.
@@ -182,6 +209,7 @@ impl Partition {
                 for mailbox in &mailboxes {
                     self.delete(*mailbox, *at_s);
                 }
+                self.deleted.retain(|_, deleted| deleted.account != *account);
                 if let Some(removed) = self.accounts.remove(account) {
                     self.by_name.remove(&*removed.name.to_ascii_lowercase());
                 }
@@ -363,9 +391,22 @@ impl Partition {
         if let Some(account) = self.accounts.get_mut(&mailbox.account) {
             account.forget(&mailbox.name, id);
         }
+        let Mailbox { account, special_uses, .. } = mailbox;
+        self.put_deleted(id, Deleted { account, name: mailbox.name.clone(), special_uses, at_s });
         let entries: Vec<Entry> = mailbox.entries(0..u32::MAX).collect();
         self.keep(id, &entries, at_s);
         true
+    }
+
+    /// A deleted mailbox is remembered; where there are too many, the oldest no longer.
+    pub(super) fn put_deleted(&mut self, id: MailboxId, deleted: Deleted) {
+        self.deleted.insert(id, deleted);
+        if self.deleted.len() > DELETED_MAILBOXES_MAX {
+            let oldest = self.deleted.iter().min_by_key(|(id, deleted)| (deleted.at_s, **id));
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.deleted.remove(&oldest);
+            }
+        }
     }
 
     /// Expunged messages keep their bodies for a while.
@@ -383,6 +424,7 @@ impl Partition {
     /// are too many; returns the bodies that nobody has any more, and whether there may be more.
     /// What is not durable yet must not be let go on disk.
     pub fn release_expunged(&mut self, before_s: u32, count: usize) -> (Vec<Body>, bool) {
+        self.deleted.retain(|_, deleted| deleted.at_s > before_s);
         let mut released = Vec::new();
         for _ in 0..count {
             let Some(body) = self.expunged.pop(before_s) else { return (released, false) };

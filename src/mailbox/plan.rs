@@ -2,16 +2,17 @@
 //!
 //! A plan holds for the state that it was made from: it is appended and applied without a pause.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
+use super::bodies::BodyHandle;
 use super::codec::{
     AccountId, BodyId, Copy, DeliveryKey, FlagsChanged, MODSEQ_MAX, MailboxId, Message, Operation,
     Quota, RANGE_BYTES, SpecialUses,
 };
 use super::date::InternalDate;
 use super::index::Mailbox;
-use super::partition::{Account, Partition, Usage};
+use super::partition::{Account, Kept, Partition, Usage};
 use crate::limits::{
     ACCOUNT_NAME_BYTES_MAX, ACCOUNT_SECRET_BYTES_MAX, KEYWORD_BYTES_MAX, KEYWORDS_MAX,
     MAILBOX_MESSAGES_AT_ONCE, MAILBOX_NAME_BYTES_MAX, MAILBOX_RECORD_BYTES_MAX, MAILBOXES_MAX,
@@ -520,8 +521,39 @@ impl Partition {
         Ok(Planned { operations, told: part })
     }
 
+    /// The account of a mailbox, which may have been deleted a while ago.
+    fn account_of(&self, mailbox: MailboxId) -> Result<AccountId, Refusal> {
+        match self.deleted(mailbox) {
+            Some(deleted) => Ok(deleted.account),
+            None => Ok(self.known(mailbox)?.account),
+        }
+    }
+
+    /// The mailbox called `name` that messages of `source` come back to: begun, unless it is there.
+    /// Where the source was deleted it is for what that was for, as far as no other is by now.
+    pub fn plan_undeleted(
+        &self,
+        new: MailboxId,
+        source: MailboxId,
+        name: &MailboxName,
+        now_s: u32,
+    ) -> Result<Planned<MailboxId>, Refusal> {
+        let account = self.account_of(source)?;
+        if let Some(there) = self.find_mailbox(account, name.as_str()) {
+            return Ok(Planned { operations: Vec::new(), told: there.id });
+        }
+        let ids = self.known_account(account)?.mailboxes.values();
+        let taken =
+            ids.filter_map(|id| self.mailbox(*id)).fold(0, |uses, it| uses | it.special_uses.0);
+        let uses = self.deleted(source).map_or(0, |deleted| deleted.special_uses.0);
+        let operations =
+            self.plan_mailbox(new, account, name, SpecialUses(uses & !taken), now_s)?;
+        Ok(Planned { operations, told: new })
+    }
+
     /// Expunged messages of `uids` that are still kept come into a mailbox of the same account,
-    /// without `\Deleted` and keywords.
+    /// without `\Deleted` and keywords. What is in there already does not come again. Of a mailbox
+    /// that was deleted come those that were in it then.
     pub fn plan_restore(
         &self,
         source: MailboxId,
@@ -529,19 +561,32 @@ impl Partition {
         uids: &NumberSet,
         now_s: u32,
     ) -> Result<Planned<Part>, Refusal> {
-        let (from, to) = (self.known(source)?, self.known(target)?);
-        if from.account != to.account {
+        let to = self.known(target)?;
+        if self.account_of(source)? != to.account {
             return Err(Refusal::NoSuchMailbox);
         }
+        let mut part = Part::default();
+        let (Some(first), Some(last)) = (uids.first(), uids.last()) else {
+            return Ok(Planned { operations: Vec::new(), told: part });
+        };
+        let wanted = self.expunged_from(source, first).filter(|(uid, _)| uids.contains(*uid));
+        let mut wanted: Vec<(u32, Kept)> = wanted.take(MAILBOX_MESSAGES_AT_ONCE + 1).collect();
+        if wanted.len() > MAILBOX_MESSAGES_AT_ONCE
+            && let Some((uid, _)) = wanted.pop()
+        {
+            part.left.insert_range(uid, last);
+        }
+        let deleted_s = self.deleted(source).map_or(0, |deleted| deleted.at_s);
+        let there = self.bodies_in(to, &wanted);
+        wanted.retain(|(_, kept)| kept.at_s >= deleted_s && !there.contains(&kept.body));
         let mut front = Front::of(to);
         let (mut copies, mut bytes) = (Vec::new(), 0);
         let mut usage = self.usage(to.account);
-        let mut part = Part::default();
-        for (uid, kept) in self.expunged_of(source).filter(|(uid, _)| uids.contains(*uid)) {
+        for (uid, kept) in wanted {
             let body = self.bodies().body(kept.body);
             bytes += 4 + Message::BYTES + body.written_bytes();
             if bytes > MAILBOX_RECORD_BYTES_MAX && !copies.is_empty() {
-                part.left.insert_range(uid, uids.last().unwrap_or(uid));
+                part.left.insert_range(uid, last);
                 break;
             }
             usage = usage.with(Usage { bytes: body.bytes.into(), messages: 1 });
@@ -559,7 +604,7 @@ impl Partition {
             part.target_uids.insert(message.uid);
             copies.push(Copy { source_uid: uid, message, body });
         }
-        if !usage.fits(self.quota(to.account)) {
+        if !copies.is_empty() && !usage.fits(self.quota(to.account)) {
             return Err(Refusal::OverQuota);
         }
         part.left = part.left.intersection(uids);
@@ -567,6 +612,18 @@ impl Partition {
         let operation = Operation::Copied { source, target, is_move, copies };
         let operations = if part.uids.is_empty() { Vec::new() } else { vec![operation] };
         Ok(Planned { operations, told: part })
+    }
+
+    /// Those bodies of expunged messages that a mailbox has in it.
+    fn bodies_in(&self, mailbox: &Mailbox, kept: &[(u32, Kept)]) -> HashSet<BodyHandle> {
+        let bodies = kept.iter().map(|(_, kept)| kept.body);
+        let shared: HashSet<BodyHandle> =
+            bodies.filter(|body| self.bodies().use_count(*body) > 1).collect();
+        if shared.is_empty() {
+            return shared;
+        }
+        let there = mailbox.entries(0..u32::MAX).map(|entry| entry.body);
+        there.filter(|body| shared.contains(body)).collect()
     }
 }
 

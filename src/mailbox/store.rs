@@ -467,6 +467,44 @@ impl Store {
         self.copy_in_parts(target, uids, plan).await
     }
 
+    /// Brings back what was deleted under this name, into the mailbox `to`, which is begun where it
+    /// is not there: mailboxes of this name that were deleted, with what they had in them then, or
+    /// where there was none, the messages that were expunged from the mailbox of this name. Returns
+    /// how many messages came, or `None` where nothing of that is kept. What is in `to` already
+    /// does not come again.
+    pub async fn undelete(
+        &self,
+        account: AccountId,
+        name: &MailboxName,
+        to: &MailboxName,
+    ) -> Result<Option<u64>, Refusal> {
+        let find = |partition: &Partition| {
+            let deleted = partition.deleted_of(account);
+            let deleted = deleted.filter(|(_, deleted)| *deleted.name == *name.as_str());
+            let mut sources: Vec<MailboxId> = deleted.map(|(id, _)| id).collect();
+            if sources.is_empty() {
+                let there = partition.find_mailbox(account, name.as_str()).map(|it| it.id);
+                let is_kept = |id: &MailboxId| partition.expunged_from(*id, 1).next().is_some();
+                sources.extend(there.filter(is_kept));
+            }
+            sources
+        };
+        let sources = self.read(find).await;
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let mut all = NumberSet::default();
+        all.insert_range(1, u32::MAX - 1);
+        let mut count = 0;
+        for source in sources {
+            let new = MailboxId(self.inner.journal.next_message_id());
+            let plan = |partition: &Partition| partition.plan_undeleted(new, source, to, now_s());
+            let target = self.run(plan).await?;
+            count += self.restore(source, target, &all).await?.target_uids.count();
+        }
+        Ok(Some(count))
+    }
+
     async fn copy_in_parts(
         &self,
         target: MailboxId,

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::MAILBOX_MESSAGES_AT_ONCE;
 use crate::mailbox::codec::{AccountId, DeliveryKey, MailboxId, Quota, SpecialUses};
 use crate::mailbox::{
     Delivered, Delivery, InternalDate, Mailbox, Partition, Refusal, Store, Target,
 };
 use crate::proto::imap::flag::{Flags, SystemFlags};
 use crate::proto::imap::mailbox::{MailboxName, SpecialUse};
+use crate::runtime::task;
 
 /// An order to the shard that has the partition.
 pub enum MailOrder {
@@ -29,6 +31,10 @@ pub enum MailOrder {
     RenameMailbox(AccountId, MailboxName, MailboxName),
     DeleteMailbox(AccountId, MailboxName),
     SetSpecialUses(AccountId, MailboxName, SpecialUses),
+    /// What can be brought back.
+    Deleted(AccountId),
+    /// Brings back what was deleted under the first name into the mailbox of the second.
+    Undelete(AccountId, MailboxName, MailboxName),
     /// A mailbox for what comes from elsewhere, where it had this UIDVALIDITY.
     Open(AccountId, MailboxName, u32),
     /// Letters into an opened mailbox, all or none. UIDs are those of `source_validity`, and kept
@@ -50,6 +56,9 @@ pub enum MailDone {
     Account(AccountId),
     Accounts(Vec<(AccountId, AccountView)>),
     Mailboxes(Vec<MailboxView>),
+    Deleted(Vec<DeletedView>),
+    /// How many messages came back; `None` where nothing of that name is kept.
+    Undeleted(Option<u64>),
     Opened(OpenedView),
     /// The UID of each; 0 where it was imported before.
     Imported(Vec<u32>),
@@ -123,6 +132,18 @@ pub struct MailboxView {
     pub special_uses: Vec<String>,
 }
 
+/// A mailbox that was deleted, or of which messages were expunged, and what can be brought back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedView {
+    pub name: String,
+    /// The mailbox itself was deleted.
+    pub is_deleted: bool,
+    pub messages: u32,
+    pub bytes: u64,
+    /// When the last of them went, Unix seconds.
+    pub at_s: u32,
+}
+
 /// Carries an order out. Suspends until what it did is durable.
 pub async fn carry_out(
     store: &Store,
@@ -156,6 +177,12 @@ pub async fn carry_out(
         }
         MailOrder::DeleteMailbox(account, name) => {
             store.delete_mailbox(find(store, account, &name).await?).await?;
+        }
+        MailOrder::Deleted(account) => {
+            return Ok(MailDone::Deleted(deleted(store, account).await?));
+        }
+        MailOrder::Undelete(account, name, to) => {
+            return Ok(MailDone::Undeleted(store.undelete(account, &name, &to).await?));
         }
         MailOrder::Open(account, name, uid_validity) => {
             let opened = store.open_for_import(account, &name, uid_validity).await?;
@@ -312,4 +339,56 @@ fn mailboxes(known: &Partition, account: AccountId) -> Result<Vec<MailboxView>, 
         }
     };
     Ok(mailboxes.map(view).collect())
+}
+
+/// What can be brought back into mailboxes of an account: those that were deleted, and those of
+/// which messages were expunged.
+async fn deleted(store: &Store, account: AccountId) -> Result<Vec<DeletedView>, Refusal> {
+    let look = |known: &Partition| {
+        let there = known.account(account).ok_or(Refusal::NoSuchAccount)?.mailboxes.iter();
+        let deleted = known.deleted_of(account).map(|(id, deleted)| {
+            let (name, at_s) = (deleted.name.to_string(), deleted.at_s);
+            (id, DeletedView { name, is_deleted: true, at_s, ..DeletedView::default() })
+        });
+        let there = there.map(|(name, id)| {
+            (*id, DeletedView { name: name.to_string(), ..DeletedView::default() })
+        });
+        Ok::<_, Refusal>(deleted.chain(there).collect::<Vec<_>>())
+    };
+    let mut views = store.read(look).await?;
+    let mut next = (0, 1);
+    while store.read(|known| count_kept(known, &mut views, &mut next)).await {
+        task::yield_now().await;
+    }
+    let views = views.into_iter().map(|(_, view)| view);
+    Ok(views.filter(|view| view.is_deleted || view.messages > 0).collect())
+}
+
+/// Adds up expunged messages from the UID and the mailbox `next` on, as many as one turn takes, and
+/// says whether there are more.
+fn count_kept(
+    known: &Partition,
+    views: &mut [(MailboxId, DeletedView)],
+    next: &mut (usize, u32),
+) -> bool {
+    let mut left = MAILBOX_MESSAGES_AT_ONCE;
+    while let Some((id, view)) = views.get_mut(next.0) {
+        let deleted_s = if view.is_deleted { view.at_s } else { 0 };
+        for (uid, kept) in known.expunged_from(*id, next.1) {
+            if left == 0 {
+                next.1 = uid;
+                return true;
+            }
+            left -= 1;
+            // What had been expunged before is not what a deleted mailbox had in it.
+            if kept.at_s >= deleted_s {
+                view.messages += 1;
+                view.bytes += u64::from(known.bodies().bytes(kept.body));
+                view.at_s = if view.is_deleted { view.at_s } else { view.at_s.max(kept.at_s) };
+            }
+        }
+        *next = (next.0 + 1, 1);
+        left = left.saturating_sub(1);
+    }
+    false
 }

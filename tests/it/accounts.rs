@@ -49,6 +49,13 @@ pub fn ask(server: &Server, arguments: &[&str], input: &str) -> String {
     said
 }
 
+/// Runs a command that the server must refuse with these words, in one line.
+pub fn refused(server: &Server, arguments: &[&str], input: &str, expected: &str) {
+    let (code, _, error) = try_to_ask(server, arguments, input);
+    assert_eq!((code, error.lines().count()), (Some(69), 1), "{arguments:?}: {error}");
+    assert!(error.contains(expected), "{arguments:?}: {error}");
+}
+
 /// Exit code, standard output, standard error.
 fn try_to_ask(server: &Server, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ringpost"))
@@ -84,9 +91,7 @@ fn accounts_and_mailboxes_are_made_listed_and_kept_over_a_kill() {
         (["account", "remove", "nobody@local.test"], "", "nobody@local.test has no account here"),
         (["mailbox", "list", "nobody@local.test"], "", "nobody@local.test has no account here"),
     ] {
-        let (code, _, error) = try_to_ask(&server, &arguments, input);
-        assert_eq!((code, error.lines().count()), (Some(69), 1), "{error}");
-        assert!(error.contains(expected), "{error}");
+        refused(&server, &arguments, input, expected);
     }
     let (code, _, error) = try_to_ask(&server, &["account", "add", "em@local.test"], "\n");
     assert_eq!(code, Some(64), "an empty password: {error}");
@@ -101,10 +106,8 @@ fn accounts_and_mailboxes_are_made_listed_and_kept_over_a_kill() {
     mailbox(&["rename", "jo@local.test", "Sent", "Gesendet"]);
     mailbox(&["create", "jo@local.test", "gone"]);
     mailbox(&["delete", "jo@local.test", "gone"]);
-    let (code, _, error) =
-        try_to_ask(&server, &["mailbox", "delete", "jo@local.test", "inbox"], "");
-    assert_eq!(code, Some(69));
-    assert!(error.contains("INBOX is neither deleted nor renamed"), "{error}");
+    let delete = ["mailbox", "delete", "jo@local.test", "inbox"];
+    refused(&server, &delete, "", "INBOX is neither deleted nor renamed");
     ask(&server, &["account", "quota", "al@local.test", "--messages", "5"], "");
     ask(&server, &["account", "password", "bo@local.test"], "another\n");
 

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::accounts::{LOCAL, ask, lines};
-use crate::harness::{Server, free_address};
+use crate::accounts::{LOCAL, ask, lines, refused};
+use crate::harness::{Server, free_address, wait_until};
 
 const ACCOUNT: &str = "jo@local.test";
 
@@ -163,4 +163,74 @@ fn an_mbox_comes_into_a_mailbox_that_is_not_empty_once() {
     assert!(server.metric("ringpost_mailbox_frames_total") >= 5.0);
     assert!(server.metric("ringpost_mailbox_live_bytes") > 0.0);
     assert!(server.metric("ringpost_mailbox_commit_latency_seconds_count") >= 5.0);
+}
+
+#[test]
+fn a_deleted_mailbox_comes_back_with_its_mail_and_flags() {
+    let mut server = started();
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().join("in");
+    write_letter(&root, "cur/0.a:2,", "Subject: x\n\nx\n", 1);
+    write_letter(&root.join(".work"), "cur/1.a:2,FS", "Subject: one\n\nfirst\n", 1_000_000_000);
+    write_letter(&root.join(".work"), "cur/2.b:2,", "Subject: two\n\nsecond\n", 1_100_000_000);
+    transfer(&server, &["import", ACCOUNT, root.to_str().expect("ASCII")]);
+    let before = transfer(&server, &["list", ACCOUNT]);
+    let of = |listed: &[Value], key: &str| -> Vec<Value> {
+        listed.iter().map(|it| it[key].clone()).collect()
+    };
+    assert_eq!(of(&before, "messages"), [1, 2]);
+    assert_eq!(transfer(&server, &["deleted", ACCOUNT]), [] as [Value; 0]);
+    ask(&server, &["mailbox", "delete", ACCOUNT, "work"], "");
+    server.kill();
+    server.start_again();
+    let deleted = transfer(&server, &["deleted", ACCOUNT]);
+    assert_eq!(of(&deleted, "name"), ["work"]);
+    assert_eq!(of(&deleted, "messages"), [2]);
+    assert_eq!(of(&deleted, "is_deleted"), [true]);
+    for count in [2, 0] {
+        let said = ask(&server, &["mailbox", "undelete", ACCOUNT, "work"], "");
+        assert_eq!(said, format!("messages brought back: {count}\n"));
+    }
+    let after = transfer(&server, &["list", ACCOUNT]);
+    for key in ["name", "messages", "unseen"] {
+        assert_eq!(of(&after, key), of(&before, key), "{key}");
+    }
+    assert_ne!(after[1]["uid_validity"], before[1]["uid_validity"]);
+    let out = directory.path().join("out");
+    transfer(&server, &["export", ACCOUNT, out.to_str().expect("ASCII")]);
+    let letters: Vec<_> = read_maildir(&out.join(".work")).into_values().collect();
+    assert_eq!(letters[0], ("FS".into(), 1_000_000_000, "Subject: one\n\nfirst\n".into()));
+    assert_eq!(letters.len(), 2);
+    assert_eq!(server.metric("ringpost_mailbox_messages"), 3.0);
+    assert_eq!(server.metric("ringpost_mailbox_messages_kept"), 2.0);
+
+    // Under another name, and what cannot come back.
+    ask(&server, &["mailbox", "undelete", ACCOUNT, "work", "--to", "archive/work"], "");
+    assert_eq!(of(&transfer(&server, &["list", ACCOUNT]), "messages"), [1, 2, 2]);
+    for (name, said) in [
+        ("nothing", "nothing of \"nothing\" is kept"),
+        ("INBOX", "nothing of \"INBOX\" is kept"),
+        ("a\tb", "cannot be the name of a mailbox"),
+    ] {
+        refused(&server, &["mailbox", "undelete", ACCOUNT, name], "", said);
+    }
+    let nobody = ["mailbox", "undelete", "al@local.test", "work"];
+    refused(&server, &nobody, "", "al@local.test has no account here");
+    ask(&server, &["account", "quota", ACCOUNT, "--messages", "5"], "");
+    let too_many = ["mailbox", "undelete", ACCOUNT, "work", "--to", "third"];
+    refused(&server, &too_many, "", "would hold more than it may");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_was_deleted_is_kept_for_so_long_and_no_longer() {
+    let config = format!("{LOCAL}undelete = \"1s\"\n");
+    let server = Server::start(free_address(), &config);
+    ask(&server, &["account", "add", ACCOUNT, "--no-password"], "");
+    ask(&server, &["mailbox", "create", ACCOUNT, "work"], "");
+    ask(&server, &["mailbox", "delete", ACCOUNT, "work"], "");
+    let is_over = || transfer(&server, &["deleted", ACCOUNT]).is_empty();
+    wait_until("what was deleted is let go", is_over);
+    let late = ["mailbox", "undelete", ACCOUNT, "work"];
+    refused(&server, &late, "", "nothing of \"work\" is kept");
 }

@@ -162,6 +162,13 @@ impl Driver {
     }
 
     /// What the log says from this record on.
+    fn undelete(&mut self, source: MailboxId, name: &str) -> Done<(MailboxId, Part)> {
+        let new = MailboxId(self.id());
+        let planned = self.partition.plan_undeleted(new, source, &named(name), self.now_s)?;
+        self.apply(planned.operations);
+        Ok((planned.told, self.restore(source, planned.told, &set(&[(1, 999)]))?))
+    }
+
     fn replay(&self, from: usize) -> Partition {
         let mut partition = Partition::default();
         for logged in &self.log[from..] {
@@ -414,6 +421,49 @@ fn what_was_expunged_can_be_brought_back_for_a_while() {
 }
 
 #[test]
+fn a_deleted_mailbox_can_be_brought_back_for_a_while() {
+    let mut driver = Driver { now_s: 77, ..Driver::default() };
+    let (account, _) = driver.account("jo").expect("room");
+    let (foreign, _) = driver.account("al").expect("room");
+    let work = driver.mailbox(account, "work").expect("room");
+    let uses = driver.partition.plan_special_use(work, SpecialUses(8)).expect("there");
+    driver.apply(uses);
+    driver.deliver(&[work, work, work], &flags(SystemFlags::SEEN, &["x"]), None).expect("room");
+    driver.expunge(work, Expunging::All(&set(&[(1, 1)]))).expect("there");
+    let uid_validity = driver.partition.mailboxes[&work].uid_validity;
+    driver.now_s = 90;
+    driver.delete(work).expect("there");
+    let deleted: Vec<(MailboxId, Deleted)> =
+        driver.partition.deleted_of(account).map(|(id, it)| (id, it.clone())).collect();
+    let (name, special_uses) = ("work".into(), SpecialUses(8));
+    assert_eq!(deleted, [(work, Deleted { account, name, special_uses, at_s: 90 })]);
+    assert_eq!(driver.partition.deleted_of(foreign).count(), 0);
+    let kept: Vec<u32> = driver.partition.expunged_from(work, 2).map(|(uid, _)| uid).collect();
+    assert_eq!(kept, [2, 3]);
+
+    let (back, part) = driver.undelete(work, "work").expect("room");
+    let both = (set(&[(2, 3)]), set(&[(1, 2)]));
+    assert_eq!((part.uids, part.target_uids), both, "what had been expunged is not among it");
+    let mailbox = &driver.partition.mailboxes[&back];
+    assert!(mailbox.uid_validity > uid_validity, "UIDs are others");
+    assert_eq!((&*mailbox.name, mailbox.special_uses), ("work", SpecialUses(8)));
+    let entry = mailbox.find(1).expect("brought back");
+    assert_eq!((entry.flags, entry.keywords), (SystemFlags::SEEN, 0));
+    let (again, part) = driver.undelete(work, "work").expect("there");
+    assert!(again == back && part.uids.is_empty(), "nothing comes twice");
+    let (other, part) = driver.undelete(work, "other").expect("room");
+    assert_eq!((part.uids, part.target_uids), both);
+    let uses = driver.partition.mailboxes[&other].special_uses;
+    assert_eq!(uses, SpecialUses(0), "another mailbox is for that");
+    assert_eq!(told(&driver.replay(0)), told(&driver.partition));
+
+    driver.partition.release_expunged(90, 9);
+    assert_eq!(driver.undelete(work, "late").map(drop), Err(Refusal::NoSuchMailbox));
+    assert_eq!(driver.partition.mailboxes[&back].uids(), [1, 2], "it lives on");
+    check_headers(&driver.partition);
+}
+
+#[test]
 fn an_account_holds_what_it_may_and_no_more() {
     let mut driver = Driver::default();
     let (account, inbox) = driver.account("jo").expect("room");
@@ -563,6 +613,12 @@ fn step(driver: &mut Driver, chance: &mut Chance) {
         16..19 => drop(driver.copy(mailbox, chance.of(&mailboxes), &uids, true)),
         19..26 => drop(driver.flags(mailbox, &uids, change, &some_flags)),
         28 => drop(driver.restore(mailbox, chance.of(&mailboxes), &uids)),
+        30 => {
+            let deleted: Vec<MailboxId> = driver.partition.deleted.keys().copied().collect();
+            if !deleted.is_empty() {
+                drop(driver.undelete(chance.of(&deleted), name));
+            }
+        }
         27 => driver.quota(account, chance.of(&[0, 400]), chance.of(&[0, 30])),
         26 => {
             // Compaction moves a body.
