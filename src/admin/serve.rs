@@ -359,6 +359,13 @@ fn say_mailboxes(shards: &Shards) {
                 recovery.rot,
             );
         }
+        for mend in partition.mends.iter().take(MENDS_SAID_MAX) {
+            notice!("ringpost: partition {number} of mailboxes: {mend}");
+        }
+        if partition.mends.len() > MENDS_SAID_MAX {
+            let more = partition.mends.len() - MENDS_SAID_MAX;
+            notice!("ringpost: partition {number} of mailboxes: {more} more like these");
+        }
         if recovery.bad_checkpoints > 0 {
             notice!(
                 "ringpost: partition {number} of mailboxes: the newest checkpoint is unreadable, \
@@ -392,6 +399,8 @@ const FIRST_ACCOUNT: &str = "user@localhost.test";
 /// How long the sockets of a server that ended just now may take to go.
 const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(3);
 const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
+/// Mends of a partition of mailboxes that a start says one by one.
+const MENDS_SAID_MAX: usize = 20;
 /// Below this many descriptors a busy server runs out.
 const FILES_ADVISED_MIN: u64 = 16 * 1024;
 

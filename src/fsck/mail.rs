@@ -1,6 +1,7 @@
 //! What the records say is in mailboxes, whether they agree with one another, and whether all of it
 //! can be read. `Pure.`
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
@@ -73,6 +74,8 @@ struct Replay {
     /// Names by number.
     accounts: BTreeMap<u64, String>,
     mailboxes: BTreeMap<u64, Entry>,
+    /// How often a name was told of.
+    naming_count: u64,
     bodies: HashMap<u64, Body>,
     problems: Vec<Problem>,
 }
@@ -81,6 +84,8 @@ struct Replay {
 struct Entry {
     account: u64,
     name: String,
+    /// Which telling of a name its own was, 1-based: of two with one name the later one has it.
+    naming: u64,
     uid_validity: u32,
     uid_next: u32,
     highest_modseq: u64,
@@ -92,10 +97,11 @@ struct Entry {
 
 impl Entry {
     /// One that begins: nothing is in it.
-    fn new(account: u64, name: String, uid_validity: u32) -> Self {
+    fn new(account: u64, name: String, naming: u64, uid_validity: u32) -> Self {
         Self {
             account,
             name,
+            naming,
             uid_validity,
             uid_next: 1,
             highest_modseq: 0,
@@ -134,8 +140,9 @@ impl Replay {
                 self.create(id, account, uid_validity, name);
             }
             Told::Renamed(name) => {
+                self.naming_count += 1;
                 if let Some(mailbox) = self.mailboxes.get_mut(&id) {
-                    mailbox.name = name.to_owned();
+                    (mailbox.name, mailbox.naming) = (name.to_owned(), self.naming_count);
                 }
             }
             Told::Deleted => {
@@ -166,15 +173,18 @@ impl Replay {
 
     fn create(&mut self, id: u64, account: u64, uid_validity: u32, name: &str) {
         self.uid_validity = self.uid_validity.max(uid_validity);
+        self.naming_count += 1;
         if let Some(known) = self.mailboxes.get_mut(&id) {
             // It is begun anew for what is imported.
             (known.uid_validity, known.name) = (uid_validity, name.to_owned());
+            known.naming = self.naming_count;
             if known.uid_next > 1 {
                 self.wrong(id, None, "it is created again though it had messages");
             }
             return;
         }
-        self.mailboxes.insert(id, Entry::new(account, name.to_owned(), uid_validity));
+        let entry = Entry::new(account, name.to_owned(), self.naming_count, uid_validity);
+        self.mailboxes.insert(id, entry);
     }
 
     /// A message comes into a mailbox, above all that were there.
@@ -272,9 +282,10 @@ impl Replay {
         let keywords: Vec<String> = header.keywords.iter().map(|it| (*it).to_owned()).collect();
         self.modseq = self.modseq.max(highest_modseq);
         self.uid_validity = self.uid_validity.max(uid_validity);
+        self.naming_count += 1;
         let Some(known) = self.mailboxes.get_mut(&id) else {
             let is_complete = false;
-            let begun = Entry::new(account, name, uid_validity);
+            let begun = Entry::new(account, name, self.naming_count, uid_validity);
             let entry = Entry { uid_next, highest_modseq, keywords, is_complete, ..begun };
             self.mailboxes.insert(id, entry);
             return;
@@ -287,6 +298,7 @@ impl Replay {
             && highest_modseq >= known.highest_modseq;
         (known.account, known.name, known.uid_validity) = (account, name, uid_validity);
         (known.uid_next, known.highest_modseq) = (uid_next, highest_modseq);
+        known.naming = self.naming_count;
         known.keywords = keywords;
         if !agrees {
             self.wrong(id, None, "a checkpoint says other of it than the records do");
@@ -326,20 +338,25 @@ impl Replay {
     fn judge_names(&mut self) {
         let (mut names, mut paths) = (HashSet::new(), HashSet::new());
         let mut wrong = Vec::new();
-        for (id, name) in &self.accounts {
+        // The later account and the mailbox that was called so later keep the name.
+        for (id, name) in self.accounts.iter().rev() {
             if !names.insert(name.to_ascii_lowercase()) {
-                wrong.push((name.clone(), "another account has its name"));
+                let what = "another account has its name: a start gives it another";
+                wrong.push((name.clone(), what));
             }
             let is_inbox = |it: &Entry| it.account == *id && it.name == "INBOX";
             if !self.mailboxes.values().any(is_inbox) {
-                wrong.push((name.clone(), "it has no INBOX"));
+                wrong.push((name.clone(), "it has no INBOX: a start begins one"));
             }
         }
-        for (id, mailbox) in &self.mailboxes {
+        let mut mailboxes: Vec<(&u64, &Entry)> = self.mailboxes.iter().collect();
+        mailboxes.sort_by_key(|(_, mailbox)| Reverse(mailbox.naming));
+        for (id, mailbox) in mailboxes {
             if !self.accounts.contains_key(&mailbox.account) {
                 wrong.push((self.path(*id), "it is of an account that nothing tells of"));
             } else if !paths.insert((mailbox.account, &mailbox.name)) {
-                wrong.push((self.path(*id), "another mailbox has its name"));
+                let what = "another mailbox has its name: a start gives it another";
+                wrong.push((self.path(*id), what));
             }
         }
         for (mailbox, what) in wrong {

@@ -179,6 +179,19 @@ impl Mailbox {
         keywords.filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| name.clone()).collect()
     }
 
+    /// Gives a name to every keyword that a message has and that has none.
+    pub fn name_keywords(&mut self) {
+        let used = self.messages.keywords.iter().fold(0, |used, keywords| used | keywords);
+        for bit in (0..64).filter(|bit| used >> bit & 1 == 1) {
+            if self.keywords.len() <= bit {
+                self.keywords.resize(bit + 1, "".into());
+            }
+            if self.keywords[bit].is_empty() {
+                self.keywords[bit] = format!("recovered-{bit}").into();
+            }
+        }
+    }
+
     /// Puts a message in its place; one that is there with its UID is returned.
     pub fn put(&mut self, entry: Entry) -> Option<Entry> {
         let before = self.remove_where(&[(entry.uid, entry.uid)]).pop();

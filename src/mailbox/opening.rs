@@ -19,6 +19,8 @@ pub struct OpenedPartition {
     /// Messages whose octets are no longer on disk whole.
     pub lost_count: usize,
     pub malformed_count: usize,
+    /// What recovery mended, a line each.
+    pub mends: Vec<String>,
     pub recovery: Recovery,
 }
 
@@ -103,6 +105,7 @@ pub fn open_partition(
         message_count: store.message_count(),
         lost_count: store.lost_count(),
         malformed_count,
+        mends: store.mended(),
         recovery,
     };
     Ok((store, opened))

@@ -210,7 +210,9 @@ impl Partition {
                     self.delete(*mailbox, *at_s);
                 }
                 self.deleted.retain(|_, deleted| deleted.account != *account);
-                if let Some(removed) = self.accounts.remove(account) {
+                if let Some(removed) = self.accounts.remove(account)
+                    && self.find_account(&removed.name) == Some(*account)
+                {
                     self.by_name.remove(&*removed.name.to_ascii_lowercase());
                 }
                 Change::Each(mailboxes)
@@ -376,11 +378,12 @@ impl Partition {
     /// A mailbox begins. One that is known keeps its messages.
     pub(super) fn put_mailbox(&mut self, mut mailbox: Mailbox) {
         let (id, name) = (mailbox.id, mailbox.name.clone());
-        let account = self.accounts.entry(mailbox.account).or_default();
         if let Some(known) = self.mailboxes.get_mut(&id) {
-            account.forget(&known.name, id);
+            let account = self.accounts.get_mut(&known.account);
+            account.expect("every mailbox has one").forget(&known.name, id);
             mailbox.take_messages(known);
         }
+        let account = self.accounts.entry(mailbox.account).or_default();
         account.mailboxes.insert(name, id);
         self.mailboxes.insert(id, mailbox);
     }
@@ -433,24 +436,21 @@ impl Partition {
         (released, true)
     }
 
-    /// Gives out none of the next `count` UIDs and mod-sequences: they may have been given out.
+    /// Gives out none of the next `count` UIDs, mod-sequences and UIDVALIDITYs: they may have been
+    /// given out. Keywords whose name is not known get one, so that no other comes to be theirs.
     pub(super) fn pass_over(&mut self, count: u64) {
         self.modseq = self.modseq.saturating_add(count).min(MODSEQ_MAX);
         let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.uid_validity = self.uid_validity.saturating_add(count);
+        self.mailboxes.values_mut().for_each(Mailbox::name_keywords);
         for mailbox in self.mailboxes.values_mut() {
             mailbox.uid_next = mailbox.uid_next.saturating_add(count);
         }
     }
 
-    /// What replay met and nothing told of in the end is forgotten. An account whose record cannot
-    /// be read gets a name to be found by.
+    /// What replay met and nothing told of in the end is forgotten.
     pub fn end_replay(&mut self) {
         self.bodies.drop_unused();
-        let nameless = self.accounts.iter().filter(|(_, account)| account.name.is_empty());
-        let nameless: Vec<AccountId> = nameless.map(|(id, _)| *id).collect();
-        for id in nameless {
-            self.add_account(id, &format!("recovered-{}", id.0));
-        }
     }
 }
 

@@ -145,7 +145,7 @@ impl Partition {
     }
 
     /// Above all that were given out, also where those were lost.
-    fn next_uid_validity(&self, now_s: u32) -> u32 {
+    pub(super) fn next_uid_validity(&self, now_s: u32) -> u32 {
         now_s.max(self.uid_validity.saturating_add(1))
     }
 
@@ -762,6 +762,6 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     if is_good { Ok(()) } else { Err(Refusal::BadName) }
 }
 
-const INBOX: &str = "INBOX";
+pub(super) const INBOX: &str = "INBOX";
 // Each message that a step takes may be a range of its own.
 const _: () = assert!(MAILBOX_MESSAGES_AT_ONCE * RANGE_BYTES <= MAILBOX_RECORD_BYTES_MAX);

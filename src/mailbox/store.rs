@@ -11,6 +11,7 @@ use super::codec::{
     AccountId, Body, BodyId, BodyPayload, FlagsChanged, MailboxId, Operation, Quota, SpecialUses,
 };
 use super::index::Mailbox;
+use super::mend::Mend;
 use super::partition::{Change, Partition};
 use super::plan::{Expunging, Part, Planned, Refusal};
 use super::recovery::Recovered;
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     recent: RefCell<HashMap<MailboxId, u32>>,
     /// Bodies that are no longer on disk whole.
     lost: RefCell<HashSet<BodyId>>,
+    /// What recovery mended and no record says: it is written before anything that builds on it.
+    mends: RefCell<VecDeque<Mend>>,
     /// From a change to it being durable.
     commit_latency: Latency,
     /// How long an expunged message is kept.
@@ -103,7 +106,8 @@ impl Store {
             // What is not understood is kept.
             journal.pin_recovered(*location, location.record_bytes.into());
         }
-        let partition = recovered.end(recovery);
+        let mut partition = recovered.end(recovery);
+        let mends = partition.mend(now_s(), || journal.next_message_id());
         let lost = pin_bodies(&partition, &journal);
         let store = Store {
             inner: Rc::new(Inner {
@@ -117,6 +121,7 @@ impl Store {
                 author: RefCell::default(),
                 recent: RefCell::default(),
                 lost: RefCell::new(lost),
+                mends: RefCell::new(mends.into()),
                 commit_latency: Latency::default(),
                 undelete,
                 summaries: Summaries::default(),
@@ -136,6 +141,11 @@ impl Store {
     /// Bodies that are no longer on disk whole: their messages are listed and cannot be read.
     pub fn lost_count(&self) -> usize {
         self.inner.lost.borrow().len()
+    }
+
+    /// What recovery mended and no record says so far, a line each.
+    pub fn mended(&self) -> Vec<String> {
+        self.inner.mends.borrow().iter().map(|mend| mend.words.clone()).collect()
     }
 
     /// What the partition of this number and its journal came to. Flushes are counted where they
@@ -632,6 +642,7 @@ impl Inner {
         if operations.is_empty() && bodies.is_empty() {
             return Ok(());
         }
+        self.write_mends()?;
         let fronts: Vec<Vec<u8>> = bodies.iter().map(NewBody::front).collect();
         let octets = bodies.iter().zip(&fronts);
         let octets = octets.map(|(body, front)| [front.as_slice(), body.prefix, body.content]);
@@ -673,6 +684,20 @@ impl Inner {
         }
         self.newest.set(self.newest.get().max(appended.ticket));
         Ok(())
+    }
+
+    fn write_mends(&self) -> Result<(), AppendError> {
+        loop {
+            let mend = self.mends.borrow().front().cloned();
+            let Some(Mend { operation, .. }) = mend else { return Ok(()) };
+            let mut payload = Vec::new();
+            operation.write(&mut payload);
+            let (kind, id) = operation.kind_and_id();
+            let record = Record { kind, flags: 0, id, aux: 0, payload: &[&payload] };
+            let appended = self.journal.append(&[record], Append::Settle)?;
+            self.newest.set(self.newest.get().max(appended.ticket));
+            self.mends.borrow_mut().pop_front();
+        }
     }
 
     fn note(&self, change: Change, ticket: Ticket) {

@@ -23,6 +23,8 @@ pub struct Disk {
     next_id: u64,
     /// The next so many reads of a recovery succeed, then one fails.
     pub reads_until_error: Option<usize>,
+    /// It is reported as one that brought zeros, which is planted.
+    pub hides_read_errors: bool,
 }
 
 struct Slot {
@@ -142,6 +144,10 @@ impl SegmentSource for Disk {
         if let Some(left) = &mut self.reads_until_error {
             let Some(less) = left.checked_sub(1) else {
                 self.reads_until_error = None;
+                if self.hides_read_errors {
+                    buffer.fill(0);
+                    return Ok(());
+                }
                 return Err(io::Error::other("the read was told to fail"));
             };
             *left = less;

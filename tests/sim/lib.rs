@@ -96,6 +96,7 @@ pub mod mailbox {
     mod draft;
     mod index;
     pub mod items;
+    mod mend;
     pub mod partition;
     pub mod plan;
     mod recovery;
@@ -108,7 +109,8 @@ pub mod mailbox {
     pub use date::InternalDate;
     pub use draft::Draft;
     pub use index::{Entry, Mailbox, Status};
-    pub use partition::{Account, Change, Kept, Partition, Usage};
+    pub use mend::Mend;
+    pub use partition::{Account, Change, Deleted, Kept, Partition, Usage};
     pub use plan::{Delivered, Delivery, Expunging, Planned, Refusal, Target};
     pub use recovery::Recovered;
     pub use store::{Author, Changes, Copied, StartError, Store, Stored, Watch};
@@ -149,4 +151,12 @@ pub enum Bug {
     ForgetsExpunged,
     /// What replay gives to a partition of mailboxes lacks changes of flags.
     ForgetsFlags,
+    /// A read of content that fails is reported as one that brought zeros.
+    HidesReadErrors,
+    /// A read of a recovery that fails is reported as one that brought zeros.
+    HidesRecoveryErrors,
+    /// A partition of mailboxes is not told that frames cannot be read.
+    ForgetsRot,
+    /// What comes behind a damaged frame is lost with it.
+    LosesBehindRot,
 }

@@ -18,12 +18,12 @@ use ringpost_sim::journal::core::Start;
 use ringpost_sim::journal::format::SEGMENT_HEADER_BYTES;
 use ringpost_sim::journal::recovery::{Ground, RecoverError, Recovery, recover};
 use ringpost_sim::journal::tap::{JournalAllotment, Tap};
-use ringpost_sim::journal::{Journal, Replay, Replayed, kind};
+use ringpost_sim::journal::{Journal, ReadError, Replay, Replayed, kind};
 use ringpost_sim::limits::FRAME_BYTES_MAX;
 use ringpost_sim::mailbox::codec::{DeliveryKey, MailboxId, SpecialUses};
 use ringpost_sim::mailbox::{
-    Delivered, Delivery, Expunging, InternalDate, Mailbox, Partition, Recovered, Refusal, Store,
-    Target,
+    ContentError, Delivered, Delivery, Expunging, InternalDate, Mailbox, Partition, Recovered,
+    Refusal, Store, Target,
 };
 use ringpost_sim::proto::imap::flag::{Flags, SystemFlags};
 use ringpost_sim::proto::imap::mailbox::MailboxName;
@@ -36,6 +36,8 @@ use ringpost_sim::runtime::{executor, task, timer};
 use crate::process::STORE;
 use crate::truth::{NOISE_STARTS, Payload, ensure};
 use crate::{attempt_with, caught_by, each_seed, from_env};
+
+mod rot;
 
 type Checked = Result<(), String>;
 
@@ -117,26 +119,22 @@ type Picture = Vec<(MailboxId, Box<str>, u32, u32, u64, Vec<Seen>, NumberSet)>;
 type Seen = (u32, u64, u8, u64, u32);
 
 fn picture(partition: &Partition) -> Picture {
-    let accounts = partition.accounts().flat_map(|(_, account)| account.mailboxes.values());
-    let mailboxes = accounts.filter_map(|id| partition.mailbox(*id));
-    let mut picture: Picture = mailboxes
-        .map(|mailbox| {
-            let status = mailbox.status();
-            let entries = mailbox.entries(0..u32::MAX);
-            let seen = entries.map(|it| (it.uid, it.modseq, it.flags.0, it.keywords, it.bytes));
-            (
-                mailbox.id,
-                mailbox.name.clone(),
-                status.uid_validity,
-                status.uid_next,
-                status.highest_modseq,
-                seen.collect(),
-                mailbox.vanished_since(0),
-            )
-        })
-        .collect();
-    picture.sort_by_key(|(id, ..)| *id);
-    picture
+    let mailboxes = partition.mailbox_ids().filter_map(|id| partition.mailbox(id));
+    let picture = mailboxes.map(|mailbox| {
+        let status = mailbox.status();
+        let entries = mailbox.entries(0..u32::MAX);
+        let seen = entries.map(|it| (it.uid, it.modseq, it.flags.0, it.keywords, it.bytes));
+        (
+            mailbox.id,
+            mailbox.name.clone(),
+            status.uid_validity,
+            status.uid_next,
+            status.highest_modseq,
+            seen.collect(),
+            mailbox.vanished_since(0),
+        )
+    });
+    picture.collect()
 }
 
 impl Folder {
@@ -348,6 +346,8 @@ impl Client {
 impl World {
     fn new(rng: &mut Rng, bug: Bug) -> Rc<World> {
         let device = Rc::new(Device::default());
+        device.hides_read_errors.set(bug == Bug::HidesReadErrors);
+        device.disk.borrow_mut().hides_read_errors = bug == Bug::HidesRecoveryErrors;
         let segment_bytes = SEGMENT_BYTES_MIN + rng.below(2) * 256 * 1024;
         for _ in 0..rng.between(2, 7) {
             device.disk.borrow_mut().add_slot(segment_bytes);
@@ -393,13 +393,19 @@ impl World {
     fn recover(&self) -> Result<(Ground, Recovered, Recovery), String> {
         loop {
             let mut disk = self.device.disk.borrow_mut();
+            if executor::percent(3) {
+                disk.reads_until_error = Some(executor::below(8));
+            }
             let mut recovered = Recovered::default();
             let mut replay = Forgetful { bug: self.bug, recovered: &mut recovered };
             let (ground, recovery) = match recover(&STORE, &mut *disk, &mut replay) {
                 Ok(recovered) => recovered,
-                Err(RecoverError::Io(error)) => return Err(error.to_string()),
+                Err(RecoverError::Io(error)) if error.to_string().contains("told to fail") => {
+                    continue;
+                }
                 Err(error) => return Err(format!("{error:?}")),
             };
+            disk.reads_until_error = None;
             let is_sound = recovery.rot.is_empty()
                 && recovery.bad_checkpoints == 0
                 && recovered.malformed().is_empty();
@@ -435,12 +441,25 @@ impl World {
         }
         let told = found.iter().map(|(_, _, uid_validity, ..)| *uid_validity).max();
         self.uid_validity_told.set(self.uid_validity_told.get().max(told.unwrap_or(0)));
+        let (store, journal) = self.start(ground, recovered, &recovery)?;
+        let mends = store.mended();
+        ensure(mends.is_empty(), || format!("mended where nothing is broken: {mends:?}"))?;
+        Ok((store, journal))
+    }
+
+    /// A process on what was recovered.
+    fn start(
+        &self,
+        ground: Ground,
+        recovered: Recovered,
+        recovery: &Recovery,
+    ) -> Result<(Store, Journal), String> {
         let slots = self.device.disk.borrow().slot_count();
         let slots_max = self.allotment.slots_max.get().max(slots);
         let start = Start { store: STORE, shard: 0, ground, slots_max };
         let (device, allotment) = (self.device.clone(), self.allotment.clone());
         let journal = Journal::start(device, allotment, start, self.tap.clone());
-        let store = Store::start(journal.clone(), recovered, &recovery, self.undelete);
+        let store = Store::start(journal.clone(), recovered, recovery, self.undelete);
         let store = store.map_err(|error| format!("{error:?}"))?;
         self.is_stopping.set(false);
         Ok((store, journal))
@@ -463,25 +482,37 @@ impl World {
         }
     }
 
-    /// A clean stop; false when the disk failed first.
-    fn stop(self: &Rc<World>, store: &Store) -> Result<bool, String> {
+    /// Lets every client be answered; false when the disk failed first.
+    fn settle(&self) -> Result<bool, String> {
         self.is_stopping.set(true);
         let is_idle = || self.clients.iter().all(|client| client.borrow().pending.is_none());
+        for _ in 0..STOP_ROUNDS {
+            if is_idle() {
+                return Ok(true);
+            }
+            if !self.go_on(50)? {
+                return Ok(false);
+            }
+        }
+        Err("clients are not answered".to_owned())
+    }
+
+    /// A clean stop; false when the disk failed first.
+    fn stop(self: &Rc<World>, store: &Store) -> Result<bool, String> {
+        if !self.settle()? {
+            return Ok(false);
+        }
         let is_closed = Rc::new(Cell::new(false));
-        let mut is_closing = false;
+        let (world, store, is_done) = (self.clone(), store.clone(), is_closed.clone());
+        task::spawn(async move {
+            store.close().await;
+            let stopped = store.read(picture).await;
+            world.stopped.replace(Some(stopped));
+            is_done.set(true);
+        });
         for _ in 0..STOP_ROUNDS {
             if is_closed.get() {
                 return Ok(true);
-            }
-            if is_idle() && !is_closing {
-                is_closing = true;
-                let (world, store, is_closed) = (self.clone(), store.clone(), is_closed.clone());
-                task::spawn(async move {
-                    store.close().await;
-                    let stopped = store.read(picture).await;
-                    world.stopped.replace(Some(stopped));
-                    is_closed.set(true);
-                });
             }
             if !self.go_on(50)? {
                 return Ok(false);
@@ -495,23 +526,30 @@ impl World {
 fn agree(partition: &Partition, disk: &mut Disk) -> Checked {
     let report = fsck::check_mail(&STORE.0, 0, disk).map_err(|error| error.to_string())?;
     ensure(report.problems.is_empty(), || format!("fsck complains: {:?}", report.problems))?;
-    let found = report.entries.iter().map(|it| {
+    let (found, expected) = (listed_by_fsck(&report), listed(&picture(partition)));
+    ensure(found == expected, || format!("fsck finds {found:?}, recovery {expected:?}"))
+}
+
+/// Number, name, UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ, messages.
+type Listed = (MailboxId, Box<str>, u32, u32, u64, Vec<Seen>);
+
+fn listed(picture: &Picture) -> Vec<Listed> {
+    let mailboxes = picture.iter().cloned();
+    let listed = mailboxes.map(|(id, name, validity, next, modseq, seen, _)| {
+        (id, name, validity, next, modseq, seen)
+    });
+    listed.collect()
+}
+
+fn listed_by_fsck(report: &fsck::Report<fsck::Mailbox>) -> Vec<Listed> {
+    let listed = report.entries.iter().map(|it| {
         let messages = it.messages.iter();
         let seen = messages.map(|it| (it.uid, it.modseq, it.flags, it.keywords, it.bytes));
         let name = it.name.as_str().into();
         (MailboxId(it.id), name, it.uid_validity, it.uid_next, it.highest_modseq, seen.collect())
     });
-    let expected = picture(partition);
-    let expected = expected.into_iter().map(|(id, name, validity, next, modseq, seen, _)| {
-        (id, name, validity, next, modseq, seen)
-    });
-    let (found, expected): (Vec<FoundByFsck>, Vec<FoundByFsck>) =
-        (found.collect(), expected.collect());
-    ensure(found == expected, || format!("fsck finds {found:?}, recovery {expected:?}"))
+    listed.collect()
 }
-
-/// Number, name, UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ, messages.
-type FoundByFsck = (MailboxId, Box<str>, u32, u32, u64, Vec<Seen>);
 
 /// What stands between recovery and the state, and forgets where that is planted.
 struct Forgetful<'a> {
@@ -730,16 +768,8 @@ async fn read_all(store: &Store, client: &RefCell<Client>) -> Checked {
         let agrees = store.read_mailbox(id, |mailbox| folder.agrees(mailbox)).await;
         agrees.ok_or_else(|| format!("no {}", folder.name))??;
         for (uid, message) in &folder.messages {
-            let found = store.content(id, *uid).await;
-            let found = found.ok_or_else(|| format!("no octets of {uid}"))?;
-            let mut octets = Vec::new();
-            while let Some(piece) = found
-                .piece(octets.len() as u32)
-                .await
-                .map_err(|error| format!("{} {uid}: {error:?}", folder.name))?
-            {
-                octets.extend_from_slice(&piece);
-            }
+            let octets = octets_of(store, id, *uid).await?;
+            let octets = octets.ok_or_else(|| format!("{} {uid} cannot be read", folder.name))?;
             // A copy has the header fields of where it came first.
             let expected = content(message.mark);
             let is_whole = octets.len() == message.bytes as usize && octets.ends_with(&expected);
@@ -747,6 +777,22 @@ async fn read_all(store: &Store, client: &RefCell<Client>) -> Checked {
         }
     }
     Ok(())
+}
+
+/// The octets of a message; `None` where they are no longer on disk. A read that fails is tried
+/// again.
+async fn octets_of(store: &Store, mailbox: MailboxId, uid: u32) -> Result<Option<Vec<u8>>, String> {
+    let found = store.content(mailbox, uid).await;
+    let found = found.ok_or_else(|| format!("no octets of {uid}"))?;
+    let mut octets = Vec::new();
+    loop {
+        match found.piece(octets.len() as u32).await {
+            Ok(Some(piece)) => octets.extend_from_slice(&piece),
+            Ok(None) => return Ok(Some(octets)),
+            Err(ContentError::Journal(ReadError::Io(_))) => {}
+            Err(_) => return Ok(None),
+        }
+    }
 }
 
 /// A session that looks at an INBOX whenever it is told of a change.
@@ -805,6 +851,7 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
     for _ in 0..rng.between(3, 6) {
         let rarity = if rng.percent(25) { rng.between(50, 2_000) } else { 0 };
         world.device.failure_rarity.set(rarity);
+        world.device.read_failure_rarity.set([0, 0, 5, 100][rng.below(4)]);
         world.allotment.is_full.set(rng.percent(10));
         let (store, journal) = world.begin()?;
         for number in 0..world.clients.len() {
@@ -829,6 +876,7 @@ fn run(seed: u64, bug: Bug) -> Result<Ran, String> {
     }
     // In the end everything is there and can be read.
     world.device.failure_rarity.set(0);
+    world.device.read_failure_rarity.set(0);
     let (store, journal) = world.begin()?;
     let left = Rc::new(Cell::new(world.clients.len()));
     for number in 0..world.clients.len() {
@@ -915,6 +963,16 @@ fn an_expunged_message_that_comes_back_is_caught() {
 #[test]
 fn flags_that_are_not_restored_are_caught() {
     caught(Bug::ForgetsFlags);
+}
+
+#[test]
+fn a_failed_read_that_passes_for_content_is_caught() {
+    caught(Bug::HidesReadErrors);
+}
+
+#[test]
+fn a_failed_read_that_passes_for_a_record_is_caught() {
+    caught(Bug::HidesRecoveryErrors);
 }
 
 /// A header and two frames.

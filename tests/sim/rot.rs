@@ -28,7 +28,7 @@ fn recover_frames(
 }
 
 /// Bits flip, or the frame never reached its place: something older is there, or another frame.
-fn damage(disk: &mut Disk, frame: Frame, rng: &mut Rng) {
+pub fn damage(disk: &mut Disk, frame: Frame, rng: &mut Rng) {
     let mut bytes = vec![0; FRAME_HEADER_BYTES];
     disk.read_at(frame.slot, frame.offset, &mut bytes);
     let header = FrameHeader::read(&STORE, frame.epoch, &bytes).expect("a whole frame");

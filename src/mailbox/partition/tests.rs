@@ -713,6 +713,10 @@ fn damaged_records_are_malformed_or_harmless() {
             }
         }
         partition.end_replay();
+        let mut ids = 1_u64 << 40..;
+        let mut mend = || partition.mend(driver.now_s, || ids.next().expect("endless"));
+        mend();
+        assert_eq!(mend(), []);
         // What it says of itself it understands.
         let mut again = Partition::default();
         let mut next = Some(Cursor::Start);

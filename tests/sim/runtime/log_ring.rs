@@ -50,6 +50,10 @@ pub struct Device {
     next_order: Cell<u64>,
     /// One write or sync in so many fails, and ends the process; 0 for none.
     pub failure_rarity: Cell<usize>,
+    /// One read in so many fails; 0 for none.
+    pub read_failure_rarity: Cell<usize>,
+    /// Such a read is reported as one that brought zeros, which is planted.
+    pub hides_read_errors: Cell<bool>,
 }
 
 /// A write that has not completed, or has not been synced.
@@ -101,7 +105,14 @@ impl LogRing {
                 task::spawn(async move {
                     pause().await;
                     device.read(access, file_index, offset, &mut buffer[..bytes]);
-                    report(&completions, Completion::Read { tag, buffer, result: Ok(()) });
+                    let mut result = Ok(());
+                    if fails_one_in(device.read_failure_rarity.get()) {
+                        buffer[..bytes].fill(0);
+                        if !device.hides_read_errors.get() {
+                            result = Err(io::Error::other("the read was told to fail"));
+                        }
+                    }
+                    report(&completions, Completion::Read { tag, buffer, result });
                 });
             }
             Command::AddFile { .. } | Command::Stop => {}
@@ -148,8 +159,7 @@ impl Device {
     }
 
     fn fails(&self) -> bool {
-        let rarity = self.failure_rarity.get();
-        rarity > 0 && executor::below(rarity) == 0
+        fails_one_in(self.failure_rarity.get())
     }
 
     /// The process has ended: what was under way gets as far as it gets, into the cache.
@@ -167,6 +177,10 @@ impl Device {
     pub fn lose_power(&self) {
         executor::with_rng(|rng| self.disk.borrow_mut().lose_power(rng));
     }
+}
+
+fn fails_one_in(rarity: usize) -> bool {
+    rarity > 0 && executor::below(rarity) == 0
 }
 
 fn report(completions: &InboxSender<Completion>, completion: Completion) {
