@@ -562,9 +562,23 @@ impl Inner {
         message: &Rc<Message>,
         replies: Vec<Reply>,
         started: Instant,
-        mut attempt: Attempt,
+        attempt: Attempt,
         site: &Site,
     ) {
+        let (outcomes, attempt) = self.ended(task, message, replies, started, attempt, site);
+        self.queue.settle(task, message, outcomes, attempt);
+    }
+
+    /// What an attempt came to, by recipient, and what is to be known of it.
+    fn ended(
+        &self,
+        task: Task,
+        message: &Rc<Message>,
+        replies: Vec<Reply>,
+        started: Instant,
+        mut attempt: Attempt,
+        site: &Site,
+    ) -> (Vec<RecipientOutcome>, Attempt) {
         assert_eq!(replies.len(), message.recipient_indexes.len());
         self.metrics.delivery.attempts.add(1);
         let now_ms = clock::unix_ms();
@@ -589,7 +603,7 @@ impl Inner {
             attempt.waiting = Some(self.waiting_of(&flow));
         }
         attempt.duration = started.elapsed();
-        self.queue.settle(task, message, outcomes, attempt);
+        (outcomes, attempt)
     }
 }
 

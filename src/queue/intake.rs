@@ -9,7 +9,7 @@ use super::codec;
 use super::index::Index;
 use super::outline::{Outline, pinned_bytes};
 use super::store::{Content, Inner, Kept, Octets, Queue};
-use crate::journal::{Append, AppendError, Level, Location, Record, Ticket, kind};
+use crate::journal::{Append, AppendError, Appended, Level, Location, Record, Ticket, kind};
 use crate::limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX};
 use crate::mail::{Envelope, QueueId, Reply, status};
 use crate::runtime::clock;
@@ -135,10 +135,16 @@ impl Draft {
     ///
     /// Fills in the size and hash of the content. Do not drop the future midway: the message may
     /// then be delivered after the next start though nobody was answered 250.
-    pub async fn commit(mut self, mut envelope: Envelope) -> Result<QueueId, Refusal> {
+    pub async fn commit(self, envelope: Envelope) -> Result<QueueId, Refusal> {
+        let prepared = self.prepare(envelope).await?;
+        let queue = prepared.draft.queue.clone();
+        let appended = prepared.append().await?;
+        Ok(queue.enter_when_durable(prepared, appended).await)
+    }
+
+    /// All of `commit` but the frame: for `Queue::settle_and_send_on`.
+    pub async fn prepare(mut self, mut envelope: Envelope) -> Result<Prepared, Refusal> {
         assert!(!envelope.recipients.is_empty());
-        let queue = self.queue.clone();
-        let inner = &queue.inner;
         if self.spilled.is_some() && !self.buffer.is_empty() {
             self.spill().await?;
         }
@@ -159,43 +165,7 @@ impl Draft {
         if payload.len() > ENVELOPE_BYTES_MAX {
             return Err(Refusal::TooLarge);
         }
-        let envelope_payload = [payload.as_slice()];
-        let content_payload = [self.buffer.as_slice()];
-        let records = [
-            Record {
-                kind: kind::ENVELOPE,
-                flags: 0,
-                id: self.id,
-                aux: 0,
-                payload: &envelope_payload,
-            },
-            Record {
-                kind: kind::CONTENT,
-                flags: 0,
-                id: self.id,
-                aux: 0,
-                payload: &content_payload,
-            },
-        ];
-        let records = if chunks.is_empty() { &records[..] } else { &records[..1] };
-        let appended = inner.journal.append_when_possible(records, Append::Message).await?;
-        let location = appended.first;
-        let content_bytes = if chunks.is_empty() { self.buffer.len() as u32 } else { 0 };
-        inner.journal.pin(location, pinned_bytes(location, content_bytes));
-        let commit = Commit::new(inner, appended.ticket);
-        inner.journal.durable(appended.ticket).await;
-
-        let buffer = std::mem::take(&mut self.buffer);
-        let chunks = self.spilled.take().map_or_else(Vec::new, |spilled| spilled.chunks);
-        let content = if chunks.is_empty() {
-            Content::Whole(Octets::Fresh(Rc::new(buffer)))
-        } else {
-            Content::Chunked { chunks: Rc::new(chunks.clone()) }
-        };
-        chunks.iter().for_each(|chunk| inner.draft_chunks.count(chunk.slot, -1));
-        inner.enter(self.id, location, chunks, Kept { envelope: Rc::new(envelope), content });
-        drop(commit);
-        Ok(inner.queue_id(self.id))
+        Ok(Prepared { draft: self, envelope, payload })
     }
 
     async fn spill(&mut self) -> Result<(), Refusal> {
@@ -237,10 +207,89 @@ impl Drop for Draft {
     }
 }
 
+/// A message of which nothing is missing but the frame with its envelope. Dropped, it leaves
+/// nothing behind but dead chunks.
+pub struct Prepared {
+    draft: Draft,
+    envelope: Envelope,
+    /// Of the ENVELOPE.
+    payload: Vec<u8>,
+}
+
+impl Prepared {
+    pub(super) fn id(&self) -> u64 {
+        self.draft.id
+    }
+
+    /// Kinds and payloads of its records. The content stands among them unless it is in chunks.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u8, &[u8])> {
+        let content = (kind::CONTENT, self.draft.buffer.as_slice());
+        let is_whole = self.draft.spilled.is_none();
+        [(kind::ENVELOPE, self.payload.as_slice())].into_iter().chain(is_whole.then_some(content))
+    }
+
+    /// Its records in a frame of their own. Suspends while there is no room in one.
+    pub(super) async fn append(&self) -> Result<Appended, AppendError> {
+        let (envelope, content) = ([self.payload.as_slice()], [self.draft.buffer.as_slice()]);
+        let id = self.draft.id;
+        let records = [
+            Record { kind: kind::ENVELOPE, flags: 0, id, aux: 0, payload: &envelope },
+            Record { kind: kind::CONTENT, flags: 0, id, aux: 0, payload: &content },
+        ];
+        let records = if self.draft.spilled.is_none() { &records[..] } else { &records[..1] };
+        let journal = &self.draft.queue.inner.journal;
+        journal.append_when_possible(records, Append::Message).await
+    }
+
+    /// Its records begin at `location`: what it holds there is pinned.
+    pub(super) fn into_born(self, location: Location) -> Born {
+        let Prepared { mut draft, envelope, .. } = self;
+        let inner = &draft.queue.inner;
+        let buffer = std::mem::take(&mut draft.buffer);
+        let chunks = draft.spilled.take().map_or_else(Vec::new, |spilled| spilled.chunks);
+        chunks.iter().for_each(|chunk| inner.draft_chunks.count(chunk.slot, -1));
+        inner.journal.pin(location, pinned_bytes(location, buffer.len() as u32));
+        let content = if chunks.is_empty() {
+            Content::Whole(Octets::Fresh(Rc::new(buffer)))
+        } else {
+            Content::Chunked { chunks: Rc::new(chunks.clone()) }
+        };
+        let kept = Kept { envelope: Rc::new(envelope), content };
+        Born { id: draft.id, location, chunks, kept }
+    }
+}
+
+/// A message whose frame is on its way.
+pub(super) struct Born {
+    pub id: u64,
+    pub location: Location,
+    pub chunks: Vec<Location>,
+    pub kept: Kept,
+}
+
+impl Queue {
+    /// Enters a message once the frame that it went into is durable.
+    pub(super) async fn enter_when_durable(
+        &self,
+        prepared: Prepared,
+        appended: Appended,
+    ) -> QueueId {
+        let inner = &self.inner;
+        let born = prepared.into_born(appended.first);
+        let id = born.id;
+        let commit = Commit::new(inner, appended.ticket);
+        inner.journal.durable(appended.ticket).await;
+        inner.enter(born);
+        drop(commit);
+        inner.queue_id(id)
+    }
+}
+
 impl Inner {
     /// Enters a durable message into the index: ready for its first attempt, or waiting for its
     /// release.
-    pub(super) fn enter(&self, id: u64, location: Location, chunks: Vec<Location>, kept: Kept) {
+    pub(super) fn enter(&self, born: Born) {
+        let Born { id, location, chunks, kept } = born;
         let budget_bytes = self.config.borrow().queue.content_cache_bytes;
         let release_ms = kept.envelope.release_ms;
         let is_ready = release_ms == 0 || release_ms <= clock::unix_ms();

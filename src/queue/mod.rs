@@ -30,7 +30,7 @@ mod store;
 pub mod survey;
 
 pub use index::{Task, TaskState};
-pub use intake::{Draft, Refusal};
+pub use intake::{Draft, Prepared, Refusal};
 pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
 pub use recovery::Recovered;
 pub use schedule::{Announcement, Flow, FlowId, LineId};

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::codec::{self, Group, RecipientState, TaskRecord};
 use super::index::{Removed, Task};
+use super::intake::{Born, Prepared};
 use super::ledger::{Cause, Ledger, NoLine, Waiting};
 use super::notification::{self, Notification, Occasion, Plan};
 use super::outline::{Standing, pinned_bytes};
 use super::retry::{self, DelayNotice, retry_wait};
-use super::store::{Content, Inner, Kept, LoadError, Message, Queue};
+use super::store::{Content, Inner, LoadError, Message, Queue};
 use crate::config::{LogFormat, RetryPolicy};
 use crate::event::notice;
 use crate::event::{self, OutcomeRecord};
@@ -80,8 +81,8 @@ pub(super) struct Settlement {
     replaced: Option<Location>,
     /// The message is settled: its place on disk is free.
     retired: Option<Removed>,
-    /// The DSN that was born in the same frame.
-    notification: Option<Born>,
+    /// The DSN, and what goes on: born in the same frame.
+    born: Vec<Born>,
     /// Log lines of the outcomes.
     lines: Vec<u8>,
 }
@@ -99,12 +100,22 @@ struct Recorded {
     /// STATE or RETIRED.
     state_at: Location,
     notification_at: Option<Location>,
+    onward_at: Option<Location>,
 }
 
-struct Born {
+/// A record of a frame.
+struct Part<'p> {
+    kind: u8,
     id: u64,
-    location: Location,
-    kept: Kept,
+    number: u32,
+    payload: [&'p [u8]; 1],
+}
+
+impl Part<'_> {
+    fn record(&self) -> Record<'_> {
+        let Self { kind, id, number, payload } = self;
+        Record { kind: *kind, flags: 0, id: *id, aux: *number, payload }
+    }
 }
 
 impl Queue {
@@ -119,10 +130,23 @@ impl Queue {
         outcomes: Vec<RecipientOutcome>,
         attempt: Attempt,
     ) {
+        self.settle_and_send_on(task, message, outcomes, attempt, None);
+    }
+
+    /// The same, and `onward` is in the queue from the same frame on: what some recipients lead on
+    /// to goes there once, whenever the process ends.
+    pub fn settle_and_send_on(
+        &self,
+        task: Task,
+        message: &Rc<Message>,
+        outcomes: Vec<RecipientOutcome>,
+        attempt: Attempt,
+        onward: Option<Prepared>,
+    ) {
         assert_eq!(outcomes.len(), message.recipient_indexes.len());
         let reason = Reason::Attempt;
         let ending = Ending::new(&self.inner, reason, task, message.clone(), outcomes, attempt);
-        self.finish(task, ending);
+        self.finish(task, Ending { onward, ..ending });
     }
 
     fn finish(&self, task: Task, ending: Ending) {
@@ -155,6 +179,18 @@ impl Queue {
         }
         while let Some(again) = self.inner.finish(task, ending, first_chunk.as_deref()) {
             ending = again;
+            if ending.is_too_large
+                && let Some(onward) = ending.onward.take()
+            {
+                // A crash between the two frames sends it on twice, which beats not at all.
+                match onward.append().await {
+                    Ok(appended) => drop(self.enter_when_durable(onward, appended).await),
+                    Err(_) => ending.onward = Some(onward),
+                }
+                if ending.onward.is_none() {
+                    continue;
+                }
+            }
             timer::sleep(NO_SPACE_WAIT).await;
         }
     }
@@ -251,6 +287,10 @@ pub(super) struct Ending {
     chunk_missing: bool,
     /// Where the task stood before; only one that stays open needs to know.
     past: Option<Past>,
+    /// What goes into the queue with it.
+    onward: Option<Prepared>,
+    /// That does not fit the frame.
+    is_too_large: bool,
 }
 
 /// Where a task stood before an attempt.
@@ -341,6 +381,8 @@ impl Ending {
             report_ms,
             chunk_missing: false,
             past: None,
+            onward: None,
+            is_too_large: false,
         }
     }
 
@@ -394,23 +436,25 @@ impl Inner {
         let appended = match self.append_ending(task, &ending, &record, notification.as_ref()) {
             Ok(appended) => appended,
             Err(AppendError::NoSpace | AppendError::Later) => return Some(ending),
+            Err(AppendError::TooLarge) if ending.onward.is_some() => {
+                ending.is_too_large = true;
+                return Some(ending);
+            }
             Err(AppendError::TooLarge) => unreachable!("limits let a STATE and a DSN fit a frame"),
         };
-        let Recorded { ticket, state_at, notification_at } = appended;
-        let born = notification.zip(notification_at).map(|(notification, location)| {
+        let Recorded { ticket, state_at, notification_at, onward_at } = appended;
+        let notification = notification.zip(notification_at).map(|(notification, location)| {
             self.journal.pin(location, pinned_bytes(location, notification.content.len() as u32));
-            self.expect_commit(ticket);
-            Born { id: notification.id, location, kept: notification.into_kept() }
+            let (id, chunks) = (notification.id, Vec::new());
+            Born { id, location, chunks, kept: notification.into_kept() }
         });
+        let onward = ending.onward.take().zip(onward_at);
+        let onward = onward.map(|(onward, location)| onward.into_born(location));
+        let born: Vec<Born> = notification.into_iter().chain(onward).collect();
+        born.iter().for_each(|_| self.expect_commit(ticket));
         let lines = self.log_lines(task, &ending);
-        let mut settlement = Settlement {
-            ticket,
-            fresh: None,
-            replaced: None,
-            retired: None,
-            notification: born,
-            lines,
-        };
+        let mut settlement =
+            Settlement { ticket, fresh: None, replaced: None, retired: None, born, lines };
         if ending.is_open() {
             let due_ms = record.due_ms;
             self.set_record(task, record, state_at, &mut settlement);
@@ -477,7 +521,7 @@ impl Inner {
             fresh: None,
             replaced: None,
             retired: None,
-            notification: None,
+            born: Vec::new(),
             lines: Vec::new(),
         };
         self.set_record(task, record, appended.first, &mut settlement);
@@ -485,7 +529,7 @@ impl Inner {
         Ok(appended.ticket)
     }
 
-    /// STATE, or RETIRED with the last task of the message, and the DSN: one frame.
+    /// STATE, or RETIRED with the last task of the message, the DSN, and what goes on: one frame.
     fn append_ending(
         &self,
         task: Task,
@@ -503,32 +547,46 @@ impl Inner {
         if !is_last {
             codec::write_state(record, &mut payload);
         }
-        let state_payload = [payload.as_slice()];
         let kind = if is_last { kind::RETIRED } else { kind::STATE };
-        let state =
-            Record { kind, flags: 0, id: task.message, aux: number, payload: &state_payload };
-        let Some(notification) = notification else {
-            let appended = self.journal.append(&[state], Append::Settle)?;
+        let state = Part { kind, id: task.message, number, payload: [&payload] };
+        if notification.is_none() && ending.onward.is_none() {
+            let appended = self.journal.append(&[state.record()], Append::Settle)?;
             let Appended { ticket, first } = appended;
-            return Ok(Recorded { ticket, state_at: first, notification_at: None });
-        };
+            return Ok(Recorded {
+                ticket,
+                state_at: first,
+                notification_at: None,
+                onward_at: None,
+            });
+        }
         let mut envelope = Vec::new();
-        codec::write_envelope(&notification.envelope, &[], &mut envelope);
-        let envelope_payload = [envelope.as_slice()];
-        let content_payload = [notification.content.as_slice()];
-        let record_of =
-            |kind, payload| Record { kind, flags: 0, id: notification.id, aux: 0, payload };
-        let records = [
-            record_of(kind::ENVELOPE, &envelope_payload),
-            record_of(kind::CONTENT, &content_payload),
-            state,
-        ];
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        if let Some(notification) = notification {
+            codec::write_envelope(&notification.envelope, &[], &mut envelope);
+            let (id, number) = (notification.id, 0);
+            let content = &notification.content;
+            parts.push(Part { kind: kind::ENVELOPE, id, number, payload: [&envelope] });
+            parts.push(Part { kind: kind::CONTENT, id, number, payload: [content] });
+        }
+        let onward_index = parts.len();
+        if let Some(onward) = &ending.onward {
+            let (id, number) = (onward.id(), 0);
+            let of_onward = onward.parts();
+            parts.extend(of_onward.map(|(kind, it)| Part { kind, id, number, payload: [it] }));
+        }
+        parts.push(state);
+        let records: Vec<Record<'_>> = parts.iter().map(Part::record).collect();
         let appended = self.journal.append(&records, Append::Settle)?;
-        let content_at = appended.first.following(notification.content.len());
+        let mut places = vec![appended.first];
+        for part in &parts[1..] {
+            let before = *places.last().expect("there is one");
+            places.push(before.following(part.payload[0].len()));
+        }
         Ok(Recorded {
             ticket: appended.ticket,
-            state_at: content_at.following(payload.len()),
-            notification_at: Some(appended.first),
+            state_at: places[parts.len() - 1],
+            notification_at: notification.map(|_| places[0]),
+            onward_at: ending.onward.as_ref().map(|_| places[onward_index]),
         })
     }
 
@@ -648,8 +706,8 @@ impl Inner {
                 self.unpin(&removed);
                 self.metrics.queue.settled.add(1);
             }
-            if let Some(born) = settlement.notification {
-                self.enter(born.id, born.location, Vec::new(), born.kept);
+            for born in settlement.born {
+                self.enter(born);
                 self.commit_is_known(settlement.ticket);
             }
             self.log.append(settlement.lines);

@@ -74,7 +74,7 @@ pub mod queue {
     pub mod survey;
 
     pub use index::{Task, TaskState};
-    pub use intake::{Draft, Refusal};
+    pub use intake::{Draft, Prepared, Refusal};
     pub use outcome::{Attempt, IN_DOUBT_WAIT, Remote, Reports};
     pub use recovery::Recovered;
     pub use schedule::{Announcement, Flow, FlowId, LineId};
@@ -131,6 +131,8 @@ pub enum Bug {
     ReportsEarly,
     /// Failed and its DSN go in two frames (I13).
     SplitsFailed,
+    /// What a recipient leads on to goes into the queue before the outcome is recorded (I13).
+    SendsOnApart,
     /// Items of a checkpoint are appended when what they say is no longer so (I7).
     StaleItems,
     /// What replay gives to the index lacks the time of the next attempt.

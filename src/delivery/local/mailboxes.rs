@@ -10,7 +10,7 @@ use crate::mailbox::codec::{AccountId, DeliveryKey};
 use crate::mailbox::{Committed, Delivered, Delivery, InternalDate, PostDraft, Refusal, Target};
 use crate::proto::imap::flag::Flags;
 use crate::proto::message::delivered::Delivered as DeliveredFields;
-use crate::queue::{self, LoadError, Message};
+use crate::queue::{self, LoadError, Message, Prepared};
 use crate::runtime::{clock, task};
 
 /// What becomes of a message, by position in its recipients still open.
@@ -30,11 +30,12 @@ struct Share {
 }
 
 impl Inner {
-    /// Gives a message to the mailboxes of its recipients; what became of each.
+    /// Gives a message to the mailboxes of its recipients; what became of each, and what is to go
+    /// into the queue when that is recorded.
     pub(super) async fn to_mailboxes(
         &self,
         message: &Rc<Message>,
-    ) -> Result<Vec<Reply>, LoadError> {
+    ) -> Result<(Vec<Reply>, Option<Prepared>), LoadError> {
         let Plan { mut replies, shares, onward } = self.plan(message);
         let over_quota = self.config.borrow().mailboxes.over_quota;
         let shares = self.fill(message, shares).await?;
@@ -49,8 +50,8 @@ impl Inner {
         for (positions, committed) in task::join_all(commits).await {
             self.note(&mut replies, &positions, committed, over_quota);
         }
-        self.send_on(message, &mut replies, onward).await?;
-        Ok(replies.into_iter().map(|reply| reply.unwrap_or(SENT_ON)).collect())
+        let onward = self.send_on(message, &mut replies, onward).await?;
+        Ok((replies.into_iter().map(|reply| reply.unwrap_or(SENT_ON)).collect(), onward))
     }
 
     fn plan(&self, message: &Message) -> Plan {
@@ -148,35 +149,38 @@ impl Inner {
         }
     }
 
-    /// Puts what an alias leads on to into the queue, where all else of its recipient is done.
+    /// The message for what aliases lead on to, where all else of a recipient is done.
     async fn send_on(
         &self,
         message: &Rc<Message>,
         replies: &mut [Option<Reply>],
         onward: Vec<(usize, Box<str>)>,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Option<Prepared>, LoadError> {
         let is_done = |reply: &Option<Reply>| reply.as_ref().is_none_or(Reply::is_positive);
         let onward: Vec<_> = onward.into_iter().filter(|(at, _)| is_done(&replies[*at])).collect();
         if onward.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let recipients = onward.iter().map(|(position, address)| {
             let index = usize::from(message.recipient_indexes[*position]);
             Recipient { address: address.clone(), ..message.envelope.recipients[index].clone() }
         });
-        if let Err(refusal) = self.queue_again(message, recipients.collect()).await? {
-            let reply = refusal.reply();
-            onward.iter().for_each(|(position, _)| replies[*position] = Some(reply.clone()));
+        match self.prepare_again(message, recipients.collect()).await? {
+            Ok(prepared) => Ok(Some(prepared)),
+            Err(refusal) => {
+                let reply = refusal.reply();
+                onward.iter().for_each(|(position, _)| replies[*position] = Some(reply.clone()));
+                Ok(None)
+            }
         }
-        Ok(())
     }
 
-    /// The message into the queue for others.
-    async fn queue_again(
+    /// The message once more, for others.
+    async fn prepare_again(
         &self,
         message: &Rc<Message>,
         recipients: Vec<Recipient>,
-    ) -> Result<Result<(), queue::Refusal>, LoadError> {
+    ) -> Result<Result<Prepared, queue::Refusal>, LoadError> {
         let mut draft = match self.queue.begin(message.envelope.content_bytes) {
             Ok(draft) => draft,
             Err(refusal) => return Ok(Err(refusal)),
@@ -194,7 +198,7 @@ impl Inner {
         }
         let accepted_ms = clock::unix_ms();
         let envelope = Envelope { recipients, accepted_ms, ..Envelope::clone(&message.envelope) };
-        Ok(draft.commit(envelope).await.map(|_| ()))
+        Ok(draft.prepare(envelope).await)
     }
 }
 

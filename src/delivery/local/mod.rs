@@ -40,21 +40,25 @@ impl Delivery {
         let started = clock::now();
         let delivered = match inner.queue.load(task).await {
             Ok(message) => {
-                let replies = match &site.key.hop.place {
-                    Place::Maildir(pattern) => inner.to_maildirs(pattern, &message).await,
+                let delivered = match &site.key.hop.place {
+                    Place::Maildir(pattern) => {
+                        inner.to_maildirs(pattern, &message).await.map(|replies| (replies, None))
+                    }
                     Place::Mailboxes => inner.to_mailboxes(&message).await,
                     _ => unreachable!("other places are connected to"),
                 };
-                replies.map(|replies| (message, replies))
+                delivered.map(|(replies, onward)| (message, replies, onward))
             }
             Err(error) => Err(error),
         };
         match delivered {
-            Ok((message, replies)) => {
+            Ok((message, replies, onward)) => {
                 let mut attempt = Attempt::without_session(site.name.clone());
                 let (address, host) = (None, None);
                 attempt.remote = Some(Remote { address, host, delivers: true, offers_dsn: false });
-                inner.settle(task, &message, replies, started, attempt, site);
+                let (outcomes, attempt) =
+                    inner.ended(task, &message, replies, started, attempt, site);
+                inner.queue.settle_and_send_on(task, &message, outcomes, attempt, onward);
             }
             Err(error) => inner.queue.hold(task, &error),
         }

@@ -49,6 +49,8 @@ pub struct Ledger {
     settled: BTreeMap<Id, Settled>,
     /// The log says so, so it is durable.
     told: BTreeSet<(Id, String)>,
+    /// Under which message an address is served that others lead on to.
+    onward: BTreeMap<String, QueueId>,
     pub counts: Counts,
 }
 
@@ -62,6 +64,8 @@ pub struct Counts {
     pub twice: u64,
     pub failed: u64,
     pub reports: u64,
+    /// Recipients that led on to another address.
+    pub onward: u64,
 }
 
 impl Ledger {
@@ -138,6 +142,10 @@ impl Ledger {
             ensure(fate.is_none_or(|fate| fate.failed == 0), || {
                 format!("{address} is tried though its reverse-path was told that it Failed")
             })?;
+        }
+        for address in addresses.iter().filter(|address| address.starts_with(ONWARD)) {
+            let known = *self.onward.entry((*address).to_owned()).or_insert(id);
+            ensure(known == id, || format!("{address} is queued twice: as {known} and as {id}"))?;
         }
         let settled = self.settled.get(&(id.shard.into(), id.message));
         let Some(settled) = settled else { return Ok(()) };
@@ -286,11 +294,16 @@ fn settled(tap: &Tap, last_seq: u64) -> BTreeMap<u64, Settled> {
     settled
 }
 
-/// `r3.m17@d1.test`: recipient 3 of mail 17.
+/// `r3.m17@d1.test`: recipient 3 of mail 17, or what it leads on to.
 fn parse(address: &str) -> Option<(usize, usize)> {
-    let (local, _) = address.split_once('@')?;
+    let (local, _) = address.strip_prefix(ONWARD).unwrap_or(address).split_once('@')?;
     let (recipient, mail) = local.split_once('.')?;
     Some((recipient.strip_prefix('r')?.parse().ok()?, mail.strip_prefix('m')?.parse().ok()?))
+}
+
+/// Whether a recipient stands for another address: those of every sixth mail do.
+pub fn leads_on(address: &str) -> bool {
+    !address.starts_with(ONWARD) && parse(address).is_some_and(|(_, mark)| mark % 6 == 0)
 }
 
 /// Text that content is cut from: lines without anything to be careful of.
@@ -307,6 +320,8 @@ fn noise() -> &'static [u8] {
     })
 }
 
+/// In front of an address: what that leads on to.
+pub const ONWARD: &str = "on-";
 /// Domain of the reverse-paths.
 pub const SENDERS: &str = "senders.test";
 const CONTENT_STARTS: usize = 64 * 1024;

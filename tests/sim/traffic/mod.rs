@@ -92,21 +92,21 @@ fn no_accepted_message_is_lost_or_sent_twice_without_need() {
         return;
     }
     let seeds = from_env("RINGPOST_SIM_SEEDS").unwrap_or(SEEDS);
-    let [lives, stops, accepted, refused, attempts, twice, failed, reports] =
+    let [lives, stops, accepted, refused, attempts, twice, failed, reports, onward] =
         each_seed(seeds, |seed| {
             let Ran { lives, clean_stops, counts, .. } = check(seed);
-            let Counts { accepted, refused, attempts, twice, failed, reports, .. } = counts;
-            [lives, clean_stops, accepted, refused, attempts, twice, failed, reports]
+            let Counts { accepted, refused, attempts, twice, failed, reports, onward, .. } = counts;
+            [lives, clean_stops, accepted, refused, attempts, twice, failed, reports, onward]
         });
     println!(
         "{seeds} seeds: {lives} lives, {stops} of them stopped cleanly; {accepted} messages \
          accepted, {refused} refused; {attempts} attempts, {twice} recipients served twice, \
-         {failed} failed, {reports} reports"
+         {failed} failed, {reports} reports, {onward} led on"
     );
     assert!(lives >= 3 * seeds && stops >= seeds);
     assert!(accepted >= 20 * seeds && attempts > accepted);
     assert!(refused > seeds / 4, "there is not always room");
-    assert!(failed > seeds && reports > seeds);
+    assert!(failed > seeds && reports > seeds && onward > seeds);
     assert!(twice > seeds / 10, "replies are lost");
 }
 
@@ -129,6 +129,11 @@ fn an_answer_before_the_frame_is_durable_is_caught() {
 #[test]
 fn a_failed_recipient_without_its_report_in_the_frame_is_caught() {
     caught(Bug::SplitsFailed);
+}
+
+#[test]
+fn what_is_sent_on_before_the_outcome_is_recorded_is_caught() {
+    caught(Bug::SendsOnApart);
 }
 
 #[test]

@@ -9,13 +9,16 @@ use ringpost_sim::Bug;
 use ringpost_sim::config::NextHop;
 use ringpost_sim::delivery::lease::cell::Kind;
 use ringpost_sim::delivery::lease::{Leases, SiteKey, SiteLease, Token};
-use ringpost_sim::mail::{EnvelopeFlags, Outcome, RecipientOutcome, Reply, ReplyClass, status};
+use ringpost_sim::mail::{
+    Envelope, EnvelopeFlags, Outcome, Recipient, RecipientOutcome, Reply, ReplyClass, status,
+};
 use ringpost_sim::queue::ledger::{NoLine, Waiting};
 use ringpost_sim::queue::{
-    Announcement, Attempt, Flow, LineId, Message, Queue, Remote, Sites, Task, audit,
+    Announcement, Attempt, Flow, LineId, Message, Prepared, Queue, Remote, Sites, Task, audit,
 };
 use ringpost_sim::runtime::{clock, executor, task, timer};
 
+use super::ledger::{ONWARD, leads_on};
 use super::world::{Event, Mood, World};
 use crate::peers::Time;
 use crate::truth::ensure;
@@ -206,7 +209,7 @@ impl Relay {
         let reply = Reply::new(421, status::NO_ANSWER, "Cannot connect");
         let replies = vec![reply; message.recipient_indexes.len()];
         let attempt = Attempt::without_session("simulated".into());
-        self.settle(task, &message, replies, attempt);
+        self.settle(task, &message, replies, attempt, None);
     }
 
     /// Serves a connection until there is nothing left to do; false when it broke.
@@ -290,6 +293,14 @@ impl Relay {
                 world.check(ledger.check_content(&envelope.reverse_path, &content));
             }
         }
+        if let Some(onward) = self.lead_on(&message, &content).await {
+            lease.into_iter().for_each(Token::put_back);
+            let replies = vec![Reply::new(250, status::OK, "sent on"); addresses.len()];
+            world.ledger.borrow_mut().counts.onward += addresses.len() as u64;
+            let attempt = Attempt::without_session("simulated".into());
+            self.settle(task, &message, replies, attempt, onward);
+            return true;
+        }
         let mood = world.sites[number].mood.get();
         let answer = self.answer(mood, addresses.len(), is_report);
         let spread = match (mood, answer.replies.is_some()) {
@@ -328,11 +339,44 @@ impl Relay {
         };
         let attempt = Attempt::without_session("simulated".into());
         let attempt = Attempt { remote: Some(remote), in_doubt, ..attempt };
-        self.settle(task, &message, replies, attempt);
+        self.settle(task, &message, replies, attempt, None);
         if world.bug == Bug::SendsAgain && executor::percent(5) {
             world.check(world.ledger.borrow_mut().on_attempt(message.id, &addresses));
         }
         is_sound
+    }
+
+    /// The message for the addresses that its recipients stand for, as where aliases lead on to
+    /// others. `None` where they are served themselves; `Some(None)` where it is queued already.
+    async fn lead_on(&self, message: &Message, content: &[u8]) -> Option<Option<Prepared>> {
+        let envelope = &message.envelope;
+        let recipients = message.recipient_indexes.iter();
+        let recipients = recipients.map(|index| &envelope.recipients[usize::from(*index)]);
+        // An alias is one whenever it is looked at.
+        let is_served = |it: &Recipient| !leads_on(&it.address) || it.notify.wants_success();
+        let is_report = envelope.flags.has(EnvelopeFlags::NOTIFICATION);
+        if is_report || recipients.clone().any(is_served) {
+            return None;
+        }
+        let recipients = recipients.map(|recipient| Recipient {
+            address: format!("{ONWARD}{}", recipient.address).into(),
+            ..recipient.clone()
+        });
+        let recipients = recipients.collect();
+        let mut draft = self.queue.begin(0).ok()?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let taken = draft.append(rest);
+            rest = &rest[taken..];
+            draft.room().await.ok()?;
+        }
+        let envelope = Envelope { recipients, ..Envelope::clone(envelope) };
+        if self.world.bug == Bug::SendsOnApart {
+            draft.commit(envelope).await.ok()?;
+            timer::sleep(Duration::from_millis(executor::below(50) as u64)).await;
+            return Some(None);
+        }
+        draft.prepare(envelope).await.ok().map(Some)
     }
 
     async fn content(&self, message: &Message) -> Vec<u8> {
@@ -378,7 +422,14 @@ impl Relay {
         Answer { replies: Some(codes.into_iter().map(reply).collect()), taken, has_end }
     }
 
-    fn settle(&self, task: Task, message: &Rc<Message>, replies: Vec<Reply>, attempt: Attempt) {
+    fn settle(
+        &self,
+        task: Task,
+        message: &Rc<Message>,
+        replies: Vec<Reply>,
+        attempt: Attempt,
+        onward: Option<Prepared>,
+    ) {
         let outcomes = message.recipient_indexes.iter().zip(replies).map(|(index, reply)| {
             let (outcome, class) = match reply.code {
                 250 => (Outcome::Relayed, None),
@@ -392,7 +443,7 @@ impl Relay {
             RecipientOutcome { recipient_index: *index, outcome, reply, class }
         });
         let outcomes = outcomes.collect();
-        self.queue.settle(task, message, outcomes, attempt);
+        self.queue.settle_and_send_on(task, message, outcomes, attempt, onward);
     }
 }
 
