@@ -1,7 +1,7 @@
 //! Maildir++ as Dovecot and Courier have it: `cur`, `new`, `tmp`, inferiors as `.A.B`, keywords in
 //! `dovecot-keywords`, UIDs in `dovecot-uidlist`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -89,25 +89,27 @@ fn mailbox(path: &Path, name: String) -> Result<Source, Failure> {
     Ok(Source { name, uid_validity, letters: Letters::Maildir(letters) })
 }
 
-/// Letters in the order of their UIDs; those that have none get some behind, by their names.
-fn number(
+/// Letters in the order of their UIDs, each of which is of one alone; those that have none get some
+/// behind, by their names.
+pub fn number(
     found: Vec<(String, PathBuf)>,
     uids: &HashMap<String, u32>,
     keywords: &HashMap<char, String>,
 ) -> Vec<Entry> {
     let (mut known, mut others) = (Vec::new(), Vec::new());
+    let mut taken = HashSet::new();
     for (file, path) in found {
         let (base, flags) = file.split_once(":2,").unwrap_or((&file, ""));
         let flags = flags.chars().filter_map(|letter| flag_of(letter, keywords)).collect();
         match uids.get(base) {
-            Some(uid) => known.push(Entry { uid: *uid, path, flags }),
-            None => others.push((base.to_owned(), path, flags)),
+            Some(uid) if taken.insert(*uid) => known.push(Entry { uid: *uid, path, flags }),
+            _ => others.push((base.to_owned(), path, flags)),
         }
     }
     known.sort_by_key(|entry| entry.uid);
     others.sort();
     // Above all that the list has, there or not.
-    let first = uids.values().max().map_or(1, |highest| highest.saturating_add(1));
+    let first = uids.values().max().map_or(1, |highest| highest + 1);
     let numbered = others.into_iter().zip(first..);
     known.extend(numbered.map(|((_, path, flags), uid)| Entry { uid, path, flags }));
     known
@@ -119,7 +121,7 @@ fn flag_of(letter: char, keywords: &HashMap<char, String>) -> Option<String> {
 }
 
 /// Lines `0 $Junk`: the first is letter `a`.
-fn parse_keywords(text: &str) -> HashMap<char, String> {
+pub fn parse_keywords(text: &str) -> HashMap<char, String> {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     let numbered = lines.filter_map(|(number, name)| {
         let number =
@@ -129,15 +131,16 @@ fn parse_keywords(text: &str) -> HashMap<char, String> {
     numbered.filter(|(_, name)| !name.is_empty()).collect()
 }
 
+/// What `dovecot-uidlist` says.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct UidList {
-    uid_validity: Option<u32>,
+pub struct UidList {
+    pub uid_validity: Option<u32>,
     /// By the name of the file without its flags.
-    uids: HashMap<String, u32>,
+    pub uids: HashMap<String, u32>,
 }
 
 /// `3 V1275660208 N25022 G...`, then lines `25006 W123 :1276528487.M364837P9451`.
-fn parse_uid_list(text: &str) -> UidList {
+pub fn parse_uid_list(text: &str) -> UidList {
     let mut lines = text.lines();
     let mut list = UidList::default();
     let Some(rest) = lines.next().and_then(|first| first.strip_prefix("3 ")) else { return list };
@@ -149,7 +152,7 @@ fn parse_uid_list(text: &str) -> UidList {
     for line in lines {
         let Some((front, file)) = line.split_once(':') else { continue };
         let uid = front.split(' ').next().and_then(|uid| uid.parse().ok());
-        if let Some(uid) = uid.filter(|uid| (1..u32::MAX - 1).contains(uid)) {
+        if let Some(uid) = uid.filter(|uid| (1..=LISTED_UID_MAX).contains(uid)) {
             let base = file.split_once(":2,").map_or(file, |(base, _)| base);
             list.uids.insert(base.to_owned(), uid);
         }
@@ -284,6 +287,8 @@ impl Writer {
     }
 }
 
+/// Highest UID that is taken from a list: behind it there is one for each other letter.
+const LISTED_UID_MAX: u32 = u32::MAX / 2;
 const KEYWORDS: &str = "dovecot-keywords";
 const UID_LIST: &str = "dovecot-uidlist";
 /// Keywords of a mailbox that have a letter, `a` to `z`.
@@ -333,6 +338,12 @@ mod tests {
         assert_eq!(uids, [3, 7, 10, 11]);
         assert_eq!(numbered[0].flags, ["$Junk", "\\Deleted"]);
         assert_eq!(numbered[1].flags, ["\\Seen", "\\Flagged", "two"]);
+        // One that stands at two places, two of one UID, and a list that has used all UIDs.
+        let text = "3 V7 N1\n3 :a\n3 :b\n4294967293 :c\n";
+        let uids = parse_uid_list(text).uids;
+        let files = ["a", "a:2,S", "b", "c", "d"].map(|it| (it.to_owned(), PathBuf::new()));
+        let numbered = number(files.to_vec(), &uids, &keywords);
+        assert!(numbered.iter().map(|entry| entry.uid).eq(3..8));
         for text in ["", "1 V7", "3 N5\n1 :a\n", "3 V0 N1\n1 :a"] {
             assert_eq!(parse_uid_list(text), UidList::default(), "{text}");
         }

@@ -15,8 +15,15 @@ pub fn read(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Letter, Failure>> + 'static, Failure> {
     let file = File::open(path).map_err(|error| unreadable(path, error))?;
-    let mut reader =
-        Reader { input: BufReader::new(file), path: path.to_owned(), next: None, count: 0 };
+    letters(BufReader::new(file), path)
+}
+
+/// The same of what stands in `path`.
+pub fn letters(
+    input: impl BufRead + 'static,
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<Letter, Failure>> + 'static, Failure> {
+    let mut reader = Reader { input, path: path.to_owned(), next: None, count: 0 };
     match reader.line()? {
         Some(line) if line.starts_with(SEPARATOR) => reader.next = Some(line),
         Some(_) => {
@@ -28,15 +35,15 @@ pub fn read(
     Ok(std::iter::from_fn(move || reader.letter().transpose()))
 }
 
-struct Reader {
-    input: BufReader<File>,
+struct Reader<R> {
+    input: R,
     path: PathBuf,
     /// The separator of the next letter.
     next: Option<Vec<u8>>,
     count: u32,
 }
 
-impl Reader {
+impl<R: BufRead> Reader<R> {
     fn line(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         let mut line = Vec::new();
         let count = self.input.read_until(b'\n', &mut line);
@@ -141,7 +148,8 @@ impl Writer {
     }
 }
 
-fn to_text(letter: &Letter) -> Vec<u8> {
+/// A letter with its separator in front, as it stands in a file.
+pub fn to_text(letter: &Letter) -> Vec<u8> {
     let mut out = format!("From ringpost@localhost {}\n", write_date(letter.date_s)).into_bytes();
     let has = |flag: &str| letter.flags.iter().any(|it| it == flag);
     let status = if has("\\Seen") { "RO" } else { "O" };
