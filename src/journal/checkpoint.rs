@@ -90,7 +90,7 @@ pub(super) struct Checkpoints {
     /// How many of these are known to be complete.
     pub complete: usize,
     pub running: Option<Running>,
-    /// Log since the last BEGIN.
+    /// Log since the last BEGIN, the checkpoint itself included.
     pub behind_bytes: u64,
     /// What the last complete one took, in bytes of ITEMS.
     pub last_bytes: u64,

@@ -227,7 +227,9 @@ impl Core {
         let checkpoints = Checkpoints {
             names: ground.checkpoints,
             complete: ground.checkpoints_complete,
-            behind_bytes: ground.replayed_bytes,
+            named: ground.checkpoints_named,
+            behind_bytes: ground.behind_bytes,
+            last_bytes: ground.checkpoint_bytes,
             ..Checkpoints::default()
         };
         let mut slots = Slots::new(&ground.slots, start.slots_max, checkpoints.floor_seq());
@@ -363,9 +365,11 @@ impl Core {
         self.checkpoints.running.is_some()
     }
 
-    /// What the next start would have to read beside the newest checkpoint.
+    /// What the next start would have to read beside the newest checkpoint, which may be under way.
     pub fn log_bytes_behind_checkpoint(&self) -> u64 {
-        self.checkpoints.behind_bytes
+        let Checkpoints { running, behind_bytes, last_bytes, .. } = &self.checkpoints;
+        let own_bytes = running.as_ref().map_or(*last_bytes, |running| running.bytes);
+        behind_bytes.saturating_sub(own_bytes)
     }
 
     /// Appends BEGIN. Before the first ITEMS, whoever writes them must know of every message whose
@@ -819,9 +823,9 @@ impl Filling {
 
 /// First size of a frame's buffer; it grows with the load.
 const FRAME_BYTES_FIRST: usize = 16 * 1024;
-/// Log after which a checkpoint is due at the least, and in sizes of the last checkpoint.
+/// Log behind a checkpoint after which the next is due, at the least, and in sizes of that one.
 const CHECKPOINT_AFTER_BYTES: u64 = 64 * 1024 * 1024;
-const CHECKPOINT_AFTER_SIZES: u64 = 6;
+const CHECKPOINT_AFTER_SIZES: u64 = 5;
 /// Idleness after which the last frames are sealed.
 const SEAL_AFTER_MS: u64 = 1_000;
 
@@ -928,6 +932,23 @@ mod tests {
         }
         // The second and the third, with the two that are named.
         assert_eq!(core.slots.dead_below(u64::MAX), 2);
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_by_the_log_behind_the_last_one_not_by_its_own_size() {
+        const MIB: u64 = 1 << 20;
+        for (checkpoint_bytes, behind_bytes, is_due) in [
+            (0, 63 * MIB, false),
+            (0, 64 * MIB, true),
+            (MIB, 64 * MIB, false),
+            (100 * MIB, 599 * MIB, false),
+            (100 * MIB, 600 * MIB, true),
+        ] {
+            let mut ground = Ground::blank(&[SEGMENT_BYTES; 20]);
+            (ground.checkpoint_bytes, ground.behind_bytes) = (checkpoint_bytes, behind_bytes);
+            let start = Start { store: StoreId([7; 16]), shard: 0, ground, slots_max: 10_000 };
+            assert_eq!(Core::new(start).checkpoint_is_due(), is_due, "{behind_bytes}");
+        }
     }
 
     #[test]

@@ -93,10 +93,13 @@ pub struct Ground {
     /// What the next headers name, the better first, and how many of these are complete.
     pub checkpoints: [Option<CheckpointName>; 2],
     pub checkpoints_complete: usize,
+    /// The newest header names the same.
+    pub checkpoints_named: bool,
     /// Slots that are kept for ever.
     pub quarantined: Vec<u16>,
-    /// Log behind the checkpoint that recovery began with.
-    pub replayed_bytes: u64,
+    /// Log from BEGIN of the newest complete checkpoint on, in bytes, and what that takes itself.
+    pub behind_bytes: u64,
+    pub checkpoint_bytes: u64,
 }
 
 impl Ground {
@@ -116,8 +119,10 @@ impl Ground {
             next_message_id: 1,
             checkpoints: [None; 2],
             checkpoints_complete: 0,
+            checkpoints_named: false,
             quarantined: Vec::new(),
-            replayed_bytes: 0,
+            behind_bytes: 0,
+            checkpoint_bytes: 0,
         }
     }
 }
@@ -166,6 +171,7 @@ pub fn recover(
                 let others: Vec<CheckpointName> =
                     names[index + 1..].iter().copied().flatten().collect();
                 let recovery = pass.end(&mut ground, &others);
+                ground.checkpoints_named = ground.checkpoints == names;
                 return Ok((ground, recovery));
             }
             replay.restart();
@@ -328,6 +334,16 @@ impl Start {
     }
 }
 
+/// A checkpoint on the way through the frames.
+#[derive(Clone, Copy)]
+struct Complete {
+    name: CheckpointName,
+    /// Log that was read before its BEGIN.
+    before_bytes: u64,
+    /// Of its ITEMS.
+    bytes: u64,
+}
+
 /// One way through the frames.
 struct Pass<'a> {
     source: &'a mut dyn SegmentSource,
@@ -342,9 +358,9 @@ struct Pass<'a> {
     floor_seq: u64,
     replayed_bytes: u64,
     /// The checkpoint that BEGIN has begun last.
-    tally: Option<(Tally, CheckpointName)>,
+    tally: Option<(Tally, Complete)>,
     /// Those whose END agrees, in order.
-    complete: Vec<CheckpointName>,
+    complete: Vec<Complete>,
     /// By slot, for segments that were read: their last seq that counts, 0 for none.
     last_seqs: BTreeMap<usize, u64>,
     quarantined: Vec<u16>,
@@ -457,7 +473,6 @@ impl<'a> Pass<'a> {
     /// they are never used again.
     fn take_in(&mut self, found: &Found, frame: &[u8], counts: bool) -> io::Result<()> {
         self.seen_seq = self.seen_seq.max(found.header.seq);
-        self.replayed_bytes += found.header.padded_bytes() as u64;
         if counts {
             self.last_seq = found.header.seq;
             self.last_seqs.insert(found.slot, found.header.seq);
@@ -472,7 +487,9 @@ impl<'a> Pass<'a> {
             if counts {
                 self.take_in_record(found, record, at);
             }
-        })
+        })?;
+        self.replayed_bytes += found.header.padded_bytes() as u64;
+        Ok(())
     }
 
     fn take_in_record(&mut self, found: &Found, record: RecordRef<'_>, at: usize) {
@@ -485,22 +502,24 @@ impl<'a> Pass<'a> {
                     begin_epoch: found.epoch,
                     begin_block: found.header.block,
                 };
-                self.tally = Some((Tally::new(seq), name));
+                let before_bytes = self.replayed_bytes;
+                self.tally = Some((Tally::new(seq), Complete { name, before_bytes, bytes: 0 }));
                 let begin = Begin::from_bytes(record.payload).unwrap_or_default();
                 self.quarantined.extend(begin.quarantined);
                 return;
             }
             kind::END => {
-                if let Some((tally, name)) = self.tally.take()
+                if let Some((tally, complete)) = self.tally.take()
                     && tally.end() == record.payload
                 {
-                    self.complete.push(name);
+                    self.complete.push(complete);
                 }
                 return;
             }
             kind::ITEMS => {
-                if let Some((tally, _)) = &mut self.tally {
+                if let Some((tally, complete)) = &mut self.tally {
                     tally.add(record.payload);
+                    complete.bytes += record.payload.len() as u64;
                 }
             }
             _ => {}
@@ -523,7 +542,7 @@ impl<'a> Pass<'a> {
     }
 
     fn is_complete(&self, begin_seq: u64) -> bool {
-        self.complete.iter().any(|name| name.begin_seq == begin_seq)
+        self.complete.iter().any(|complete| complete.name.begin_seq == begin_seq)
     }
 
     /// What a journal starts from after this pass. `older` are checkpoints before the one it began
@@ -534,11 +553,14 @@ impl<'a> Pass<'a> {
         let unread = unread_ids(&self.recovery.rot);
         let next_message_id = ground.next_message_id.max(self.next_message_id);
         ground.next_message_id = next_message_id.saturating_add(unread);
-        ground.replayed_bytes = self.replayed_bytes;
         // A later start must come upon the damage again, or find it listed.
         let rot_seq = self.recovery.rot.iter().map(|rot| rot.first_seq).min().unwrap_or(u64::MAX);
-        let complete = self.complete.iter().rev().filter(|it| it.begin_seq <= rot_seq);
-        let mut newest_first = complete.chain(older).copied();
+        let complete = self.complete.iter().rev().filter(|it| it.name.begin_seq <= rot_seq);
+        let newest = complete.clone().next();
+        ground.checkpoint_bytes = newest.map_or(0, |newest| newest.bytes);
+        let before_bytes = newest.map_or(0, |newest| newest.before_bytes);
+        ground.behind_bytes = self.replayed_bytes - before_bytes;
+        let mut newest_first = complete.map(|complete| &complete.name).chain(older).copied();
         ground.checkpoints = [newest_first.next(), newest_first.next()];
         ground.checkpoints_complete = ground.checkpoints.iter().flatten().count();
         ground.quarantined = self.quarantined;
@@ -585,6 +607,7 @@ fn unread_ids(rot: &[Rot]) -> u64 {
 mod tests {
     use std::ops::DerefMut;
 
+    use super::super::core::{self, Append, Core, Effect, WriteTag};
     use super::super::format::{Generation, Record, Run, kind};
     use super::*;
 
@@ -739,5 +762,89 @@ mod tests {
         };
         assert_eq!(recovery.rot, [rot(0, 3, 2), rot(1, 2, 3)]);
         assert_eq!(recovery.dropped_frames, 0);
+    }
+
+    /// A core over slots in memory, which takes its records for durable when they are there.
+    struct Writer {
+        core: Core,
+        slots: Slots,
+    }
+
+    impl Writer {
+        /// Goes on from what a recovery finds.
+        fn start(mut slots: Slots) -> (Ground, Self) {
+            let (_, ground, recovery) = slots.recover();
+            assert_eq!((recovery.bad_checkpoints, recovery.rot.len()), (0, 0));
+            let start =
+                core::Start { store: STORE, shard: 0, ground: ground.clone(), slots_max: 0 };
+            let mut writer = Self { core: Core::new(start), slots };
+            writer.core.begin();
+            (ground, writer)
+        }
+
+        fn append(&mut self, bytes: usize) {
+            let record =
+                Record { kind: kind::STATE, flags: 0, id: 1, aux: 0, payload: &[&vec![7; bytes]] };
+            self.core.append(&[record], Append::Settle, 1).expect("room");
+            self.written();
+        }
+
+        fn checkpoint(&mut self, bytes: usize) {
+            self.core.begin_checkpoint(1).expect("room");
+            self.core.append_items(&vec![7; bytes], 1).expect("room");
+            self.core.end_checkpoint(1).expect("room");
+            self.written();
+        }
+
+        /// How many segments were begun for it.
+        fn written(&mut self) -> usize {
+            let mut headers = 0;
+            self.core.submit();
+            loop {
+                let effects = self.core.take_effects();
+                if effects.is_empty() {
+                    return headers;
+                }
+                for effect in effects {
+                    if let Effect::Write { tag, slot, offset, buffer, bytes } = effect {
+                        let slot = &mut self.slots.slots[usize::from(slot)];
+                        slot[offset as usize..][..bytes].copy_from_slice(&buffer[..bytes]);
+                        headers += usize::from(matches!(tag, WriteTag::SegmentHeader { .. }));
+                        self.core.on_durable(tag, buffer);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_knows_what_its_checkpoint_takes_and_whether_a_header_names_it() {
+        let mut slots = Slots::empty();
+        slots.slots = vec![vec![0; 4 * FRAME_BYTES_MAX]; 12];
+        let (_, mut writer) = Writer::start(slots);
+        writer.append(100_000);
+        writer.checkpoint(200_000);
+        let (ground, mut writer) = Writer::start(writer.slots);
+        assert_eq!((ground.checkpoint_bytes, ground.checkpoints_named), (200_000, false));
+        // Frames have a header and are padded to blocks.
+        let near = |bytes: u64| bytes..bytes + 3 * BLOCK_BYTES as u64;
+        assert!(near(200_000).contains(&ground.behind_bytes), "{}", ground.behind_bytes);
+        assert!(near(0).contains(&writer.core.log_bytes_behind_checkpoint()));
+        writer.core.name_checkpoints();
+        assert_eq!(writer.written(), 1);
+
+        let (ground, mut writer) = Writer::start(writer.slots);
+        assert_eq!((ground.checkpoint_bytes, ground.checkpoints_named), (200_000, true));
+        writer.core.name_checkpoints();
+        assert_eq!(writer.written(), 0, "a stop writes nothing where nothing is new");
+        writer.append(100_000);
+        let (_, mut writer) = Writer::start(writer.slots);
+        assert!(near(100_000).contains(&writer.core.log_bytes_behind_checkpoint()));
+
+        // The start begins with the first one, and finds the second on the way.
+        writer.checkpoint(300_000);
+        let (ground, writer) = Writer::start(writer.slots);
+        assert_eq!((ground.checkpoint_bytes, ground.checkpoints_named), (300_000, false));
+        assert!(near(0).contains(&writer.core.log_bytes_behind_checkpoint()));
     }
 }

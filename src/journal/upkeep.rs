@@ -1,34 +1,66 @@
 //! What all who keep state in a journal do alike: how checkpoints and compaction share it with the
 //! mail, and how much of it drafts may hold.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::time::Duration;
 
 use super::{AppendError, Journal, Level};
+use crate::runtime::sync::Notify;
 use crate::runtime::{task, timer};
 
-/// How much a checkpoint spares what else goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// Beside the mail.
-    Gentle,
-    /// Nobody waits for anything else.
-    Fast,
+/// The checkpoints of whoever keeps state in a journal: one at a time, at a pace that spares what
+/// else goes on until nobody waits for anything else.
+#[derive(Default)]
+pub struct Checkpointing {
+    state: Cell<State>,
+    is_hurried: Cell<bool>,
+    ended: Notify,
 }
 
-impl Pace {
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    UnderWay,
+    /// One was begun and found no room; none follows it.
+    GivenUp,
+}
+
+impl Checkpointing {
+    /// Does what `checkpoint` says, unless one is under way: it returns `None` where it was not
+    /// even begun, and whether it was ended.
+    pub async fn run(&self, checkpoint: impl Future<Output = Option<bool>>) {
+        if self.state.get() != State::Idle {
+            return;
+        }
+        self.state.set(State::UnderWay);
+        let is_given_up = checkpoint.await == Some(false);
+        self.state.set(if is_given_up { State::GivenUp } else { State::Idle });
+        self.ended.notify_all();
+    }
+
+    /// The process is about to end: a checkpoint spares nobody from now on. Suspends until the one
+    /// under way has ended.
+    pub async fn hurry(&self) {
+        self.is_hurried.set(true);
+        while self.state.get() == State::UnderWay {
+            self.ended.notified().await;
+        }
+    }
+
     /// Repeats a step of a checkpoint until there is room for it. A checkpoint that was begun is
     /// never given up, unless the process is about to end: that waits for no room.
     pub async fn step<T>(
-        self,
+        &self,
         journal: &Journal,
         mut step: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, AppendError> {
         loop {
             match step() {
                 Err(AppendError::Later) => journal.room().await,
-                Err(AppendError::NoSpace) if self == Pace::Gentle => {
+                Err(AppendError::NoSpace) if !self.is_hurried.get() => {
                     timer::sleep(NO_SPACE_WAIT).await;
                 }
                 result => return result,
@@ -37,10 +69,10 @@ impl Pace {
     }
 
     /// Between two payloads of a checkpoint.
-    pub async fn pause(self) {
-        match self {
-            Pace::Gentle => timer::sleep(PAUSE).await,
-            Pace::Fast => task::yield_now().await,
+    pub async fn pause(&self) {
+        match self.is_hurried.get() {
+            false => timer::sleep(PAUSE).await,
+            true => task::yield_now().await,
         }
     }
 }

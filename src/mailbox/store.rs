@@ -16,7 +16,7 @@ use super::partition::{Change, Partition};
 use super::plan::{Expunging, Part, Planned, Refusal};
 use super::recovery::Recovered;
 use super::summaries::Summaries;
-use crate::journal::upkeep::DraftChunks;
+use crate::journal::upkeep::{Checkpointing, DraftChunks};
 use crate::journal::{
     Append, AppendError, Journal, Level, Location, Record, Recovery, Ticket, kind,
 };
@@ -61,7 +61,7 @@ pub(super) struct Inner {
     pub summaries: Summaries,
     /// Chunks of open drafts, by slot.
     pub draft_chunks: DraftChunks,
-    pub checkpointing: Cell<bool>,
+    pub checkpointing: Checkpointing,
     is_stopping: Cell<bool>,
 }
 
@@ -126,7 +126,7 @@ impl Store {
                 undelete,
                 summaries: Summaries::default(),
                 draft_chunks: DraftChunks::default(),
-                checkpointing: Cell::new(false),
+                checkpointing: Checkpointing::default(),
                 is_stopping: Cell::new(false),
             }),
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::items::Items;
 use super::store::{Inner, Queue};
-use crate::journal::upkeep::{AT_STOP_BYTES, LOOK_PERIOD, Pace};
+use crate::journal::upkeep::{AT_STOP_BYTES, LOOK_PERIOD};
 use crate::journal::{AppendError, Ticket};
 use crate::runtime::timer;
 
@@ -14,52 +14,52 @@ impl Queue {
         loop {
             timer::sleep(LOOK_PERIOD).await;
             if self.inner.journal.checkpoint_is_due() {
-                self.checkpoint(Pace::Gentle).await;
+                self.checkpoint().await;
             }
         }
     }
 
     /// Spares the next start what the log has grown to, where that is worth a moment.
     pub async fn checkpoint_at_stop(&self) {
+        self.inner.checkpointing.hurry().await;
         if self.inner.journal.log_bytes_behind_checkpoint() >= AT_STOP_BYTES {
-            self.checkpoint(Pace::Fast).await;
+            self.checkpoint().await;
         }
     }
 
     /// One checkpoint, durable at the end. Returns without one when there is no room for it, or
     /// when one is under way.
-    async fn checkpoint(&self, pace: Pace) {
+    async fn checkpoint(&self) {
         let inner = &self.inner;
-        if inner.checkpointing.replace(true) {
-            return;
-        }
-        if let Ok(begin) = pace.step(&inner.journal, || inner.journal.begin_checkpoint()).await {
+        let checkpoint = async {
+            let begin = || inner.journal.begin_checkpoint();
+            let begin = inner.checkpointing.step(&inner.journal, begin).await.ok()?;
             inner.journal.durable(begin).await;
             // What was committed before BEGIN must be listed, so it must be known.
             while inner.commits.borrow().front().is_some_and(|(ticket, _)| *ticket <= begin) {
                 timer::sleep(COMMIT_POLL).await;
             }
-            if let Ok(end) = self.write_items(pace).await {
-                inner.journal.durable(end).await;
-            }
-        }
-        inner.checkpointing.set(false);
+            let Ok(end) = self.write_items().await else { return Some(false) };
+            inner.journal.durable(end).await;
+            Some(true)
+        };
+        inner.checkpointing.run(checkpoint).await;
     }
 
-    async fn write_items(&self, pace: Pace) -> Result<Ticket, AppendError> {
-        let inner = &self.inner;
+    async fn write_items(&self) -> Result<Ticket, AppendError> {
+        let Inner { journal, checkpointing, .. } = &*self.inner;
         let mut from = Some(0);
         while let Some(slot) = from {
             // Built and appended without a pause between: an item says what holds at its place.
-            from = pace
-                .step(&inner.journal, || {
-                    let (payload, next) = inner.items_from(slot);
-                    inner.journal.append_items(&payload).map(|_| next)
+            from = checkpointing
+                .step(journal, || {
+                    let (payload, next) = self.inner.items_from(slot);
+                    journal.append_items(&payload).map(|_| next)
                 })
                 .await?;
-            pace.pause().await;
+            checkpointing.pause().await;
         }
-        pace.step(&inner.journal, || inner.journal.end_checkpoint()).await
+        checkpointing.step(journal, || journal.end_checkpoint()).await
     }
 }
 

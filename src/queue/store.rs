@@ -20,7 +20,7 @@ use super::schedule::{Announcement, Flow, FlowId, LineId};
 use super::steering::Sites;
 use crate::config::Config;
 use crate::event::LogSink;
-use crate::journal::upkeep::DraftChunks;
+use crate::journal::upkeep::{Checkpointing, DraftChunks};
 use crate::journal::{Journal, Level, Location, ReadError, RecordBuffer, Ticket};
 use crate::mail::{Envelope, QueueId, Stream};
 use crate::metrics::Metrics;
@@ -53,7 +53,7 @@ pub(super) struct Inner {
     pub pace: RefCell<Pace>,
     /// Frames with messages that the index does not know yet, in order, and how many.
     pub commits: RefCell<VecDeque<(Ticket, u32)>>,
-    pub checkpointing: Cell<bool>,
+    pub checkpointing: Checkpointing,
     /// Records that make no sense, and are kept.
     pub malformed: Vec<(u64, Location)>,
     /// Chunks of open drafts, by slot.
@@ -210,7 +210,7 @@ impl Queue {
                 settlement_added: Notify::default(),
                 pace: RefCell::new(Pace::new(clock::random_u64())),
                 commits: RefCell::default(),
-                checkpointing: Cell::new(false),
+                checkpointing: Checkpointing::default(),
                 malformed,
                 draft_chunks: DraftChunks::default(),
             }),
