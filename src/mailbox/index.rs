@@ -212,29 +212,37 @@ impl Mailbox {
         before
     }
 
-    /// Puts messages of ascending UIDs in their place, between whose ends there is none. In one
-    /// pass: replay meets a checkpoint's messages behind the newest ones, which came while it was
-    /// made, and would move these for each.
-    pub fn put_range(&mut self, entries: &[Entry]) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+    /// Puts messages of ascending UIDs of a range, both ends of which belong to it, in the place of
+    /// those that are there, and returns these. In one pass, and where they are as many as before
+    /// nothing behind them moves: replay meets all messages of a checkpoint, with those that came
+    /// while it was made behind them, or with itself, where it began with an earlier one.
+    pub fn put_range(&mut self, (first, end): (u32, u32), entries: &[Entry]) -> Vec<Entry> {
         assert!(entries.is_sorted_by(|one, next| one.uid < next.uid));
-        let there = self.messages.positions(first.uid..last.uid + 1);
-        assert!(there.is_empty());
-        let position = there.start;
-        self.messages.insert_all(position, entries);
+        assert!(entries.first().is_none_or(|it| it.uid >= first));
+        assert!(entries.last().is_none_or(|it| it.uid <= end));
+        let there = self.messages.positions(first..end.saturating_add(1));
+        let replaced: Vec<Entry> = there.clone().map(|at| self.messages.entry(at)).collect();
+        replaced.iter().for_each(|entry| self.uncount(entry));
+        self.messages.replace(there.clone(), entries);
         let is_unseen = |entry: &Entry| !entry.flags.has(SystemFlags::SEEN);
-        let unseen = entries.iter().filter(|entry| is_unseen(entry)).count();
-        let first_unseen = entries.iter().position(is_unseen).map(|at| (position + at) as u32);
-        let others = self.first_unseen.map(|other| match (other as usize) < position {
-            true => other,
-            false => other + entries.len() as u32,
-        });
-        self.first_unseen = first_unseen.into_iter().chain(others).min();
-        self.unseen += unseen as u32;
+        self.unseen += entries.iter().filter(|entry| is_unseen(entry)).count() as u32;
         self.bytes += entries.iter().map(|entry| u64::from(entry.bytes)).sum::<u64>();
-        self.uid_next = self.uid_next.max(last.uid + 1);
+        let among = entries.iter().position(is_unseen).map(|at| (there.start + at) as u32);
+        self.first_unseen = match self.first_unseen.map(|first| first as usize) {
+            Some(first) if first < there.start => Some(first as u32),
+            Some(first) if first >= there.end => {
+                among.or(Some((first - there.len() + entries.len()) as u32))
+            }
+            // It was one of those that were replaced.
+            Some(_) => among.or_else(|| self.messages.first_unseen()),
+            None => among,
+        };
+        if let Some(last) = entries.last() {
+            self.uid_next = self.uid_next.max(last.uid + 1);
+        }
         let modseq = entries.iter().map(|entry| entry.modseq).max();
         self.highest_modseq = self.highest_modseq.max(modseq.unwrap_or(0));
+        replaced
     }
 
     /// Changes flags of messages that are there and returns whether some changed. Those that stay
@@ -273,11 +281,6 @@ impl Mailbox {
         removed
     }
 
-    /// Takes out all messages with UIDs of a range, of which a checkpoint tells anew.
-    pub fn clear(&mut self, first: u32, end: u32) -> Vec<Entry> {
-        self.remove_where(&[(first, end)])
-    }
-
     /// In one pass, however many they are.
     fn remove_where(&mut self, ranges: &[(u32, u32)]) -> Vec<Entry> {
         let mut positions: Vec<Range<usize>> = Vec::new();
@@ -296,13 +299,16 @@ impl Mailbox {
         if removed.is_empty() {
             return removed;
         }
-        for entry in &removed {
-            self.bytes -= u64::from(entry.bytes);
-            self.unseen -= u32::from(!entry.flags.has(SystemFlags::SEEN));
-        }
+        removed.iter().for_each(|entry| self.uncount(entry));
         self.messages.remove(&positions);
         self.first_unseen = self.messages.first_unseen();
         removed
+    }
+
+    /// A message goes.
+    fn uncount(&mut self, entry: &Entry) {
+        self.bytes -= u64::from(entry.bytes);
+        self.unseen -= u32::from(!entry.flags.has(SystemFlags::SEEN));
     }
 
     /// The messages of a header that a checkpoint says anew.
@@ -371,16 +377,17 @@ impl Messages {
         self.bytes.insert(position, entry.bytes);
     }
 
-    fn insert_all(&mut self, position: usize, entries: &[Entry]) {
-        insert_into(&mut self.uids, position, entries, |it| it.uid);
-        insert_into(&mut self.modseqs, position, entries, |it| it.modseq);
-        insert_into(&mut self.dates, position, entries, |it| it.date.unix_s);
-        insert_into(&mut self.zones, position, entries, |it| it.date.zone);
-        insert_into(&mut self.saved, position, entries, |it| it.saved_s);
-        insert_into(&mut self.flags, position, entries, |it| it.flags.0);
-        insert_into(&mut self.keywords, position, entries, |it| it.keywords);
-        insert_into(&mut self.bodies, position, entries, |it| it.body);
-        insert_into(&mut self.bytes, position, entries, |it| it.bytes);
+    fn replace(&mut self, positions: Range<usize>, entries: &[Entry]) {
+        let at = || positions.clone();
+        replace_in(&mut self.uids, at(), entries, |it| it.uid);
+        replace_in(&mut self.modseqs, at(), entries, |it| it.modseq);
+        replace_in(&mut self.dates, at(), entries, |it| it.date.unix_s);
+        replace_in(&mut self.zones, at(), entries, |it| it.date.zone);
+        replace_in(&mut self.saved, at(), entries, |it| it.saved_s);
+        replace_in(&mut self.flags, at(), entries, |it| it.flags.0);
+        replace_in(&mut self.keywords, at(), entries, |it| it.keywords);
+        replace_in(&mut self.bodies, at(), entries, |it| it.body);
+        replace_in(&mut self.bytes, at(), entries, |it| it.bytes);
     }
 
     fn remove(&mut self, positions: &[Range<usize>]) {
@@ -402,14 +409,14 @@ impl Messages {
     }
 }
 
-/// Puts what entries have into a column.
-fn insert_into<T>(
+/// Puts what entries have in the place of what a column has at positions.
+fn replace_in<T>(
     column: &mut Vec<T>,
-    position: usize,
+    positions: Range<usize>,
     entries: &[Entry],
     value: impl Fn(&Entry) -> T,
 ) {
-    column.splice(position..position, entries.iter().map(value));
+    column.splice(positions, entries.iter().map(value));
 }
 
 /// Takes ascending ranges that do not touch out of a column.
@@ -458,5 +465,65 @@ impl Vanished {
     fn since(&self, modseq: u64) -> NumberSet {
         let from = self.ranges.partition_point(|(vanished, ..)| *vanished <= modseq);
         self.ranges.range(from..).map(|(_, first, end)| (*first, *end)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bodies::Bodies;
+    use super::super::codec::{Body, BodyId};
+    use super::*;
+    use crate::journal::Location;
+
+    const PLACE: Location =
+        Location { slot: 1, block: 1, epoch_low: 1, in_frame: 64, record_bytes: 9 };
+
+    fn entry(bodies: &mut Bodies, uid: u32, flags: SystemFlags) -> Entry {
+        let id = BodyId(u64::from(uid));
+        let body = bodies.place(&Body { id, place: PLACE, bytes: 100, chunks: Vec::new() });
+        let date = InternalDate { unix_s: uid, zone: 4 };
+        let (modseq, keywords) = (u64::from(uid) + 7, u64::from(uid) << 3);
+        Entry { uid, modseq, date, saved_s: uid + 1, flags, keywords, body, bytes: 100 + uid }
+    }
+
+    /// All ranges of a small mailbox, with all that a checkpoint may say of them: the same as
+    /// taking each message out and putting it in anew.
+    #[test]
+    fn a_range_takes_the_place_of_what_was_there() {
+        let bodies = &mut Bodies::default();
+        let seen = |bits: u32, uid: u32| match bits >> uid & 1 {
+            0 => SystemFlags(0),
+            _ => SystemFlags::SEEN,
+        };
+        let mailbox = || Mailbox::new(MailboxId(1), AccountId(1), "x".into(), 1);
+        let ends = (1..=5).flat_map(|first| (first..=6).map(move |end| (first, end)));
+        let ends: Vec<(u32, u32)> = ends.chain([(3, u32::MAX), (1, u32::MAX)]).collect();
+        // Bit n is of UID n.
+        for (there, seen_there) in [(0, 0), (0b0111110, 0), (0b0111110, 0b110), (0b1010100, 0b100)]
+        {
+            for (range, of_range) in
+                ends.iter().flat_map(|it| [0, 0b1111110, 0b100110].map(|of| (*it, of)))
+            {
+                for seen_then in [0, 0b1111110, 0b0000110] {
+                    let uids = |bits: u32| (1..=6).filter(move |uid| bits >> uid & 1 == 1);
+                    let (mut at_once, mut one_by_one) = (mailbox(), mailbox());
+                    for uid in uids(there) {
+                        at_once.put(entry(bodies, uid, seen(seen_there, uid)));
+                        one_by_one.put(entry(bodies, uid, seen(seen_there, uid)));
+                    }
+                    let is_in = |uid: &u32| (range.0..=range.1).contains(uid);
+                    let new = uids(of_range).filter(is_in);
+                    let new = new.map(|uid| entry(bodies, uid, seen(seen_then, uid)));
+                    let new: Vec<Entry> = new.collect();
+                    let replaced = at_once.put_range(range, &new);
+                    let gone = one_by_one.remove_where(&[range]);
+                    new.iter().for_each(|entry| assert!(one_by_one.put(*entry).is_none()));
+                    assert_eq!(replaced, gone);
+                    assert_eq!(at_once.status(), one_by_one.status());
+                    let all = |it: &Mailbox| it.entries(0..u32::MAX).collect::<Vec<Entry>>();
+                    assert_eq!(all(&at_once), all(&one_by_one));
+                }
+            }
+        }
     }
 }

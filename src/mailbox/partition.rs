@@ -351,13 +351,10 @@ impl Partition {
     pub(super) fn put_range(
         &mut self,
         id: MailboxId,
-        (first, end): (u32, u32),
+        range: (u32, u32),
         messages: &[(Message, Body)],
     ) {
         let Some(mailbox) = self.mailboxes.get_mut(&id) else { return };
-        for replaced in mailbox.clear(first, end) {
-            self.bodies.drop_use(replaced.body);
-        }
         let mut entries = Vec::with_capacity(messages.len());
         for (message, body) in messages {
             self.modseq = self.modseq.max(message.modseq);
@@ -365,7 +362,9 @@ impl Partition {
             self.bodies.add_use(body);
             entries.push(entry(message, body, &self.bodies));
         }
-        mailbox.put_range(&entries);
+        for replaced in mailbox.put_range(range, &entries) {
+            self.bodies.drop_use(replaced.body);
+        }
     }
 
     pub(super) fn add_account(&mut self, id: AccountId, name: &str) -> &mut Account {
