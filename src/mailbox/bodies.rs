@@ -34,12 +34,16 @@ struct Slot {
 impl Bodies {
     /// Notes where a body stands, whether it is known or not.
     pub fn place(&mut self, body: &Body) -> BodyHandle {
-        let handle = self.find(body.id).unwrap_or_else(|| self.insert(body));
-        let slot = &mut self.slots[handle.0 as usize];
-        (slot.place, slot.bytes) = (body.place, body.bytes);
-        if body.chunks.is_empty() {
-            self.chunks.remove(&handle.0);
-        } else {
+        let handle = match self.find(body.id) {
+            Some(handle) => {
+                let slot = &mut self.slots[handle.0 as usize];
+                (slot.place, slot.bytes) = (body.place, body.bytes);
+                self.chunks.remove(&handle.0);
+                handle
+            }
+            None => self.insert(body),
+        };
+        if !body.chunks.is_empty() {
             self.chunks.insert(handle.0, body.chunks.as_slice().into());
         }
         handle
@@ -176,10 +180,12 @@ impl Body {
     }
 }
 
-/// Numbers are given out one after the other: the high bits are what a table looks at.
+/// Numbers are given out one after the other: by its low bits, which choose the place in the table,
+/// each has one of its own, and what came together stands together. The seven high bits are what a
+/// table compares before it looks at a slot.
 fn hash_of(id: u64) -> u64 {
     let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed ^ mixed >> 32
+    mixed << 57 ^ id
 }
 
 const _: () = assert!(size_of::<Slot>() == 32);
