@@ -168,8 +168,13 @@ impl Fetcher {
                     self.write_one(message, &prepared, &keywords, &mut fetched, sink).await?;
                 }
                 left = rest;
+                if !left.is_empty() {
+                    task::yield_now().await;
+                }
             }
-            task::yield_now().await;
+            if next.is_some() {
+                task::yield_now().await;
+            }
         }
         Ok(fetched)
     }

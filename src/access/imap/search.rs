@@ -522,4 +522,4 @@ const SUMMARIES_A_TURN: usize = 256;
 const GROUP_MAX: usize = 32;
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Octets that are looked at before others get a turn.
-const LOOKED_AT_AT_ONCE: u64 = 256 * 1024;
+const LOOKED_AT_AT_ONCE: u64 = 64 * 1024;

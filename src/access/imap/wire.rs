@@ -139,10 +139,22 @@ impl Sink for Wire {
     async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
         match self.compression {
             Some(_) => {
-                self.compress_out(octets);
-                self.connection.send(&[]).await
+                let mut left = octets;
+                loop {
+                    let (piece, rest) = left.split_at(left.len().min(DEFLATED_AT_ONCE));
+                    self.compress_out(piece);
+                    self.connection.send(&[]).await?;
+                    if rest.is_empty() {
+                        return Ok(());
+                    }
+                    left = rest;
+                    task::yield_now().await;
+                }
             }
             None => self.connection.send(octets).await,
         }
     }
 }
+
+/// Octets compressed before others get a turn.
+const DEFLATED_AT_ONCE: usize = 64 * 1024;
