@@ -387,7 +387,7 @@ impl Journal {
     async fn run_submit(self) {
         while !self.inner.stopped.get() {
             self.inner.submit.notified().await;
-            task::yield_now().await;
+            task::yield_once().await;
             self.inner.core.borrow_mut().submit();
             self.inner.perform();
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use super::{thread, timer};
+use super::{task, thread, timer};
 use crate::event::notice;
 use crate::limits::TIMER_TICK_MS;
 
@@ -44,6 +44,7 @@ where
         executor.run(async move {
             timer::advance();
             glommio::spawn_local(beat(heartbeat.clone())).detach();
+            glommio::spawn_local(task::look_for_news()).detach();
             body().await;
             heartbeat.store(ENDED, Ordering::Relaxed);
         });

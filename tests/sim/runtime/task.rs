@@ -3,7 +3,9 @@
 use std::future::Future;
 
 use super::executor;
-pub use ringpost::runtime::task::{join_all, yield_now};
+pub use ringpost::runtime::task::{join_all, yield_once};
+// To this executor events come by themselves.
+pub use ringpost::runtime::task::yield_once as yield_now;
 
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     executor::spawn(Box::pin(future));
