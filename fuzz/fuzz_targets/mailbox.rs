@@ -37,6 +37,15 @@ fuzz_target!(|records: &[u8]| {
         partition.apply(&operation);
     }
     partition.end_replay();
+    // Above all that a record of one octet and most of what items can say.
+    let mut ids = 1 << 62..;
+    let mends = partition.mend(1, || ids.next().expect("endless"));
+    for mend in &mends {
+        let mut written = Vec::new();
+        mend.operation.write(&mut written);
+        let (kind, id) = mend.operation.kind_and_id();
+        assert_eq!(Operation::read(kind, id, &written, place), Ok(Some(mend.operation.clone())));
+    }
     // What it says of itself it understands.
     let mut other = Partition::default();
     let mut next = Some(Cursor::Start);

@@ -18,7 +18,7 @@ impl Partition {
     /// Sees to it, after replay, that every account and every mailbox is found by a name of its
     /// own, and that mail for every account finds an INBOX. `next_id` gives out numbers of the
     /// journal. Returns what that took, in order; where every record was read, that is nothing.
-    pub(super) fn mend(&mut self, now_s: u32, mut next_id: impl FnMut() -> u64) -> Vec<Mend> {
+    pub fn mend(&mut self, now_s: u32, mut next_id: impl FnMut() -> u64) -> Vec<Mend> {
         let mut mends = Vec::new();
         let mut mend = |partition: &mut Partition, operation, words| {
             partition.apply(&operation);
