@@ -184,22 +184,14 @@ impl TcpStream {
     /// TCP does; its peer knows at once when it is closed.
     pub async fn connect_socket(path: &str, timeout: Duration) -> io::Result<Self> {
         let end = clock::now() + timeout;
-        let socket = stream_socket(libc::AF_UNIX)?;
-        set_nonblocking(&socket)?;
-        let address = to_sockaddr_un(path)?;
-        while let Err(error) = connect_now(&socket, &address) {
-            // Its queue is full: nobody says when there is room.
-            if error.raw_os_error() != Some(libc::EAGAIN) {
-                return Err(error);
-            }
+        let connecting = Connecting::to(path)?;
+        while !connecting.attempt()? {
             if clock::now() >= end {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             timer::sleep(CONNECT_POLL).await;
         }
-        // SAFETY: `into_raw_fd` gave up the only owner.
-        let stream = unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) };
-        Ok(Self { stream, deadline: Deadline::default() })
+        Ok(DetachedTcpStream { socket: connecting.socket }.attach())
     }
 
     /// Bounds every wait from now on: past it reads and writes give `ErrorKind::TimedOut`.
@@ -359,13 +351,9 @@ impl TcpStream {
 /// Whether somebody listens at a stream socket of this machine; an error where that cannot be
 /// known. Never waits.
 pub fn is_listened_at(path: &str) -> io::Result<bool> {
-    let socket = stream_socket(libc::AF_UNIX)?;
-    set_nonblocking(&socket)?;
-    match connect_now(&socket, &to_sockaddr_un(path)?) {
-        Ok(()) => Ok(true),
+    match Connecting::to(path)?.attempt() {
+        Ok(_) => Ok(true),
         Err(error) => match error.raw_os_error() {
-            // Its queue is full.
-            Some(libc::EAGAIN) => Ok(true),
             Some(libc::ECONNREFUSED | libc::ENOENT) => Ok(false),
             _ => Err(error),
         },
@@ -375,20 +363,14 @@ pub fn is_listened_at(path: &str) -> io::Result<bool> {
 /// Connects to a stream socket of this machine within `time_max`, for threads that may wait.
 pub fn connect_blocking(path: &str, time_max: Duration) -> io::Result<UnixStream> {
     let end = Instant::now() + time_max;
-    let socket = stream_socket(libc::AF_UNIX)?;
-    set_nonblocking(&socket)?;
-    let address = to_sockaddr_un(path)?;
-    while let Err(error) = connect_now(&socket, &address) {
-        // Its queue is full: nobody says when there is room.
-        if error.raw_os_error() != Some(libc::EAGAIN) {
-            return Err(error);
-        }
+    let connecting = Connecting::to(path)?;
+    while !connecting.attempt()? {
         if Instant::now() >= end {
             return Err(io::ErrorKind::TimedOut.into());
         }
         std::thread::sleep(CONNECT_POLL);
     }
-    let stream = UnixStream::from(socket);
+    let stream = UnixStream::from(connecting.socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
@@ -466,11 +448,30 @@ fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     check(result).map(drop)
 }
 
-fn connect_now(socket: &OwnedFd, address: &libc::sockaddr_un) -> io::Result<()> {
-    let bytes = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: `address` is a valid socket address of `bytes` bytes.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), bytes) };
-    check(result).map(drop)
+/// A stream socket on its way to one of this machine.
+struct Connecting {
+    socket: OwnedFd,
+    address: libc::sockaddr_un,
+}
+
+impl Connecting {
+    fn to(path: &str) -> io::Result<Self> {
+        let socket = stream_socket(libc::AF_UNIX)?;
+        set_nonblocking(&socket)?;
+        Ok(Self { socket, address: to_sockaddr_un(path)? })
+    }
+
+    /// False where the queue of who listens is full: nobody says when there is room. Never waits.
+    fn attempt(&self) -> io::Result<bool> {
+        let (fd, bytes) = (self.socket.as_raw_fd(), size_of::<libc::sockaddr_un>());
+        let address = (&raw const self.address).cast();
+        // SAFETY: `address` is a valid socket address of `bytes` bytes.
+        match check(unsafe { libc::connect(fd, address, bytes as libc::socklen_t) }) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
